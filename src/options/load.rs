@@ -1,0 +1,305 @@
+//! Files and flags into [`Settings`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Def, Kind, Standing, find, nearest, table, value};
+
+/// Why a configuration cannot be used: one line that names the file, the key and the mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}: {what}")]
+pub struct ConfigError {
+    /// The file or flag.
+    pub origin: String,
+    /// What is wrong and what to do.
+    pub what: String,
+}
+
+impl ConfigError {
+    /// An error at a file or flag.
+    pub fn new(origin: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { origin: origin.into(), what: what.into() }
+    }
+}
+
+/// A value and where it was set.
+#[derive(Debug, Clone, PartialEq)]
+struct Set {
+    value: Value,
+    origin: String,
+}
+
+/// What files and flags say, checked by type; defaults come from the table.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    set: BTreeMap<&'static str, Set>,
+    /// Values of raw options (`service`, `checks`, `watches`), in the order they were read.
+    raw: Vec<(&'static str, Value, String)>,
+    warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Reads files and directories in the order given (a directory's `.json` and `.hcl` files in lexical order, not below it).
+    pub fn read(paths: &[PathBuf], into: &mut Self) -> Result<(), ConfigError> {
+        for path in paths {
+            let origin = path.display().to_string();
+            let meta = std::fs::metadata(path).map_err(|e| ConfigError::new(&origin, format!("cannot be read: {e}")))?;
+            if !meta.is_dir() {
+                into.read_file(path)?;
+                continue;
+            }
+            let listing =
+                std::fs::read_dir(path).map_err(|e| ConfigError::new(&origin, format!("cannot be listed: {e}")))?;
+            let mut files: Vec<PathBuf> = listing
+                .filter_map(|entry| entry.ok().map(|e| e.path()))
+                .filter(|p| p.is_file() && p.extension().is_some_and(|e| e == "json" || e == "hcl"))
+                .collect();
+            files.sort();
+            for file in files {
+                into.read_file(&file)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let origin = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::new(&origin, format!("cannot be read: {e}")))?;
+        let hcl = path.extension().is_some_and(|e| e == "hcl");
+        self.read_text(&origin, &text, hcl)
+    }
+
+    /// Reads one file's text. An empty one is allowed.
+    pub fn read_text(&mut self, origin: &str, text: &str, hcl: bool) -> Result<(), ConfigError> {
+        if text.trim().is_empty() {
+            return Ok(());
+        }
+        let tree: Value = if hcl {
+            hcl::from_str(text).map_err(|e| ConfigError::new(origin, format!("is not HCL: {}", one_line(&e.to_string()))))?
+        } else {
+            serde_json::from_str(text).map_err(|e| ConfigError::new(origin, format!("is not JSON: {e}")))?
+        };
+        let Value::Object(map) = tree else {
+            return Err(ConfigError::new(origin, "must hold an object { ... }"));
+        };
+        self.read_object(origin, "", &map)
+    }
+
+    fn read_object(&mut self, origin: &str, prefix: &str, map: &serde_json::Map<String, Value>) -> Result<(), ConfigError> {
+        for (name, v) in map {
+            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            if let Some(def) = find(&key) {
+                self.put(def, v, origin)?;
+                continue;
+            }
+            let inner = format!("{key}.");
+            let is_object = table::ALL.iter().any(|d| d.key.starts_with(&inner));
+            match v {
+                Value::Object(object) if is_object => self.read_object(origin, &key, object)?,
+                // An HCL block read as a list of one or more.
+                Value::Array(items) if is_object && items.iter().all(Value::is_object) => {
+                    for object in items.iter().filter_map(Value::as_object) {
+                        self.read_object(origin, &key, object)?;
+                    }
+                }
+                _ if is_object => {
+                    return Err(ConfigError::new(origin, format!("key {key:?} must be an object {{ ... }}")));
+                }
+                _ => {
+                    let hint = nearest(&key, table::ALL.iter().map(|d| d.key))
+                        .map(|k| format!("; did you mean {k:?}?"))
+                        .unwrap_or_else(|| "; remove it (`causeway reference config` lists all keys)".to_owned());
+                    return Err(ConfigError::new(origin, format!("invalid config key {key:?}{hint}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, def: &'static Def, v: &Value, origin: &str) -> Result<(), ConfigError> {
+        if v.is_null() {
+            return Ok(());
+        }
+        let checked =
+            value::check(def.kind, v).map_err(|e| ConfigError::new(origin, format!("key {:?} {e}", def.key)))?;
+        self.merge(def, checked, origin);
+        Ok(())
+    }
+
+    /// Takes a flag's text.
+    pub fn flag(&mut self, def: &'static Def, text: &str) -> Result<(), ConfigError> {
+        let origin = format!("flag -{}", def.flag.unwrap_or(def.key));
+        let checked = value::from_text(def.kind, text).map_err(|e| ConfigError::new(&origin, e))?;
+        self.merge(def, checked, &origin);
+        Ok(())
+    }
+
+    fn merge(&mut self, def: &'static Def, value: Value, origin: &str) {
+        match def.standing {
+            Standing::Later => self.warn(format!("{origin}: key {:?} is accepted and has no effect yet", def.key)),
+            Standing::Foreign => {
+                self.warn(format!("{origin}: key {:?} belongs to a feature that Causeway leaves out; it has no effect", def.key));
+            }
+            Standing::Used | Standing::Reloaded => {}
+        }
+        if def.kind == Kind::Raw {
+            self.raw.push((def.key, value, origin.to_owned()));
+            return;
+        }
+        match (self.set.get_mut(def.key), value) {
+            (Some(Set { value: Value::Array(have), .. }), Value::Array(more)) => have.extend(more),
+            (Some(Set { value: Value::Object(have), .. }), Value::Object(more)) => have.extend(more),
+            (_, value) => {
+                self.set.insert(def.key, Set { value, origin: origin.to_owned() });
+            }
+        }
+    }
+
+    fn warn(&mut self, line: String) {
+        if !self.warnings.contains(&line) {
+            self.warnings.push(line);
+        }
+    }
+
+    /// Lines about what was accepted without effect.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Whether a file or flag sets it.
+    pub fn is_set(&self, def: &Def) -> bool {
+        self.set.contains_key(def.key)
+    }
+
+    /// Where it was set, for errors about its meaning; the key is named.
+    pub fn error(&self, def: &Def, what: impl std::fmt::Display) -> ConfigError {
+        let origin = self.set.get(def.key).map_or("default", |s| s.origin.as_str());
+        ConfigError::new(origin, format!("key {:?} {what}", def.key))
+    }
+
+    fn get(&self, def: &Def) -> Value {
+        match self.set.get(def.key) {
+            Some(set) => set.value.clone(),
+            None if def.default.is_empty() => Value::Null,
+            None => value::from_text(def.kind, def.default).unwrap_or(Value::Null),
+        }
+    }
+
+    /// Text; empty where unset without default.
+    pub fn text(&self, def: &Def) -> String {
+        self.get(def).as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Text where it is set to something not empty.
+    pub fn some_text(&self, def: &Def) -> Option<String> {
+        Some(self.text(def)).filter(|t| !t.is_empty())
+    }
+
+    /// True or false.
+    pub fn on(&self, def: &Def) -> bool {
+        self.get(def).as_bool().unwrap_or(false)
+    }
+
+    /// True or false where it is set.
+    pub fn some_on(&self, def: &Def) -> Option<bool> {
+        self.is_set(def).then(|| self.on(def))
+    }
+
+    /// A whole number.
+    pub fn number(&self, def: &Def) -> i64 {
+        self.get(def).as_i64().unwrap_or(0)
+    }
+
+    /// A whole number within bounds, or an error that names them.
+    pub fn bounded(&self, def: &Def, range: std::ops::RangeInclusive<i64>) -> Result<i64, ConfigError> {
+        let n = self.number(def);
+        if range.contains(&n) {
+            return Ok(n);
+        }
+        Err(self.error(def, format!("is {n}; it must be from {} to {}", range.start(), range.end())))
+    }
+
+    /// A duration.
+    pub fn duration(&self, def: &Def) -> Duration {
+        Duration::from_nanos(self.get(def).as_u64().unwrap_or(0))
+    }
+
+    /// A list of text.
+    pub fn list(&self, def: &Def) -> Vec<String> {
+        match self.get(def) {
+            Value::Array(items) => items.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// An object of text.
+    pub fn map(&self, def: &Def) -> BTreeMap<String, String> {
+        match self.get(def) {
+            Value::Object(map) => {
+                map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
+            }
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// The raw values of one option, each with its file.
+    pub fn raw<'a>(&'a self, def: &'a Def) -> impl Iterator<Item = (&'a Value, &'a str)> + 'a {
+        self.raw.iter().filter(|(key, ..)| *key == def.key).map(|(_, v, origin)| (v, origin.as_str()))
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(texts: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+        let mut settings = Settings::default();
+        for (name, text) in texts {
+            settings.read_text(name, text, name.ends_with(".hcl"))?;
+        }
+        Ok(settings)
+    }
+
+    #[test]
+    fn later_wins_lists_append_maps_merge() {
+        let s = read(&[
+            ("a.json", r#"{"datacenter":"dc1","retry_join":["a"],"node_meta":{"x":"1"}}"#),
+            ("b.hcl", "datacenter = \"dc2\"\nretry_join = [\"b\"]\nnode_meta { y = \"2\" }\nports { dns = 53 }\nserver = true"),
+        ])
+        .unwrap();
+        assert_eq!(s.text(&table::DATACENTER), "dc2");
+        assert_eq!(s.list(&table::RETRY_JOIN), ["a", "b"]);
+        assert_eq!(s.map(&table::NODE_META).len(), 2);
+        assert_eq!(s.number(&table::PORTS_DNS), 53);
+        assert!(s.on(&table::SERVER));
+        assert_eq!(s.number(&table::PORTS_HTTP), 8500);
+    }
+
+    #[test]
+    fn errors_name_file_key_and_mend() {
+        let e = read(&[("x.json", r#"{"datacentre":"a"}"#)]).unwrap_err().to_string();
+        assert_eq!(e, r#"x.json: invalid config key "datacentre"; did you mean "datacenter"?"#);
+        let e = read(&[("x.json", r#"{"ports":{"dns":"abc"}}"#)]).unwrap_err().to_string();
+        assert_eq!(e, r#"x.json: key "ports.dns" must be a whole number, not "abc""#);
+        let e = read(&[("x.json", r#"{"ports":3}"#)]).unwrap_err().to_string();
+        assert_eq!(e, r#"x.json: key "ports" must be an object { ... }"#);
+        let e = read(&[("x.json", "{")]).unwrap_err().to_string();
+        assert!(e.starts_with("x.json: is not JSON"), "{e}");
+        let e = read(&[("x.hcl", "a = = b")]).unwrap_err().to_string();
+        assert!(e.starts_with("x.hcl: is not HCL") && !e.contains('\n'), "{e}");
+        assert!(read(&[("empty.json", " \n")]).is_ok());
+    }
+
+    #[test]
+    fn foreign_keys_warn_once() {
+        let s = read(&[("a.json", r#"{"connect":{"enabled":true}}"#)]).unwrap();
+        assert_eq!(s.warnings().len(), 1, "{:?}", s.warnings());
+    }
+}
