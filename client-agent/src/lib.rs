@@ -1,1 +1,4 @@
-//! placeholder
+//! The agent: what runs beside every service. It keeps what is registered with it, checks it, tells the servers, and answers
+//! HTTP and DNS.
+
+pub mod registry;
