@@ -212,7 +212,7 @@ options! {
     CHECK = "check", Raw, "", None, Reloaded, "A check of this node or, by `service_id`, of a service.";
     CHECKS = "checks", Raw, "", None, Reloaded, "Several of them.";
     ENABLE_SCRIPT_CHECKS = "enable_script_checks", Flag, "false", Some("enable-script-checks"), Used, "Whether checks may run commands, from files and over the API.";
-    ENABLE_LOCAL_SCRIPT_CHECKS = "enable_local_script_checks", Flag, "false", Some("enable-local-script-checks"), Used, "Whether checks in files may run commands (not over the API).";
+    ENABLE_LOCAL_SCRIPT_CHECKS = "enable_local_script_checks", Flag, "true", Some("enable-local-script-checks"), Used, "Whether checks in files may run commands (never over the API). On by default: the files are the operator's own word.";
     CHECK_UPDATE_INTERVAL = "check_update_interval", Duration, "5m", None, Used, "How often a change of a check's output alone is sent.";
     CHECK_OUTPUT_MAX_SIZE = "check_output_max_size", Number, "4096", None, Used, "Bytes of a check's output that are kept.";
     DISCARD_CHECK_OUTPUT = "discard_check_output", Flag, "false", None, Later, "Whether outputs are dropped.";

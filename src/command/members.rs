@@ -1,0 +1,107 @@
+//! `members`: who is in the datacenter, or with `-wan` in the federation.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::{Command, api, columns, flag, print_out};
+
+/// The command.
+pub static COMMAND: Command = Command {
+    name: "members",
+    operands: "",
+    about: "Lists the members of the datacenter, or of the federation",
+    more: "",
+    flags: &[
+        flag("wan", "", "Lists gateways and servers of every site instead."),
+        flag("detailed", "", "Shows all tags."),
+        flag("status", "regexp", "Shows only members whose status matches."),
+        flag("segment", "name", "Accepted for Consul's sake."),
+    ],
+    http: true,
+    run,
+};
+
+fn run(input: &super::Input) -> ExitCode {
+    api::run(input, "Error retrieving members", |api| {
+        let all = api.get(if input.on("wan") { "/v1/agent/members?wan=1" } else { "/v1/agent/members" })?;
+        let pattern = input.value("status").unwrap_or(".*");
+        let Ok(wanted) = regex_lite(pattern) else {
+            eprintln!("Failed to compile status regexp: {pattern:?} is not one of alive, failed, left, leaving, joined by |");
+            return Ok(ExitCode::FAILURE);
+        };
+        let mut members: Vec<&Value> =
+            all.as_array().into_iter().flatten().filter(|m| wanted(status(m))).collect();
+        if members.is_empty() {
+            return Ok(ExitCode::from(2));
+        }
+        members.sort_by_key(|m| (api::text(&m["Tags"], "dc"), api::text(m, "Name")));
+        let mut rows = Vec::new();
+        if input.on("detailed") {
+            rows.push(["Node", "Address", "Status", "Tags"].map(str::to_owned).to_vec());
+            for m in members {
+                let mut tags: Vec<String> = m["Tags"]
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+                    .collect();
+                tags.sort();
+                rows.push(vec![api::text(m, "Name"), address(m), status(m).to_owned(), tags.join(",")]);
+            }
+        } else {
+            rows.push(["Node", "Address", "Status", "Type", "Build", "Protocol", "DC", "Segment"].map(str::to_owned).to_vec());
+            for m in members {
+                let tags = &m["Tags"];
+                let kind = match api::text(tags, "role").as_str() {
+                    "consul" => "server",
+                    "gateway" => "gateway",
+                    _ => "client",
+                };
+                let segment = if kind == "server" { "<all>" } else { "<default>" };
+                let build = api::text(tags, "build").split(':').next().unwrap_or_default().to_owned();
+                let row =
+                    [api::text(m, "Name"), address(m), status(m).into(), kind.into(), build, "2".into(), api::text(tags, "dc"), segment.into()];
+                rows.push(row.to_vec());
+            }
+        }
+        print_out(&columns(&rows));
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn address(m: &Value) -> String {
+    let (addr, port) = (api::text(m, "Addr"), api::text(m, "Port"));
+    if addr.contains(':') { format!("[{addr}]:{port}") } else { format!("{addr}:{port}") }
+}
+
+fn status(m: &Value) -> &'static str {
+    match m["Status"].as_u64() {
+        Some(1) => "alive",
+        Some(2) => "leaving",
+        Some(3) => "left",
+        Some(4) => "failed",
+        _ => "none",
+    }
+}
+
+/// The patterns people use for a list of four words: alternatives, anchors and `.*`.
+fn regex_lite(pattern: &str) -> Result<impl Fn(&str) -> bool, ()> {
+    let alternatives: Vec<String> =
+        pattern.trim_matches(['^', '$', '(', ')']).split('|').map(|p| p.trim_matches(['^', '$']).replace(".*", "")).collect();
+    if alternatives.iter().any(|a| !a.chars().all(|c| c.is_ascii_lowercase())) {
+        return Err(());
+    }
+    Ok(move |word: &str| alternatives.iter().any(|a| word.contains(a.as_str())))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn patterns() {
+        let matches = |p: &str, w: &str| super::regex_lite(p).unwrap()(w);
+        assert!(matches(".*", "failed") && matches("^alive$", "alive") && matches("(left|failed)", "left"));
+        assert!(!matches("alive", "failed"));
+        assert!(super::regex_lite("[a").is_err());
+    }
+}

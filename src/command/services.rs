@@ -1,0 +1,171 @@
+//! `services register | deregister` and `maint`.
+
+use std::process::ExitCode;
+
+use serde_json::{Map, Value, json};
+
+use super::api::{self, escape, text};
+use super::{Command, Input, flag, print_out};
+
+/// `services register`.
+pub static REGISTER: Command = Command {
+    name: "services register",
+    operands: "[FILE ...]",
+    about: "Registers services with the agent",
+    more: "Services come from files with service definitions, or from flags.",
+    flags: &[
+        flag("id", "id", "Its ID; default: the name."),
+        flag("name", "name", "Its name."),
+        flag("address", "address", "Its address; default: the node's."),
+        flag("port", "number", "Its port."),
+        flag("tag", "tag", "A tag; may be repeated."),
+        flag("meta", "key=value", "Metadata; may be repeated."),
+    ],
+    http: true,
+    run: register,
+};
+/// `services deregister`.
+pub static DEREGISTER: Command = Command {
+    name: "services deregister",
+    operands: "[FILE ...]",
+    about: "Deregisters services from the agent",
+    more: "",
+    flags: &[flag("id", "id", "The service's ID.")],
+    http: true,
+    run: deregister,
+};
+/// `maint`.
+pub static MAINT: Command = Command {
+    name: "maint",
+    operands: "",
+    about: "Controls node or service maintenance mode",
+    more: "",
+    flags: &[
+        flag("enable", "", "Switches it on."),
+        flag("disable", "", "Switches it off."),
+        flag("reason", "text", "Why, for those who see it."),
+        flag("service", "id", "Of this service; default: of the node."),
+    ],
+    http: true,
+    run: maint,
+};
+
+/// The service objects of definition files, as the API takes them.
+fn from_files(files: &[String]) -> Result<Vec<Value>, String> {
+    let mut out = Vec::new();
+    for file in files {
+        let data = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
+        let tree: Value = if file.ends_with(".hcl") {
+            hcl::from_str(&data).map_err(|e| format!("{file}: {e}"))?
+        } else {
+            serde_json::from_str(&data).map_err(|e| format!("{file}: {e}"))?
+        };
+        for key in ["service", "services"] {
+            match &tree[key] {
+                Value::Array(items) => out.extend(items.iter().cloned()),
+                Value::Object(_) => out.push(tree[key].clone()),
+                _ => {}
+            }
+        }
+    }
+    if out.is_empty() {
+        return Err("no service definition found: give -name, or files with \"service\"".to_owned());
+    }
+    Ok(out)
+}
+
+fn register(input: &Input) -> ExitCode {
+    let services = if let Some(name) = input.value("name") {
+        let mut service = Map::new();
+        service.insert("Name".into(), name.into());
+        for (flag, key) in [("id", "ID"), ("address", "Address")] {
+            if let Some(v) = input.value(flag) {
+                service.insert(key.into(), v.into());
+            }
+        }
+        if let Some(port) = input.value("port") {
+            let Ok(port) = port.parse::<u16>() else {
+                eprintln!("Error registering service: port {port:?} is not a number from 0 to 65535");
+                return ExitCode::FAILURE;
+            };
+            service.insert("Port".into(), port.into());
+        }
+        service.insert("Tags".into(), json!(input.values("tag")));
+        let meta: Map<String, Value> =
+            input.values("meta").iter().filter_map(|m| m.split_once('=')).map(|(k, v)| (k.to_owned(), v.into())).collect();
+        service.insert("Meta".into(), Value::Object(meta));
+        Ok(vec![Value::Object(service)])
+    } else {
+        from_files(&input.operands)
+    };
+    let services = match services {
+        Ok(services) => services,
+        Err(e) => {
+            eprintln!("Error: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    api::run(input, "Error registering service", |api| {
+        for service in &services {
+            api.put("/v1/agent/service/register", service.to_string())?;
+            let name = [text(service, "Name"), text(service, "name")].into_iter().find(|n| !n.is_empty());
+            print_out(&format!("Registered service: {}\n", name.unwrap_or_default()));
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn deregister(input: &Input) -> ExitCode {
+    let ids = match input.value("id") {
+        Some(id) => Ok(vec![id.to_owned()]),
+        None => from_files(&input.operands).map(|services| {
+            let id = |s: &Value| ["ID", "id", "Name", "name"].iter().map(|k| text(s, k)).find(|t| !t.is_empty());
+            services.iter().filter_map(id).collect()
+        }),
+    };
+    let ids = match ids {
+        Ok(ids) => ids,
+        Err(e) => {
+            eprintln!("Error: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    api::run(input, "Error deregistering service", |api| {
+        for id in &ids {
+            api.put(&format!("/v1/agent/service/deregister/{}", escape(id, false)), "")?;
+            print_out(&format!("Deregistered service: {id}\n"));
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn maint(input: &Input) -> ExitCode {
+    let (enable, disable) = (input.on("enable"), input.on("disable"));
+    if enable && disable {
+        eprintln!("Only one of -enable or -disable may be provided");
+        return ExitCode::FAILURE;
+    }
+    api::run(input, "Error with maintenance mode", |api| {
+        if !enable && !disable {
+            let checks = api.get("/v1/agent/checks")?;
+            for (id, check) in checks.as_object().into_iter().flatten() {
+                let service = id.strip_prefix("_service_maintenance:");
+                if id != "_node_maintenance" && service.is_none() {
+                    continue;
+                }
+                let (what, name) = service.map_or_else(|| ("Node", text(check, "Node")), |s| ("Service", s.to_owned()));
+                print_out(&format!("{what}:\n  Name:   {name}\n  Reason: {}\n\n", text(check, "Notes")));
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let reason = escape(input.value("reason").unwrap_or_default(), false);
+        let path = match input.value("service") {
+            Some(id) => format!("/v1/agent/service/maintenance/{}?enable={enable}&reason={reason}", escape(id, false)),
+            None => format!("/v1/agent/maintenance?enable={enable}&reason={reason}"),
+        };
+        api.put(&path, "")?;
+        let what = input.value("service").map_or_else(|| "Node maintenance".to_owned(), |id| format!("Service maintenance for \"{id}\""));
+        print_out(&format!("{what} is now {}\n", if enable { "enabled" } else { "disabled" }));
+        Ok(ExitCode::SUCCESS)
+    })
+}

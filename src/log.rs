@@ -1,0 +1,149 @@
+//! The log: text or JSON on standard output, a file and syslog beside it; the level can be changed while running.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
+
+use crate::options::{ConfigError, Settings, table as t};
+
+/// Changes the level of a running log.
+#[derive(Clone)]
+pub struct Level(reload::Handle<EnvFilter, Registry>);
+
+impl Level {
+    /// Takes the level that the settings name.
+    pub fn set(&self, settings: &Settings) -> Result<(), ConfigError> {
+        let filter = filter(settings)?;
+        self.0.reload(filter).map_err(|e| settings.error(&t::LOG_LEVEL, format!("cannot be changed: {e}")))
+    }
+}
+
+fn filter(settings: &Settings) -> Result<EnvFilter, ConfigError> {
+    let level = match settings.text(&t::LOG_LEVEL).to_ascii_uppercase().as_str() {
+        "TRACE" => "trace",
+        "DEBUG" => "debug",
+        "INFO" => "info",
+        "WARN" | "WARNING" => "warn",
+        "ERR" | "ERROR" => "error",
+        other => return Err(settings.error(&t::LOG_LEVEL, format!("is {other:?}; it must be TRACE, DEBUG, INFO, WARN or ERR"))),
+    };
+    // Libraries speak one level less than we do, so that a log at INFO is about Causeway.
+    let libraries = if matches!(level, "trace" | "debug") { "info" } else { "error" };
+    let ours = ["causeway", "causeway_proto", "causeway_certs", "causeway_server", "causeway_agent", "causeway_gateway"]
+        .map(|name| format!("{name}={level}"))
+        .join(",");
+    EnvFilter::try_new(format!("{libraries},{ours}")).map_err(|e| settings.error(&t::LOG_LEVEL, e))
+}
+
+/// Starts the log. Called once.
+pub fn start(settings: &Settings) -> Result<Level, ConfigError> {
+    let (filter, handle) = reload::Layer::new(filter(settings)?);
+    let json = settings.on(&t::LOG_JSON);
+    let file = match settings.some_text(&t::LOG_FILE) {
+        None => None,
+        Some(path) => Some(
+            std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .map_err(|e| settings.error(&t::LOG_FILE, format!("{path:?} cannot be opened: {e}")))?,
+        ),
+    };
+    let syslog = if settings.on(&t::ENABLE_SYSLOG) { Syslog::open(&settings.text(&t::SYSLOG_FACILITY)) } else { Ok(None) };
+    let syslog = syslog.map_err(|e| settings.error(&t::SYSLOG_FACILITY, e))?;
+    let missing_syslog = settings.on(&t::ENABLE_SYSLOG) && syslog.is_none();
+
+    let mut layers: Vec<Box<dyn Layer<_> + Send + Sync>> = Vec::new();
+    let format = tracing_subscriber::fmt::layer();
+    layers.push(if json { format.json().boxed() } else { format.with_ansi(false).boxed() });
+    if let Some(file) = file {
+        let format = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Arc::new(file));
+        layers.push(if json { format.json().boxed() } else { format.boxed() });
+    }
+    if let Some(syslog) = syslog {
+        layers.push(tracing_subscriber::fmt::layer().with_ansi(false).without_time().with_level(false).with_writer(syslog).boxed());
+    }
+    let started = Registry::default().with(filter).with(layers).try_init();
+    started.map_err(|e| settings.error(&t::LOG_LEVEL, format!("the log cannot be started: {e}")))?;
+    if missing_syslog {
+        tracing::warn!("enable_syslog is on and no syslog socket answers (/dev/log, /var/run/syslog): logging without it");
+    }
+    Ok(Level(handle))
+}
+
+/// Lines to the local syslog daemon (RFC 3164's local form, one datagram a line). A daemon that is away costs lines, never time.
+struct Syslog {
+    socket: Arc<std::os::unix::net::UnixDatagram>,
+    facility: u8,
+}
+
+impl Syslog {
+    fn open(facility: &str) -> Result<Option<Self>, String> {
+        let names = [
+            "KERN", "USER", "MAIL", "DAEMON", "AUTH", "SYSLOG", "LPR", "NEWS", "UUCP", "CRON", "AUTHPRIV", "FTP", "", "",
+            "", "", "LOCAL0", "LOCAL1", "LOCAL2", "LOCAL3", "LOCAL4", "LOCAL5", "LOCAL6", "LOCAL7",
+        ];
+        let wanted = facility.to_ascii_uppercase();
+        let facility = names
+            .iter()
+            .position(|n| !n.is_empty() && *n == wanted)
+            .ok_or_else(|| format!("is {facility:?}; it must be one of LOCAL0 to LOCAL7, DAEMON, USER, ..."))?;
+        let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return Ok(None) };
+        let paths = ["/dev/log", "/var/run/syslog", "/var/run/log"].map(PathBuf::from);
+        if !paths.iter().any(|path| socket.connect(path).is_ok()) || socket.set_nonblocking(true).is_err() {
+            return Ok(None);
+        }
+        Ok(Some(Self { socket: Arc::new(socket), facility: u8::try_from(facility).unwrap_or(16) }))
+    }
+}
+
+impl<'a> MakeWriter<'a> for Syslog {
+    type Writer = SyslogLine;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        SyslogLine { socket: self.socket.clone(), priority: self.facility * 8 + 6, line: Vec::new() }
+    }
+
+    fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Self::Writer {
+        let severity = match *meta.level() {
+            tracing::Level::ERROR => 3,
+            tracing::Level::WARN => 4,
+            tracing::Level::INFO => 6,
+            tracing::Level::DEBUG | tracing::Level::TRACE => 7,
+        };
+        SyslogLine { socket: self.socket.clone(), priority: self.facility * 8 + severity, line: Vec::new() }
+    }
+}
+
+/// One line, sent when it is dropped.
+struct SyslogLine {
+    socket: Arc<std::os::unix::net::UnixDatagram>,
+    priority: u8,
+    line: Vec<u8>,
+}
+
+impl Write for SyslogLine {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for SyslogLine {
+    fn drop(&mut self) {
+        let mut packet = format!("<{}>causeway[{}]: ", self.priority, std::process::id()).into_bytes();
+        packet.extend_from_slice(self.line.trim_ascii_end());
+        packet.truncate(2048);
+        let _ = self.socket.send(&packet);
+    }
+}
