@@ -6,11 +6,14 @@
 //! [`material`] holds what a party shows and trusts and takes up renewed files; [`link`] makes one rustls configuration for each
 //! kind of link from it; [`verify`] decides who may be at the other end. [`authority`], [`issue`] and [`tls`] make certificates.
 
+pub mod authority;
 pub mod dial;
+pub mod issue;
 
 pub mod link;
 pub mod material;
 pub mod serve;
+pub mod tls;
 
 pub mod verify;
 
