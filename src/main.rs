@@ -4,6 +4,7 @@
 
 mod command;
 mod datadir;
+mod dev;
 mod log;
 mod options;
 mod run;

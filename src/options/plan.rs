@@ -34,6 +34,8 @@ pub struct GatewayPlan {
     pub lan_port: u16,
     /// Whether BBR (else CUBIC) controls congestion.
     pub bbr: bool,
+    /// The gateway's certificate, key and authorities.
+    pub tls: Files,
 }
 
 /// LAN gossip's timing.
@@ -345,12 +347,16 @@ fn gossip(s: &Settings) -> Result<GossipPlan, ConfigError> {
 }
 
 fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Option<GatewayPlan>, ConfigError> {
-    let keys = [&t::GATEWAY_ENABLED, &t::GATEWAY_LISTEN, &t::GATEWAY_ADVERTISE, &t::GATEWAY_PEERS, &t::GATEWAY_LAN_PORT, &t::GATEWAY_CONGESTION];
+    let keys = [&t::GATEWAY_ENABLED, &t::GATEWAY_LISTEN, &t::GATEWAY_ADVERTISE, &t::GATEWAY_PEERS, &t::GATEWAY_LAN_PORT, &t::GATEWAY_CONGESTION, &t::GATEWAY_CERT_FILE, &t::GATEWAY_KEY_FILE];
     let Some(first) = keys.into_iter().find(|def| s.is_set(def)) else { return Ok(None) };
     if !s.on(&t::GATEWAY_ENABLED) {
         return Ok(None);
     }
-    if tls.is_none_or(|f| f.cert.is_none()) {
+    let mut files = tls.cloned().unwrap_or(Files { ca: Vec::new(), cert: None, key: None });
+    if let (Some(cert), Some(key)) = (s.some_text(&t::GATEWAY_CERT_FILE), s.some_text(&t::GATEWAY_KEY_FILE)) {
+        (files.cert, files.key) = (Some(cert.into()), Some(key.into()));
+    }
+    if files.cert.is_none() || files.ca.is_empty() {
         return Err(s.error(first, "makes this process a gateway, which needs \"ca_file\", \"cert_file\" and \"key_file\": make them with `causeway tls cert create -gateway`"));
     }
     let listen = match s.text(&t::GATEWAY_LISTEN).as_str() {
@@ -384,6 +390,7 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
         peers,
         lan_port: u16::try_from(s.bounded(&t::GATEWAY_LAN_PORT, 0..=65535)?).unwrap_or(0),
         bbr: congestion == "bbr",
+        tls: files,
     }))
 }
 

@@ -320,5 +320,7 @@ options! {
     GATEWAY_ADVERTISE = "gateway.advertise", List, "", None, Used, "Addresses (`host:port`) told to other sites. Default: the advertised address and the port of `gateway.listen`.";
     GATEWAY_PEERS = "gateway.peers", List, "", None, Used, "Gateways of other sites to dial: `host:port`. One is enough; the rest is learnt.";
     GATEWAY_LAN_PORT = "gateway.lan_port", Number, "8303", None, Used, "Port at which the servers of this site reach the gateway.";
+    GATEWAY_CERT_FILE = "gateway.cert_file", Text, "", None, Used, "PEM file of the gateway's certificate. Default: `cert_file`.";
+    GATEWAY_KEY_FILE = "gateway.key_file", Text, "", None, Used, "PEM file of its key. Default: `key_file`.";
     GATEWAY_CONGESTION = "gateway.congestion", Text, "bbr", None, Used, "Congestion control between sites: `bbr` or `cubic`.";
 }

@@ -1,0 +1,348 @@
+//! Real processes of the real executable, on ports of their own, in a directory that goes with the test. Every wait is for a
+//! condition, with a deadline.
+#![allow(dead_code, reason = "each test file uses its part of the harness")]
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
+
+pub mod dns;
+pub mod http;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// The executable under test.
+pub fn causeway() -> &'static str {
+    env!("CARGO_BIN_EXE_causeway")
+}
+
+/// Waits until `probe` gives a value; the message says what was waited for and what it last said.
+pub fn wait<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Result<T, String>) -> T {
+    let began = Instant::now();
+    loop {
+        match probe() {
+            Ok(value) => return value,
+            Err(last) if began.elapsed() > within => panic!("{what}: not within {within:?}; at last: {last}"),
+            Err(_) => pause(),
+        }
+    }
+}
+
+/// The step between two looks at a condition; nothing relies on its length.
+pub fn pause() {
+    std::thread::park_timeout(Duration::from_millis(15));
+}
+
+/// A directory that is removed with the test, unless it failed.
+pub struct Dir(pub PathBuf);
+
+impl Dir {
+    pub fn new(name: &str) -> Self {
+        let stamp = Instant::now();
+        let unique = format!("causeway-{name}-{}-{:x}", std::process::id(), std::ptr::from_ref(&stamp) as usize);
+        let dir = std::env::temp_dir().join(unique);
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("kept for a look: {}", self.0.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// A port that is free for TCP and UDP, below the range the system gives to outgoing connections, and given out once.
+pub fn free_port() -> u16 {
+    let mut taken = TAKEN.lock().unwrap();
+    let start = 11_000 + u16::try_from(std::process::id() % 150).unwrap() * 100;
+    for port in (start..start + 6000).map(|p| if p >= 30_000 { p - 19_000 } else { p }) {
+        if taken.contains(&port) {
+            continue;
+        }
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+            && UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if free {
+            taken.insert(port);
+            return port;
+        }
+    }
+    panic!("no free port");
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Server,
+    Gateway,
+    Agent,
+}
+
+/// One node and, while it runs, its process.
+pub struct Node {
+    pub name: String,
+    pub dc: String,
+    pub part: Part,
+    pub dir: PathBuf,
+    pub http: u16,
+    pub dns: u16,
+    pub serf: u16,
+    pub rpc: u16,
+    pub lan: u16,
+    pub wan: u16,
+    pub child: Option<Child>,
+    starts: usize,
+}
+
+impl Node {
+    pub fn new(name: &str, dc: &str, part: Part, dir: &Path) -> Self {
+        let dir = dir.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        Self {
+            name: name.to_owned(),
+            dc: dc.to_owned(),
+            part,
+            dir,
+            http: free_port(),
+            dns: free_port(),
+            serf: free_port(),
+            rpc: free_port(),
+            lan: free_port(),
+            wan: free_port(),
+            child: None,
+            starts: 0,
+        }
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.join("config.json")
+    }
+
+    pub fn write_config(&self, config: &Value) {
+        fs::write(self.config_path(), serde_json::to_string_pretty(config).unwrap()).unwrap();
+    }
+
+    pub fn start(&mut self) {
+        self.starts += 1;
+        let log = fs::File::create(self.dir.join(format!("log.{}", self.starts))).unwrap();
+        let child = Command::new(causeway())
+            .args(["agent", "-log-level", "debug", "-config-file"])
+            .arg(self.config_path())
+            .env("CAUSEWAY_END_WITH_STDIN", "1")
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM, and waits for the end; gives the time it took.
+    pub fn terminate(&mut self) -> Duration {
+        let began = Instant::now();
+        if let Some(mut child) = self.child.take() {
+            signal(&child, "TERM");
+            wait("the end after SIGTERM", Duration::from_secs(10), || match child.try_wait().unwrap() {
+                Some(_) => Ok(()),
+                None => Err("still running".into()),
+            });
+        }
+        began.elapsed()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join(format!("log.{}", self.starts))).unwrap_or_default()
+    }
+
+    pub fn get(&self, path: &str) -> http::Answer {
+        http::request(self.http, "GET", path, b"")
+    }
+
+    pub fn put(&self, path: &str, body: &str) -> http::Answer {
+        http::request(self.http, "PUT", path, body.as_bytes())
+    }
+
+    pub fn dig(&self, name: &str, kind: hickory_proto::rr::RecordType) -> Result<dns::Reply, String> {
+        dns::query(self.dns, name, kind)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+pub fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status().unwrap();
+    assert!(status.success());
+}
+
+/// A federation.
+pub struct Federation {
+    pub nodes: Vec<Node>,
+    pub dir: Dir,
+}
+
+impl Federation {
+    /// `sites` datacenters with so many servers, a gateway and an agent each; started, linked and settled.
+    pub fn start(name: &str, sites: usize, servers: usize) -> Self {
+        let mut federation = Self::prepare(name, sites, servers);
+        for node in &mut federation.nodes {
+            node.start();
+        }
+        federation.settle();
+        federation
+    }
+
+    /// The same, not started.
+    pub fn prepare(name: &str, sites: usize, servers: usize) -> Self {
+        let dir = Dir::new(name);
+        let certs = dir.0.join("certs");
+        fs::create_dir_all(&certs).unwrap();
+        tls(&certs, &["tls", "ca", "create"]);
+        let mut nodes = Vec::new();
+        for i in 1..=sites {
+            let dc = format!("dc{i}");
+            for kind in ["-server", "-gateway", "-client"] {
+                tls(&certs, &["tls", "cert", "create", kind, "-dc", &dc]);
+            }
+            for s in 1..=servers {
+                nodes.push(Node::new(&format!("{dc}-server-{s}"), &dc, Part::Server, &dir.0));
+            }
+            if sites > 1 {
+                nodes.push(Node::new(&format!("{dc}-gateway"), &dc, Part::Gateway, &dir.0));
+            }
+            nodes.push(Node::new(&format!("{dc}-agent"), &dc, Part::Agent, &dir.0));
+        }
+        let federation = Self { nodes, dir };
+        let key = Command::new(causeway()).arg("keygen").output().unwrap();
+        let key = String::from_utf8(key.stdout).unwrap().trim().to_owned();
+        for node in &federation.nodes {
+            node.write_config(&federation.config(node, &key, servers, &certs));
+        }
+        federation
+    }
+
+    fn config(&self, node: &Node, key: &str, servers: usize, certs: &Path) -> Value {
+        let join: Vec<String> = self
+            .nodes
+            .iter()
+            .filter(|n| n.dc == node.dc && n.name != node.name)
+            .map(|n| format!("127.0.0.1:{}", n.serf))
+            .collect();
+        let kind = match node.part {
+            Part::Server => "server",
+            Part::Gateway => "gateway",
+            Part::Agent => "client",
+        };
+        let mut config = json!({
+            "node_name": node.name, "datacenter": node.dc, "data_dir": node.dir.join("data"),
+            "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1", "encrypt": key, "retry_join": join,
+            "ca_file": certs.join("consul-agent-ca.pem"),
+            "cert_file": certs.join(format!("{}-{kind}-consul-0.pem", node.dc)),
+            "key_file": certs.join(format!("{}-{kind}-consul-0-key.pem", node.dc)),
+            "verify_incoming_rpc": true, "leave_on_terminate": false, "skip_leave_on_interrupt": true,
+            "enable_script_checks": true,
+            "telemetry": {"prometheus_retention_time": "60s"},
+            "ports": {"serf_lan": node.serf, "http": node.http, "dns": node.dns, "server": node.rpc},
+        });
+        match node.part {
+            Part::Server => {
+                config["server"] = json!(true);
+                config["bootstrap_expect"] = json!(servers);
+            }
+            Part::Gateway => {
+                // Each site dials those before it only, so that calls in the other direction prove that who dialled is irrelevant.
+                let peers: Vec<String> = self
+                    .nodes
+                    .iter()
+                    .filter(|n| n.part == Part::Gateway && n.dc < node.dc)
+                    .map(|n| format!("127.0.0.1:{}", n.wan))
+                    .collect();
+                config["gateway"] =
+                    json!({"listen": format!("127.0.0.1:{}", node.wan), "lan_port": node.lan, "peers": peers});
+            }
+            Part::Agent => {}
+        }
+        config
+    }
+
+    /// Waits until each agent sees its members and a leader and can ask every other site.
+    pub fn settle(&self) {
+        let names: Vec<String> = self.nodes.iter().filter(|n| n.part == Part::Agent).map(|n| n.dc.clone()).collect();
+        for agent in self.nodes.iter().filter(|n| n.part == Part::Agent) {
+            let size = self.nodes.iter().filter(|n| n.dc == agent.dc).count();
+            wait(&format!("{} to settle", agent.dc), Duration::from_secs(40), || {
+                let members = agent.get("/v1/agent/members").json()?;
+                let alive = members.as_array().map_or(0, |m| m.iter().filter(|m| m["Status"] == 1).count());
+                if alive != size {
+                    return Err(format!("{alive} of {size} members"));
+                }
+                for dc in &names {
+                    let nodes = agent.get(&format!("/v1/catalog/nodes?dc={dc}")).ok()?.json()?;
+                    let wanted = self.nodes.iter().filter(|n| n.dc == *dc).count();
+                    let found = nodes.as_array().map_or(0, Vec::len);
+                    if found != wanted {
+                        return Err(format!("{found} of {wanted} nodes of {dc} in the catalog"));
+                    }
+                }
+                Ok(())
+            });
+        }
+    }
+
+    pub fn node(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|n| n.name == name).unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    pub fn node_mut(&mut self, name: &str) -> &mut Node {
+        self.nodes.iter_mut().find(|n| n.name == name).unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    pub fn agent(&self, dc: &str) -> &Node {
+        self.node(&format!("{dc}-agent"))
+    }
+
+    /// The name of the server that leads a datacenter now.
+    pub fn leader(&self, dc: &str) -> String {
+        wait(&format!("a leader in {dc}"), Duration::from_secs(20), || {
+            for server in self.nodes.iter().filter(|n| n.dc == dc && n.part == Part::Server && n.child.is_some()) {
+                let answer = server.get("/v1/status/leader").json()?;
+                let addr = answer.as_str().unwrap_or_default();
+                let port = addr.rsplit_once(':').and_then(|(_, p)| p.parse::<u16>().ok());
+                if let Some(leader) = self.nodes.iter().find(|n| Some(n.rpc) == port && n.child.is_some()) {
+                    return Ok(leader.name.clone());
+                }
+            }
+            Err("none known".into())
+        })
+    }
+}
+
+fn tls(dir: &Path, args: &[&str]) {
+    let out = Command::new(causeway()).args(args).current_dir(dir).output().unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
