@@ -133,11 +133,25 @@ impl Node {
         fs::write(self.config_path(), serde_json::to_string_pretty(config).unwrap()).unwrap();
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
     pub fn start(&mut self) {
+        self.launch("debug");
+    }
+
+    /// As [`Node::start`], without the log of every step: for measurements.
+    pub fn start_quietly(&mut self) {
+        self.launch("warn");
+    }
+
+    fn launch(&mut self, level: &str) {
         self.starts += 1;
         let log = fs::File::create(self.dir.join(format!("log.{}", self.starts))).unwrap();
         let child = Command::new(causeway())
-            .args(["agent", "-log-level", "debug", "-config-file"])
+            .args(["agent", "-log-level", level, "-config-file"])
             .arg(self.config_path())
             .env("CAUSEWAY_END_WITH_STDIN", "1")
             .stdin(Stdio::piped())
@@ -265,7 +279,7 @@ impl Federation {
             "cert_file": certs.join(format!("{}-{kind}-consul-0.pem", node.dc)),
             "key_file": certs.join(format!("{}-{kind}-consul-0-key.pem", node.dc)),
             "verify_incoming_rpc": true, "leave_on_terminate": false, "skip_leave_on_interrupt": true,
-            "enable_script_checks": true,
+            "enable_script_checks": true, "limits": {"http_max_conns_per_client": 1000},
             "telemetry": {"prometheus_retention_time": "60s"},
             "ports": {"serf_lan": node.serf, "http": node.http, "dns": node.dns, "server": node.rpc},
         });
