@@ -1,1 +1,3 @@
-//! placeholder
+//! The agent: gossip, registry, checks, views, DNS and HTTP.
+
+pub mod gossip;
