@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foca::{BroadcastHandler, Invalidates};
 
-use super::wire::{Id, Item, Record, WireError};
+use super::wire::{Farewells, Id, Item, Record, WireError};
 
 /// Names the book holds at most; a flood of invented names must not fill memory.
 const MAX_NAMES: usize = 32_768;
@@ -144,6 +144,18 @@ pub struct Key(u8, Arc<str>);
 impl Invalidates for Key {
     fn invalidates(&self, other: &Self) -> bool {
         self == other
+    }
+}
+
+impl Farewells for Shared {
+    fn left(&self, id: &Id) -> bool {
+        let book = self.lock();
+        book.leaving(&id.name, id.generation) || book.forced(&id.name, id.generation).is_some()
+    }
+
+    fn note_left(&mut self, id: &Id) {
+        let item = Item::Forced { name: Arc::clone(&id.name), generation: id.generation, prune: false };
+        self.lock().learn(item, false);
     }
 }
 

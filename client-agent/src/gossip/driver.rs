@@ -504,7 +504,7 @@ impl Owner {
                     LeaveStep::Down => machine.leave(now),
                     LeaveStep::End => machine.silence(now),
                 }
-                drop(reply.send(machine.backlog() == 0 || machine.active() == 0));
+                let _ = reply.send(machine.backlog() == 0 || machine.active() == 0);
             }
         }
     }

@@ -38,7 +38,7 @@ const RECONNECT_EVERY: Duration = Duration::from_secs(10);
 /// Between exchanges of the whole state, before jitter and scaling with the number of members.
 const EXCHANGE_EVERY: Duration = Duration::from_secs(30);
 /// Housekeeping.
-const TICK_EVERY: Duration = Duration::from_secs(1);
+const TICK_EVERY: Duration = Duration::from_millis(500);
 /// Highest local health score; the timeouts are multiplied by one more than the score.
 const MAX_HEALTH: u32 = 3;
 
@@ -120,6 +120,8 @@ struct Outbox {
     sends: Vec<(Id, Vec<u8>)>,
     later: Vec<(Duration, Timer<Id>)>,
     changed: bool,
+    /// Nobody is left to talk to.
+    idle: bool,
 }
 
 impl Runtime<Id> for Outbox {
@@ -130,6 +132,7 @@ impl Runtime<Id> for Outbox {
             Notification::Rejoin(id) => {
                 tracing::warn!(generation = id.generation, "others held this node for failed; it spoke up");
             }
+            Notification::Idle => self.idle = true,
             _ => {}
         }
         self.changed = true;
@@ -169,7 +172,7 @@ struct Since {
 /// See the module.
 pub struct Machine {
     timing: Timing,
-    foca: Foca<Id, Codec, SmallRng, Shared>,
+    foca: Foca<Id, Codec<Shared>, SmallRng, Shared>,
     book: Shared,
     out: Outbox,
     rng: SmallRng,
@@ -184,6 +187,8 @@ pub struct Machine {
     since: HashMap<Arc<str>, Since>,
     ping: Option<(Id, Vec<u8>)>,
     sized_for: usize,
+    /// We said that we are down. Nothing may bring us back; who tells us that we are down is right.
+    departed: bool,
     silent: bool,
     effects: VecDeque<Effect>,
     listed: Vec<Member>,
@@ -206,7 +211,7 @@ impl Machine {
         let foca_rng = SmallRng::seed_from_u64(rng.random());
         let started = id.generation;
         let mut machine = Self {
-            foca: Foca::with_custom_broadcast(id, config, foca_rng, Codec, book.clone()),
+            foca: Foca::with_custom_broadcast(id, config, foca_rng, Codec(book.clone()), book.clone()),
             book,
             out: Outbox::default(),
             timers: BTreeMap::new(),
@@ -220,6 +225,7 @@ impl Machine {
             since: HashMap::new(),
             ping: None,
             sized_for: 1,
+            departed: false,
             silent: false,
             effects: VecDeque::new(),
             listed: Vec::new(),
@@ -265,7 +271,7 @@ impl Machine {
 
     /// Whether we left, or gave up our name.
     pub fn is_silent(&self) -> bool {
-        self.silent
+        self.silent || self.departed
     }
 
     /// The next thing to do.
@@ -281,7 +287,7 @@ impl Machine {
 
     /// A packet came, out of its envelope. A packet that makes no sense is refused.
     pub fn handle_packet(&mut self, now: Duration, packet: &[u8]) -> Result<(), foca::Error> {
-        if self.silent {
+        if self.silent || self.departed {
             return Ok(());
         }
         let seen = peek(packet);
@@ -312,7 +318,7 @@ impl Machine {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Duration) {
-        if self.silent {
+        if self.silent || self.departed {
             self.tick_at = now + TICK_EVERY;
             self.exchange_at = now + EXCHANGE_EVERY;
             self.reconnect_at = now + RECONNECT_EVERY;
@@ -391,7 +397,7 @@ impl Machine {
 
     /// May the sender of a snapshot exchange states with us?
     pub fn judge(&self, from: &Id) -> Verdict {
-        if self.silent {
+        if self.silent || self.departed {
             return Verdict::Gone;
         }
         let own = self.id();
@@ -430,7 +436,7 @@ impl Machine {
 
     /// Takes over what another node knows.
     pub fn merge(&mut self, now: Duration, snapshot: &Snapshot) {
-        if self.silent {
+        if self.silent || self.departed {
             return;
         }
         let mut updates = Vec::new();
@@ -521,6 +527,7 @@ impl Machine {
 
     /// Declares ourselves down. [`Self::gossip`] then tells more members of it, until [`Self::silence`].
     pub fn leave(&mut self, now: Duration) {
+        self.departed = true;
         let result = self.foca.leave_cluster(&mut self.out);
         self.log(result);
         self.settle(now);
@@ -582,10 +589,7 @@ impl Machine {
         if now.as_secs() % 10 == 0 {
             self.health = self.health.saturating_sub(1);
         }
-        let size = self.active() + 1;
-        if size != self.sized_for && self.foca.set_config(config(&self.timing, size)).is_ok() {
-            self.sized_for = size;
-        }
+        self.challenge_suspects();
         // foca keeps rivals of our own name as down entries.
         let rival =
             self.foca.iter_membership_state().filter(|m| m.id().name == self.record.name).map(|m| m.id().generation).max();
@@ -648,7 +652,7 @@ impl Machine {
             let mut book = self.book.lock();
             (book.take_overtaken(), book.take_doubted(), book.take_changed())
         };
-        if doubted.is_some_and(|g| g >= self.id().generation) && !self.silent && !self.record.leaving {
+        if doubted.is_some_and(|g| g >= self.id().generation) && !self.silent && !self.departed {
             self.renew_above(self.id().generation);
         }
         let generation = self.id().generation;
@@ -658,13 +662,21 @@ impl Machine {
             self.record.version = self.record.version.max(stale.unwrap_or(0)).saturating_add(1);
             self.spread_record();
         }
-        for (after, timer) in self.out.later.drain(..) {
+        if std::mem::take(&mut self.out.idle) && !self.departed {
+            self.forget_news();
+        }
+        for (after, timer) in std::mem::take(&mut self.out.later) {
             let after = match timer {
                 Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } | Timer::ChangeSuspectToDown { .. } => {
                     after * (1 + self.health)
                 }
                 _ => after,
             };
+            if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer
+                && let Some(packet) = self.challenge(member_id, *incarnation)
+            {
+                self.effects.push_back(Effect::ByTcp { to: member_id.addr, packet });
+            }
             self.counter += 1;
             self.timers.insert((now + after, rank(&timer), self.counter), timer);
         }
@@ -676,7 +688,82 @@ impl Machine {
         }
         changed |= std::mem::take(&mut self.out.changed);
         if changed {
+            self.resize();
             self.refresh(now);
+        }
+    }
+
+    /// A probe that tells a suspect that it is suspected. foca leaves it to chance whether a suspect hears of it in time; this way
+    /// its answer refutes the suspicion at once.
+    fn challenge(&self, suspect: &Id, incarnation: u16) -> Option<Vec<u8>> {
+        use foca::Codec as _;
+        let mut codec = Codec(self.book.clone());
+        let header = foca::Header {
+            src: self.id().clone(),
+            src_incarnation: 0,
+            dst: suspect.clone(),
+            message: foca::Message::Ping(0),
+        };
+        let mut packet = Vec::new();
+        codec.encode_header(&header, &mut packet).ok()?;
+        packet.extend_from_slice(&1_u16.to_be_bytes());
+        let member = foca::Member::new(suspect.clone(), incarnation, State::Suspect);
+        codec.encode_member(&member, &mut packet).ok()?;
+        Some(packet)
+    }
+
+    /// Challenges those whom we suspect and whose time runs.
+    fn challenge_suspects(&mut self) {
+        let suspects: HashMap<&Id, u16> = self
+            .foca
+            .iter_members()
+            .filter(|m| m.state() == State::Suspect)
+            .map(|m| (m.id(), m.incarnation()))
+            .collect();
+        if suspects.is_empty() {
+            return;
+        }
+        let packets: Vec<Effect> = self
+            .timers
+            .values()
+            .filter_map(|timer| match timer {
+                Timer::ChangeSuspectToDown { member_id, incarnation, .. }
+                    if suspects.get(member_id) == Some(incarnation) =>
+                {
+                    Some(Effect::Send { to: member_id.addr, packet: self.challenge(member_id, *incarnation)? })
+                }
+                _ => None,
+            })
+            .take(16)
+            .collect();
+        self.effects.extend(packets);
+    }
+
+    /// With the last member gone, foca keeps its undelivered news (all are down) and would tell it to the first that comes back,
+    /// where it does harm. So foca starts anew with the same knowledge and no news.
+    fn forget_news(&mut self) {
+        let members: Vec<foca::Member<Id>> = self.foca.iter_membership_state().cloned().collect();
+        let seed = self.rng.random();
+        self.foca = Foca::with_custom_broadcast(
+            self.id().clone(),
+            config(&self.timing, self.sized_for),
+            SmallRng::seed_from_u64(seed),
+            Codec(self.book.clone()),
+            self.book.clone(),
+        );
+        // Timers of the old foca carry tokens that could mean something to the new one.
+        self.timers.clear();
+        self.out.later.clear();
+        let result = self.foca.apply_many(members.into_iter(), false, &mut self.out);
+        self.log(result);
+        self.record.version = self.record.version.saturating_add(1);
+        self.spread_record();
+    }
+
+    fn resize(&mut self) {
+        let size = self.active() + 1;
+        if size != self.sized_for && self.foca.set_config(config(&self.timing, size)).is_ok() {
+            self.sized_for = size;
         }
     }
 
@@ -769,7 +856,8 @@ impl Machine {
 /// foca's configuration for so many members.
 fn config(timing: &Timing, size: usize) -> foca::Config {
     let log = ((size + 1) as f64).log10();
-    let transmissions = (f64::from(timing.retransmit_mult) * log.ceil()).clamp(1.0, 255.0) as u8;
+    // At least twice the factor: with few transmissions, a part of e^-n of the members would not hear of it.
+    let transmissions = (f64::from(timing.retransmit_mult) * log.ceil().max(2.0)).clamp(1.0, 255.0) as u8;
     // Up to 30 members a suspect has the plain time; beyond, news takes longer to go round.
     let suspicion = timing.probe_timeout.mul_f64(f64::from(timing.suspicion_mult) * (log - 0.5).max(1.0));
     let nodes = NonZeroUsize::new(timing.gossip_nodes).unwrap_or(NonZeroUsize::MIN);

@@ -447,9 +447,20 @@ pub fn peek(packet: &[u8]) -> Option<(u8, Id)> {
     Some((kind, r.id().ok()?))
 }
 
+/// Tells foca's codec which lives ended of their own will: a `down` says so wherever it goes, and who reads it takes note.
+pub trait Farewells {
+    /// Whether this life left, rather than failed.
+    fn left(&self, id: &Id) -> bool;
+    /// This life left.
+    fn note_left(&mut self, id: &Id);
+}
+
+/// State of a member that is down because it left.
+const LEFT: u8 = 3;
+
 /// foca's codec.
-#[derive(Debug, Clone, Copy)]
-pub struct Codec;
+#[derive(Debug, Clone)]
+pub struct Codec<F>(pub F);
 
 fn put(mut buf: impl BufMut, bytes: &[u8]) -> Result<(), WireError> {
     if buf.remaining_mut() < bytes.len() {
@@ -470,7 +481,7 @@ fn read<T>(mut buf: impl Buf, f: impl FnOnce(&mut Reader<'_>) -> Result<T, WireE
     Ok(value)
 }
 
-impl foca::Codec<Id> for Codec {
+impl<F: Farewells> foca::Codec<Id> for Codec<F> {
     type Error = WireError;
 
     fn encode_header(&mut self, header: &Header<Id>, buf: impl BufMut) -> Result<(), WireError> {
@@ -539,14 +550,22 @@ impl foca::Codec<Id> for Codec {
         let mut out = Vec::with_capacity(48);
         put_id(&mut out, member.id());
         out.put_u16(member.incarnation());
-        out.put_u8(state_code(member.state()));
+        let left = member.state() == State::Down && self.0.left(member.id());
+        out.put_u8(if left { LEFT } else { state_code(member.state()) });
         put(buf, &out)
     }
 
     fn decode_member(&mut self, buf: impl Buf) -> Result<foca::Member<Id>, WireError> {
         read(buf, |r| {
             let (id, incarnation) = (r.id()?, r.u16()?);
-            Ok(foca::Member::new(id, incarnation, state_of(r.u8()?)?))
+            let state = match r.u8()? {
+                LEFT => {
+                    self.0.note_left(&id);
+                    State::Down
+                }
+                code => state_of(code)?,
+            };
+            Ok(foca::Member::new(id, incarnation, state))
         })
     }
 }
@@ -556,6 +575,35 @@ mod tests {
     use rand::{Rng, SeedableRng, rngs::SmallRng};
 
     use super::*;
+
+    #[derive(Default)]
+    struct Noted(Vec<Id>);
+
+    impl Farewells for Noted {
+        fn left(&self, id: &Id) -> bool {
+            self.0.contains(id)
+        }
+
+        fn note_left(&mut self, id: &Id) {
+            self.0.push(id.clone());
+        }
+    }
+
+    #[test]
+    fn a_farewell_travels_with_its_down() {
+        use foca::Codec as _;
+        let (mut leaver, mut reader) = (Codec(Noted::default()), Codec(Noted::default()));
+        let a = id("a", "1.2.3.4:5");
+        for (left, member) in [(false, foca::Member::down(a.clone())), (true, foca::Member::down(a.clone()))] {
+            if left {
+                leaver.0.note_left(&a);
+            }
+            let mut bytes = Vec::new();
+            leaver.encode_member(&member, &mut bytes).unwrap();
+            assert_eq!(reader.decode_member(&bytes[..]), Ok(member));
+            assert_eq!(reader.0.left(&a), left);
+        }
+    }
 
     fn id(name: &str, addr: &str) -> Id {
         Id { name: name.into(), generation: 7, addr: addr.parse().unwrap() }
@@ -618,10 +666,10 @@ mod tests {
         ] {
             let header = Header { src: a.clone(), src_incarnation: 9, dst: b.clone(), message };
             let mut bytes = Vec::new();
-            Codec.encode_header(&header, &mut bytes).unwrap();
+            Codec(Noted::default()).encode_header(&header, &mut bytes).unwrap();
             assert_eq!(peek(&bytes).unwrap().1, a);
             let mut rest = &bytes[..];
-            assert_eq!(Codec.decode_header(&mut rest), Ok(header));
+            assert_eq!(Codec(Noted::default()).decode_header(&mut rest), Ok(header));
             assert!(rest.is_empty());
         }
     }
@@ -670,8 +718,8 @@ mod tests {
             }
             let _ = Frame::decode(&bytes);
             let _ = Item::decode(&bytes);
-            let _ = Codec.decode_header(&mut &bytes[..]);
-            let _ = Codec.decode_member(&mut &bytes[..]);
+            let _ = Codec(Noted::default()).decode_header(&mut &bytes[..]);
+            let _ = Codec(Noted::default()).decode_member(&mut &bytes[..]);
         }
     }
 }
