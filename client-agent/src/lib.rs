@@ -1,4 +1,3 @@
-//! The agent: what runs beside every service. It keeps what is registered with it, checks it, tells the servers, and answers
-//! HTTP and DNS.
+//! The agent: gossip, registry, checks, views, DNS and HTTP.
 
-pub mod registry;
+pub mod gossip;

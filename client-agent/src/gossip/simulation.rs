@@ -1,0 +1,552 @@
+//! Many machines in virtual time: loss, partitions, pauses, restarts. A failure names its seed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use causeway_proto::member::MemberStatus::{self, Alive, Failed, Left};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+use super::machine::{Effect, ForceLeaveError, MAX_PACKET, Machine, Timing, Verdict};
+use super::wire::Id;
+
+fn timing() -> Timing {
+    Timing {
+        probe_interval: Duration::from_secs(1),
+        probe_timeout: Duration::from_millis(500),
+        gossip_interval: Duration::from_millis(200),
+        gossip_nodes: 3,
+        suspicion_mult: 4,
+        retransmit_mult: 4,
+        reconnect_timeout: Duration::from_secs(72 * 3600),
+    }
+}
+
+const fn s(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+enum Event {
+    Packet(SocketAddr, Vec<u8>),
+    ByTcp(SocketAddr, SocketAddr, Vec<u8>),
+    Exchange(SocketAddr, SocketAddr),
+}
+
+struct World {
+    seed: u64,
+    rng: SmallRng,
+    now: Duration,
+    nodes: BTreeMap<SocketAddr, Machine>,
+    paused: HashMap<SocketAddr, Duration>,
+    events: BTreeMap<(Duration, u64), Event>,
+    counter: u64,
+    loss: f64,
+    /// Side of each address; only the same side talks. None: all one side.
+    sides: HashMap<SocketAddr, u8>,
+    /// Members that no UDP reaches.
+    udp_blocked: BTreeSet<SocketAddr>,
+    /// Each time someone was listed as failed: (when, by, whom).
+    failures: Vec<(Duration, SocketAddr, String)>,
+    was: HashMap<(SocketAddr, String), MemberStatus>,
+}
+
+fn addr(n: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 8301))
+}
+
+impl World {
+    fn new(seed: u64, loss: f64) -> Self {
+        Self {
+            seed,
+            rng: SmallRng::seed_from_u64(seed),
+            now: Duration::ZERO,
+            nodes: BTreeMap::new(),
+            paused: HashMap::new(),
+            events: BTreeMap::new(),
+            counter: 0,
+            loss,
+            sides: HashMap::new(),
+            udp_blocked: BTreeSet::new(),
+            failures: Vec::new(),
+            was: HashMap::new(),
+        }
+    }
+
+    fn start_at(&mut self, name: &str, at: SocketAddr, generation: u64) {
+        let tags = [("role".to_owned(), "node".to_owned()), ("at".to_owned(), at.to_string())].into();
+        let id = Id { name: name.into(), generation, addr: at };
+        let seed = self.rng.random();
+        self.nodes.insert(at, Machine::new(id, tags, timing(), seed, self.now));
+    }
+
+    fn cluster(seed: u64, loss: f64, n: u16) -> Self {
+        let mut world = Self::new(seed, loss);
+        for i in 0..n {
+            world.start_at(&format!("n{i}"), addr(i), 1000 + u64::from(i));
+            if i > 0 {
+                assert_eq!(world.exchange(addr(i), addr(0)), Ok(()));
+            }
+        }
+        world.run(s(5));
+        world
+    }
+
+    fn up(&self, at: SocketAddr) -> bool {
+        self.nodes.contains_key(&at) && !self.paused.contains_key(&at)
+    }
+
+    fn talks(&self, a: SocketAddr, b: SocketAddr) -> bool {
+        self.sides.get(&a) == self.sides.get(&b) && self.up(a) && self.up(b)
+    }
+
+    fn exchange(&mut self, from: SocketAddr, to: SocketAddr) -> Result<(), String> {
+        for _ in 0..3 {
+            if !self.talks(from, to) {
+                return Err("unreachable".to_owned());
+            }
+            let now = self.now;
+            let sent = self.nodes[&from].snapshot(now);
+            for _ in 0..2 {
+                match self.nodes[&to].judge(&sent.from) {
+                    Verdict::Welcome => break,
+                    Verdict::Gone => return Err("gone".to_owned()),
+                    Verdict::Ours(claim) => {
+                        let node = self.nodes.get_mut(&from).unwrap();
+                        if node.active() > 0 {
+                            node.dispute(now, &claim);
+                        }
+                        return Err(format!("used by {}", claim.id.addr));
+                    }
+                    Verdict::Ask(holder) => {
+                        let lives = self.talks(to, holder.addr)
+                            && self.nodes[&holder.addr].id().name == holder.name
+                            && !self.nodes[&holder.addr].is_silent();
+                        if lives {
+                            let claim = self.nodes[&holder.addr].claim();
+                            let node = self.nodes.get_mut(&from).unwrap();
+                            if node.active() > 0 {
+                                node.dispute(now, &claim);
+                            }
+                            return Err(format!("used by {}", holder.addr));
+                        }
+                        self.nodes.get_mut(&to).unwrap().vacate(now, &holder);
+                    }
+                }
+            }
+            let node = self.nodes.get_mut(&to).unwrap();
+            node.merge(now, &sent);
+            let back = node.snapshot(now);
+            let node = self.nodes.get_mut(&from).unwrap();
+            node.merge(now, &back);
+            let same = *node.id() == sent.from;
+            self.effects(to);
+            self.effects(from);
+            if same {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, after: Duration, event: Event) {
+        self.counter += 1;
+        self.events.insert((self.now + after, self.counter), event);
+    }
+
+    fn effects(&mut self, at: SocketAddr) {
+        while let Some(effect) = self.nodes.get_mut(&at).and_then(Machine::poll_effect) {
+            let delay = Duration::from_micros(self.rng.random_range(100..2000));
+            match effect {
+                Effect::Send { to, packet } => {
+                    assert!(packet.len() + super::envelope::OVERHEAD <= MAX_PACKET, "seed {}", self.seed);
+                    let blocked = self.udp_blocked.contains(&to) || self.udp_blocked.contains(&at);
+                    if self.talks(at, to) && !blocked && !self.rng.random_bool(self.loss) {
+                        self.push(delay, Event::Packet(to, packet));
+                    }
+                }
+                Effect::ByTcp { to, packet } => self.push(3 * delay, Event::ByTcp(at, to, packet)),
+                Effect::Exchange { with } => self.push(3 * delay, Event::Exchange(at, with)),
+                Effect::Changed => {
+                    for member in self.nodes[&at].members().to_vec() {
+                        let was = self.was.insert((at, member.name.clone()), member.status);
+                        if member.status == Failed && was != Some(Failed) {
+                            self.failures.push((self.now, at, member.name));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let event = self.events.first_key_value().map(|((at, _), _)| *at);
+            let wake = self
+                .nodes
+                .iter()
+                .filter(|(at, _)| !self.paused.contains_key(at))
+                .map(|(at, m)| (m.next_wakeup(), *at))
+                .min();
+            let resume = self.paused.iter().map(|(at, until)| (*until, *at)).min();
+            let next = [event, wake.map(|w| w.0), resume.map(|r| r.0)].into_iter().flatten().min().unwrap_or(end);
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(next);
+            if resume.is_some_and(|r| r.0 <= self.now) {
+                self.paused.remove(&resume.unwrap().1);
+            } else if event.is_some_and(|e| e <= self.now) {
+                let (_, event) = self.events.pop_first().unwrap();
+                self.happen(event);
+            } else if let Some((_, at)) = wake {
+                let now = self.now;
+                self.nodes.get_mut(&at).unwrap().handle_timeout(now);
+                self.effects(at);
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let now = self.now;
+        match event {
+            Event::Packet(to, packet) => {
+                if let Some(until) = self.paused.get(&to) {
+                    // The kernel keeps it; it is read first on waking, before the timers.
+                    let after = *until - now;
+                    self.push(after, Event::Packet(to, packet));
+                } else if let Some(node) = self.nodes.get_mut(&to) {
+                    let _ = node.handle_packet(now, &packet);
+                    self.effects(to);
+                }
+            }
+            Event::ByTcp(from, to, packet) => {
+                if self.talks(from, to) {
+                    let answers = self.nodes.get_mut(&to).unwrap().handle_packet_by_tcp(now, &packet);
+                    self.effects(to);
+                    for answer in answers.unwrap_or_default() {
+                        let _ = self.nodes.get_mut(&from).unwrap().handle_packet(now, &answer);
+                    }
+                    self.effects(from);
+                }
+            }
+            Event::Exchange(from, to) => drop(self.exchange(from, to)),
+        }
+    }
+
+    fn status(&self, at: SocketAddr, name: &str) -> Option<MemberStatus> {
+        self.nodes[&at].members().iter().find(|m| m.name == name).map(|m| m.status)
+    }
+
+    /// Runs until all nodes but the paused list `name` so; how long it took.
+    fn until(&mut self, name: &str, status: Option<MemberStatus>, limit: Duration) -> Duration {
+        let start = self.now;
+        while self.now - start <= limit {
+            let all = self.nodes.keys().filter(|at| self.up(**at)).all(|at| self.status(*at, name) == status);
+            if all {
+                return self.now - start;
+            }
+            self.run(Duration::from_millis(50));
+        }
+        let views: Vec<_> = self.nodes.keys().map(|at| (*at, self.status(*at, name))).collect();
+        panic!("seed {}: {name} is not {status:?} everywhere within {limit:?}: {views:?}", self.seed);
+    }
+
+    fn assert_all_alive(&self) {
+        for (at, node) in self.nodes.iter().filter(|(at, _)| self.up(**at)) {
+            let odd: Vec<_> = node.members().iter().filter(|m| m.status != Alive).collect();
+            assert!(odd.is_empty(), "seed {}: at {at} {odd:?}", self.seed);
+            assert_eq!(node.members().len(), self.nodes.len(), "seed {}: at {at}", self.seed);
+            for member in node.members() {
+                assert_eq!(member.tag("at"), member.addr.to_string(), "seed {}: tags of {}", self.seed, member.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_join_is_complete_when_it_returns() {
+    let mut world = World::new(1, 1.0);
+    for i in 0..10 {
+        world.start_at(&format!("n{i}"), addr(i), 1);
+        if i > 0 {
+            world.exchange(addr(i), addr(0)).unwrap();
+            assert_eq!(world.nodes[&addr(i)].members().len(), usize::from(i) + 1);
+            assert_eq!(world.nodes[&addr(0)].members().len(), usize::from(i) + 1);
+        }
+    }
+}
+
+#[test]
+fn a_killed_node_is_failed_everywhere_within_5_seconds() {
+    for seed in 0..40 {
+        let n = [3, 5, 10, 30][seed as usize % 4];
+        let mut world = World::cluster(seed, 0.01, n);
+        world.assert_all_alive();
+        let phase = world.rng.random_range(0..1000);
+        world.run(Duration::from_millis(phase));
+        world.nodes.remove(&addr(1));
+        let took = world.until("n1", Some(Failed), s(8));
+        assert!(took < Duration::from_millis(5600), "seed {seed}: {n} nodes took {took:?}");
+        assert!(took > Duration::from_millis(2000), "seed {seed}: {n} nodes took only {took:?}");
+        world.run(s(20));
+        let wrong: Vec<_> = world.failures.iter().filter(|f| f.2 != "n1").collect();
+        assert!(wrong.is_empty(), "seed {seed}: {wrong:?}");
+    }
+}
+
+#[test]
+fn loss_makes_no_false_failure() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 0.2, 12);
+        world.run(s(120));
+        assert!(world.failures.is_empty(), "seed {seed}: {:?}", world.failures);
+        world.assert_all_alive();
+    }
+}
+
+#[test]
+fn a_member_that_only_tcp_reaches_does_not_fail() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 0.0, 6);
+        world.udp_blocked.insert(addr(2));
+        world.run(s(120));
+        assert!(world.failures.is_empty(), "seed {seed}: {:?}", world.failures);
+        world.assert_all_alive();
+    }
+}
+
+#[test]
+fn short_pauses_make_no_false_failure_and_the_paused_accuses_nobody() {
+    for seed in 0..20 {
+        let mut world = World::cluster(seed, 0.01, 7);
+        for round in 0..10 {
+            let pause = Duration::from_millis(world.rng.random_range(100..1500));
+            world.paused.insert(addr(round % 7), world.now + pause);
+            world.run(s(4));
+        }
+        assert!(world.failures.is_empty(), "seed {seed}: {:?}", world.failures);
+        world.assert_all_alive();
+    }
+}
+
+#[test]
+fn a_long_pause_fails_and_comes_back_by_itself() {
+    for seed in 0..20 {
+        let mut world = World::cluster(seed, 0.01, 5);
+        world.paused.insert(addr(3), world.now + s(20));
+        world.until("n3", Some(Failed), s(8));
+        world.run(s(20));
+        world.until("n3", Some(Alive), s(40));
+        let wrong: Vec<_> = world.failures.iter().filter(|f| f.2 != "n3").collect();
+        assert!(wrong.is_empty(), "seed {seed}: {wrong:?}");
+        world.assert_all_alive();
+    }
+}
+
+#[test]
+fn halves_of_a_partition_find_each_other_and_nobody_flaps() {
+    for seed in 0..20 {
+        let n = [2, 3, 6, 10][seed as usize % 4];
+        let mut world = World::cluster(seed, 0.01, n);
+        for i in 0..n / 2 {
+            world.sides.insert(addr(i), 1);
+        }
+        world.run(s(60));
+        assert_eq!(world.status(addr(0), &format!("n{}", n - 1)), Some(Failed), "seed {seed}");
+        assert_eq!(world.status(addr(n - 1), "n0"), Some(Failed), "seed {seed}");
+        world.sides.clear();
+        world.failures.clear();
+        for i in 0..n {
+            world.until(&format!("n{i}"), Some(Alive), s(120));
+        }
+        world.run(s(30));
+        assert!(world.failures.is_empty(), "seed {seed}: {:?}", world.failures);
+        world.assert_all_alive();
+    }
+}
+
+#[test]
+fn who_leaves_is_left_everywhere_and_never_failed() {
+    for seed in 0..20 {
+        let mut world = World::cluster(seed, 0.05, 8);
+        let now = world.now;
+        world.nodes.get_mut(&addr(4)).unwrap().begin_leave(now);
+        world.effects(addr(4));
+        world.run(Duration::from_millis(300));
+        let now = world.now;
+        world.nodes.get_mut(&addr(4)).unwrap().leave(now);
+        for _ in 0..6 {
+            world.effects(addr(4));
+            world.run(Duration::from_millis(50));
+            let now = world.now;
+            world.nodes.get_mut(&addr(4)).unwrap().gossip(now);
+        }
+        world.effects(addr(4));
+        world.nodes.remove(&addr(4));
+        let took = world.until("n4", Some(Left), s(5));
+        assert!(took < s(3), "seed {seed}: {took:?}");
+        world.run(s(90));
+        assert!(world.failures.is_empty(), "seed {seed}: {:?}", world.failures);
+        world.until("n4", Some(Left), s(1));
+        // And it may come back.
+        world.start_at("n4", addr(4), 5000);
+        world.exchange(addr(4), addr(1)).unwrap();
+        world.until("n4", Some(Alive), s(3));
+        world.run(s(3));
+        world.assert_all_alive();
+    }
+}
+
+#[test]
+fn a_restart_is_known_at_once_under_its_new_address_and_tags() {
+    for seed in 0..20 {
+        let mut world = World::cluster(seed, 0.02, 6);
+        // Back under its name before anybody noticed; with a clock that went back, too.
+        let generation = if seed % 2 == 0 { 9000 } else { 3 };
+        world.nodes.remove(&addr(2));
+        world.start_at("n2", addr(77), generation);
+        world.exchange(addr(77), addr(0)).unwrap();
+        world.run(s(3));
+        for at in world.nodes.keys() {
+            let node = world.nodes[at].members().iter().find(|m| m.name == "n2").unwrap();
+            assert_eq!((node.addr, node.status), (addr(77), Alive), "seed {seed} at {at}");
+        }
+        world.assert_all_alive();
+        world.run(s(60));
+        world.assert_all_alive();
+    }
+}
+
+#[test]
+fn of_two_with_one_name_the_first_stays() {
+    let mut world = World::cluster(1, 0.0, 4);
+    world.start_at("n2", addr(50), 9000);
+    for seed in [0, 1, 2] {
+        let refused = world.exchange(addr(50), addr(seed)).unwrap_err();
+        assert!(refused.contains("10.0.0.2"), "{refused}");
+    }
+    world.run(s(60));
+    world.nodes.remove(&addr(50));
+    assert!(world.failures.is_empty(), "{:?}", world.failures);
+    world.assert_all_alive();
+}
+
+#[test]
+fn two_with_one_name_that_meet_late_end_as_one() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 0.0, 3);
+        for (name, i, generation) in [("x", 20, 9000), ("y", 21, 1), ("z", 22, 1)] {
+            world.start_at(name, addr(i), generation);
+            world.exchange(addr(i), addr(20)).unwrap();
+        }
+        world.start_at("x", addr(30), 8000);
+        world.exchange(addr(30), addr(0)).unwrap();
+        world.run(s(5));
+        world.exchange(addr(21), addr(1)).unwrap();
+        world.run(s(240));
+        assert!(!world.nodes[&addr(30)].is_silent(), "seed {seed}: the older one stays");
+        assert!(world.nodes[&addr(20)].is_silent(), "seed {seed}: the younger one gives up");
+        let node = world.nodes[&addr(21)].members().iter().find(|m| m.name == "x").unwrap();
+        assert_eq!((node.addr, node.status), (addr(30), Alive), "seed {seed}");
+    }
+}
+
+#[test]
+fn tags_spread() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 0.1, 10);
+        let now = world.now;
+        let tags: BTreeMap<_, _> = [("at".to_owned(), "elsewhere".to_owned())].into();
+        world.nodes.get_mut(&addr(3)).unwrap().set_tags(now, tags);
+        world.effects(addr(3));
+        world.run(s(3));
+        for node in world.nodes.values() {
+            let member = node.members().iter().find(|m| m.name == "n3").unwrap();
+            assert_eq!(member.tag("at"), "elsewhere", "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn force_leave_marks_and_prunes_the_dead_and_spares_the_living() {
+    let mut world = World::cluster(3, 0.0, 5);
+    let now = world.now;
+    let node = world.nodes.get_mut(&addr(0)).unwrap();
+    assert_eq!(node.force_leave(now, "nobody", false), Err(ForceLeaveError::Unknown("nobody".to_owned())));
+    assert!(matches!(node.force_leave(now, "n0", false), Err(ForceLeaveError::Itself(_))));
+    assert_eq!(node.force_leave(now, "n1", false), Ok(()));
+    world.run(s(2));
+    world.assert_all_alive();
+    world.nodes.remove(&addr(1));
+    world.until("n1", Some(Failed), s(8));
+    let now = world.now;
+    world.nodes.get_mut(&addr(0)).unwrap().force_leave(now, "n1", false).unwrap();
+    world.effects(addr(0));
+    world.until("n1", Some(Left), s(3));
+    let now = world.now;
+    world.nodes.get_mut(&addr(2)).unwrap().force_leave(now, "n1", true).unwrap();
+    world.effects(addr(2));
+    world.until("n1", None, s(3));
+    world.run(s(120));
+    world.until("n1", None, s(1));
+}
+
+#[test]
+fn failed_members_are_forgotten_in_the_end() {
+    let mut world = World::cluster(4, 0.0, 3);
+    world.nodes.remove(&addr(1));
+    world.until("n1", Some(Failed), s(8));
+    // Days in virtual time would take long; the machines are told a shorter time by a jump of the clock.
+    world.run(s(60));
+    world.until("n1", Some(Failed), s(1));
+    world.now += s(72 * 3600);
+    world.run(s(5));
+    world.until("n1", None, s(5));
+    world.run(s(120));
+    world.until("n1", None, s(1));
+}
+
+#[test]
+fn a_hundred_nodes_converge() {
+    let mut world = World::cluster(5, 0.02, 100);
+    world.run(s(30));
+    world.assert_all_alive();
+    world.nodes.remove(&addr(50));
+    world.until("n50", Some(Failed), s(10));
+    assert!(world.failures.iter().all(|f| f.2 == "n50"), "{:?}", world.failures);
+}
+
+#[test]
+fn a_million_packets_of_garbage_change_nothing() {
+    let mut world = World::cluster(6, 0.0, 3);
+    let now = world.now;
+    let mut samples = Vec::new();
+    let node = world.nodes.get_mut(&addr(0)).unwrap();
+    for _ in 0..5 {
+        node.gossip(now);
+        node.handle_timeout(now + s(1));
+    }
+    while let Some(effect) = node.poll_effect() {
+        if let Effect::Send { packet, .. } = effect {
+            samples.push(packet);
+        }
+    }
+    assert!(!samples.is_empty());
+    let mut rng = SmallRng::seed_from_u64(7);
+    let node = world.nodes.get_mut(&addr(1)).unwrap();
+    for i in 0..1_000_000 {
+        let mut packet;
+        if i % 10 == 0 {
+            packet = samples[rng.random_range(0..samples.len())].clone();
+            let at = rng.random_range(0..packet.len());
+            packet[at] ^= 1 << rng.random_range(0..8);
+        } else {
+            packet = vec![0; rng.random_range(0..200)];
+            rng.fill(&mut packet[..]);
+        }
+        let _ = node.handle_packet(now, &packet);
+        while node.poll_effect().is_some() {}
+    }
+}

@@ -1,0 +1,725 @@
+//! The bytes of gossip: identities, foca's headers and updates, records, and the messages of the TCP side.
+//!
+//! A translator: it parses and renders, and decides nothing. All numbers are big endian; a text is its length and then UTF-8. Every
+//! length is checked against what is there before anything is allocated.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut};
+use foca::{Header, Message, State};
+
+/// Longest node name in bytes, as `causeway_proto::name::node` allows.
+pub const MAX_NAME: usize = 128;
+/// Tags of a member in bytes as they travel.
+pub const MAX_TAGS: usize = 512;
+/// Longest TCP frame in bytes.
+pub const MAX_FRAME: usize = 8 << 20;
+
+/// Why bytes could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// They end too early.
+    #[error("the message is cut short")]
+    Short,
+    /// A field has a value that means nothing.
+    #[error("the message has a bad {0}")]
+    Bad(&'static str),
+    /// There is no room to write it.
+    #[error("no room left in the packet")]
+    Full,
+}
+
+/// Who a member is: its name, where it is, and which life of that name. Of two with one name, the higher generation is the newer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id {
+    /// Node name.
+    pub name: Arc<str>,
+    /// Which life of that name: milliseconds since 1970 at its start, raised where others remember a higher one, so that clocks
+    /// need not agree; one more each time it must refute having failed.
+    pub generation: u64,
+    /// Address for gossip.
+    pub addr: SocketAddr,
+}
+
+impl foca::Identity for Id {
+    type Addr = Arc<str>;
+
+    fn renew(&self) -> Option<Self> {
+        Some(Self { generation: self.generation.saturating_add(1), ..self.clone() })
+    }
+
+    fn addr(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        (self.generation, self.addr) > (adversary.generation, adversary.addr)
+    }
+}
+
+/// What a member says of itself: tags, and whether it is leaving. Of two records of one name, the higher version counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Whose it is.
+    pub name: Arc<str>,
+    /// Of which life.
+    pub generation: u64,
+    /// Rises with each change.
+    pub version: u64,
+    /// It is leaving of its own will.
+    pub leaving: bool,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// What spreads beside foca's updates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// A member's record.
+    Record(Record),
+    /// An operator says that this life of a name has left.
+    Forced {
+        /// Whose.
+        name: Arc<str>,
+        /// Up to which life.
+        generation: u64,
+        /// Take it from the list at once.
+        prune: bool,
+    },
+    /// Some hold this life of a name for failed: may it show that it lives, with a new generation.
+    Renew {
+        /// Whose.
+        name: Arc<str>,
+        /// Which life.
+        generation: u64,
+    },
+}
+
+/// One member as another node knows it, in a [`Frame::State`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Who.
+    pub id: Id,
+    /// SWIM incarnation of that life.
+    pub incarnation: u16,
+    /// Alive, suspect or down.
+    pub state: State,
+    /// Down because it was forced out.
+    pub forced: bool,
+    /// Down for so many seconds.
+    pub age: u32,
+    /// Its record, where known.
+    pub record: Option<Record>,
+}
+
+/// All that a node knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Who says so.
+    pub from: Id,
+    /// Itself included.
+    pub members: Vec<Known>,
+}
+
+/// Who claims a name, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Who.
+    pub id: Id,
+    /// Its generation when it started. Of two that live under one name the one that started first stays.
+    pub started: u64,
+}
+
+/// A message on a TCP connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// Here is all that I know: answered with the same, or refused.
+    State(Snapshot),
+    /// A packet that did not come through by UDP; answered with packets.
+    Packets(Vec<Vec<u8>>),
+    /// Who is at this address?
+    WhoIs,
+    /// Answer to it.
+    IAm(Claim),
+    /// Refusal, with the reason for a reader.
+    Refused(String),
+    /// Refusal: the sender's name belongs to another, who lives.
+    Taken(Claim),
+}
+
+/// Reads from a slice; never beyond its end.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], WireError> {
+        let (head, tail) = self.0.split_at_checked(n).ok_or(WireError::Short)?;
+        self.0 = tail;
+        Ok(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        let (head, tail) = self.0.split_first_chunk::<N>().ok_or(WireError::Short)?;
+        self.0 = tail;
+        Ok(*head)
+    }
+
+    fn u8(&mut self) -> Result<u8, WireError> {
+        Ok(u8::from_be_bytes(self.array()?))
+    }
+
+    fn u16(&mut self) -> Result<u16, WireError> {
+        Ok(u16::from_be_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<u32, WireError> {
+        Ok(u32::from_be_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, WireError> {
+        Ok(u64::from_be_bytes(self.array()?))
+    }
+
+    fn flag(&mut self) -> Result<bool, WireError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(WireError::Bad("flag")),
+        }
+    }
+
+    fn text(&mut self, len: usize) -> Result<&'a str, WireError> {
+        std::str::from_utf8(self.take(len)?).map_err(|_| WireError::Bad("text"))
+    }
+
+    fn name(&mut self) -> Result<Arc<str>, WireError> {
+        let len = usize::from(self.u8()?);
+        if len == 0 || len > MAX_NAME {
+            return Err(WireError::Bad("name"));
+        }
+        let name = self.text(len)?;
+        causeway_proto::name::node(name).map_err(|_| WireError::Bad("name"))?;
+        Ok(name.into())
+    }
+
+    fn addr(&mut self) -> Result<SocketAddr, WireError> {
+        let ip = match self.u8()? {
+            4 => IpAddr::V4(Ipv4Addr::from(self.array::<4>()?)),
+            6 => IpAddr::V6(Ipv6Addr::from(self.array::<16>()?)),
+            _ => return Err(WireError::Bad("address")),
+        };
+        Ok(SocketAddr::new(ip, self.u16()?))
+    }
+
+    fn id(&mut self) -> Result<Id, WireError> {
+        Ok(Id { name: self.name()?, generation: self.u64()?, addr: self.addr()? })
+    }
+
+    fn record(&mut self) -> Result<Record, WireError> {
+        let (name, generation, version, leaving) = (self.name()?, self.u64()?, self.u64()?, self.flag()?);
+        let len = usize::from(self.u16()?);
+        if len > MAX_TAGS {
+            return Err(WireError::Bad("length of tags"));
+        }
+        let mut tags = Reader(self.take(len)?);
+        let mut map = BTreeMap::new();
+        while !tags.0.is_empty() {
+            let key_len = usize::from(tags.u8()?);
+            let key = tags.text(key_len)?;
+            let value_len = usize::from(tags.u16()?);
+            map.insert(key.to_owned(), tags.text(value_len)?.to_owned());
+        }
+        Ok(Record { name, generation, version, leaving, tags: map })
+    }
+
+    fn end(&self) -> Result<(), WireError> {
+        if self.0.is_empty() { Ok(()) } else { Err(WireError::Bad("length")) }
+    }
+}
+
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    // Names are checked where they enter; a longer one is cut rather than spoiling the packet.
+    let bytes = name.as_bytes();
+    let bytes = bytes.get(..MAX_NAME).unwrap_or(bytes);
+    out.put_u8(bytes.len() as u8);
+    out.put_slice(bytes);
+}
+
+fn put_id(out: &mut Vec<u8>, id: &Id) {
+    put_name(out, &id.name);
+    out.put_u64(id.generation);
+    match id.addr.ip() {
+        IpAddr::V4(ip) => {
+            out.put_u8(4);
+            out.put_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.put_u8(6);
+            out.put_slice(&ip.octets());
+        }
+    }
+    out.put_u16(id.addr.port());
+}
+
+fn put_tags(tags: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (key, value) in tags {
+        let (Ok(key_len), Ok(value_len)) = (u8::try_from(key.len()), u16::try_from(value.len())) else { continue };
+        if out.len() + 3 + key.len() + value.len() > MAX_TAGS {
+            continue;
+        }
+        out.put_u8(key_len);
+        out.put_slice(key.as_bytes());
+        out.put_u16(value_len);
+        out.put_slice(value.as_bytes());
+    }
+    out
+}
+
+fn put_record(out: &mut Vec<u8>, record: &Record) {
+    put_name(out, &record.name);
+    out.put_u64(record.generation);
+    out.put_u64(record.version);
+    out.put_u8(record.leaving.into());
+    let tags = put_tags(&record.tags);
+    out.put_u16(tags.len() as u16);
+    out.put_slice(&tags);
+}
+
+/// Bytes these tags need on the wire; more than [`MAX_TAGS`] do not travel.
+pub fn tags_len(tags: &BTreeMap<String, String>) -> usize {
+    tags.iter().map(|(k, v)| 3 + k.len() + v.len()).sum()
+}
+
+impl Item {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Record(record) => {
+                out.put_u8(1);
+                put_record(&mut out, record);
+            }
+            Self::Forced { name, generation, prune } => {
+                out.put_u8(2);
+                put_name(&mut out, name);
+                out.put_u64(*generation);
+                out.put_u8((*prune).into());
+            }
+            Self::Renew { name, generation } => {
+                out.put_u8(3);
+                put_name(&mut out, name);
+                out.put_u64(*generation);
+            }
+        }
+        out
+    }
+
+    /// From bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut r = Reader(bytes);
+        let item = match r.u8()? {
+            1 => Self::Record(r.record()?),
+            2 => Self::Forced { name: r.name()?, generation: r.u64()?, prune: r.flag()? },
+            3 => Self::Renew { name: r.name()?, generation: r.u64()? },
+            _ => return Err(WireError::Bad("kind of item")),
+        };
+        r.end()?;
+        Ok(item)
+    }
+}
+
+fn state_code(state: State) -> u8 {
+    match state {
+        State::Alive => 0,
+        State::Suspect => 1,
+        State::Down => 2,
+    }
+}
+
+fn state_of(code: u8) -> Result<State, WireError> {
+    match code {
+        0 => Ok(State::Alive),
+        1 => Ok(State::Suspect),
+        2 => Ok(State::Down),
+        _ => Err(WireError::Bad("state")),
+    }
+}
+
+impl Frame {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::State(snapshot) => {
+                out.put_u8(1);
+                put_id(&mut out, &snapshot.from);
+                out.put_u32(snapshot.members.len() as u32);
+                for known in &snapshot.members {
+                    put_id(&mut out, &known.id);
+                    out.put_u16(known.incarnation);
+                    out.put_u8(state_code(known.state));
+                    out.put_u8(known.forced.into());
+                    out.put_u32(known.age);
+                    out.put_u8(known.record.is_some().into());
+                    if let Some(record) = &known.record {
+                        put_record(&mut out, record);
+                    }
+                }
+            }
+            Self::Packets(packets) => {
+                out.put_u8(2);
+                for packet in packets {
+                    out.put_u16(packet.len() as u16);
+                    out.put_slice(packet);
+                }
+            }
+            Self::WhoIs => out.put_u8(3),
+            Self::IAm(claim) => {
+                out.put_u8(4);
+                put_id(&mut out, &claim.id);
+                out.put_u64(claim.started);
+            }
+            Self::Taken(claim) => {
+                out.put_u8(6);
+                put_id(&mut out, &claim.id);
+                out.put_u64(claim.started);
+            }
+            Self::Refused(why) => {
+                out.put_u8(5);
+                out.put_slice(why.as_bytes());
+            }
+        }
+        out
+    }
+
+    /// From bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut r = Reader(bytes);
+        let frame = match r.u8()? {
+            1 => {
+                let from = r.id()?;
+                let count = r.u32()?;
+                let mut members = Vec::new();
+                for _ in 0..count {
+                    let (id, incarnation, state) = (r.id()?, r.u16()?, state_of(r.u8()?)?);
+                    let (forced, age) = (r.flag()?, r.u32()?);
+                    let record = if r.flag()? { Some(r.record()?) } else { None };
+                    members.push(Known { id, incarnation, state, forced, age, record });
+                }
+                Self::State(Snapshot { from, members })
+            }
+            2 => {
+                let mut packets = Vec::new();
+                while !r.0.is_empty() {
+                    let len = usize::from(r.u16()?);
+                    packets.push(r.take(len)?.to_vec());
+                }
+                Self::Packets(packets)
+            }
+            3 => Self::WhoIs,
+            4 => Self::IAm(Claim { id: r.id()?, started: r.u64()? }),
+            5 => {
+                let len = r.0.len();
+                if len > 1024 {
+                    return Err(WireError::Bad("length of refusal"));
+                }
+                Self::Refused(r.text(len)?.to_owned())
+            }
+            6 => Self::Taken(Claim { id: r.id()?, started: r.u64()? }),
+            _ => return Err(WireError::Bad("kind of message")),
+        };
+        r.end()?;
+        Ok(frame)
+    }
+}
+
+/// Number of a packet that is a probe.
+pub const PING: u8 = 1;
+/// Number of a packet that answers one.
+pub const ACK: u8 = 2;
+
+/// The kind and the sender of a packet, without reading the rest.
+pub fn peek(packet: &[u8]) -> Option<(u8, Id)> {
+    let mut r = Reader(packet);
+    let kind = r.u8().ok()?;
+    Some((kind, r.id().ok()?))
+}
+
+/// Tells foca's codec which lives ended of their own will: a `down` says so wherever it goes, and who reads it takes note.
+pub trait Farewells {
+    /// Whether this life left, rather than failed.
+    fn left(&self, id: &Id) -> bool;
+    /// This life left.
+    fn note_left(&mut self, id: &Id);
+}
+
+/// State of a member that is down because it left.
+const LEFT: u8 = 3;
+
+/// foca's codec.
+#[derive(Debug, Clone)]
+pub struct Codec<F>(pub F);
+
+fn put(mut buf: impl BufMut, bytes: &[u8]) -> Result<(), WireError> {
+    if buf.remaining_mut() < bytes.len() {
+        return Err(WireError::Full);
+    }
+    buf.put_slice(bytes);
+    Ok(())
+}
+
+/// foca hands its slice as a `Buf`; a slice is one chunk, so this borrows, reads, and then advances by what was read.
+fn read<T>(mut buf: impl Buf, f: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>) -> Result<T, WireError> {
+    let chunk = buf.chunk();
+    let before = chunk.len();
+    let mut reader = Reader(chunk);
+    let value = f(&mut reader)?;
+    let used = before - reader.0.len();
+    buf.advance(used);
+    Ok(value)
+}
+
+impl<F: Farewells> foca::Codec<Id> for Codec<F> {
+    type Error = WireError;
+
+    fn encode_header(&mut self, header: &Header<Id>, buf: impl BufMut) -> Result<(), WireError> {
+        let (kind, number, other) = match &header.message {
+            Message::Ping(n) => (PING, Some(*n), None),
+            Message::Ack(n) => (ACK, Some(*n), None),
+            Message::PingReq { target, probe_number } => (3, Some(*probe_number), Some(target)),
+            Message::IndirectPing { origin, probe_number } => (4, Some(*probe_number), Some(origin)),
+            Message::IndirectAck { target, probe_number } => (5, Some(*probe_number), Some(target)),
+            Message::ForwardedAck { origin, probe_number } => (6, Some(*probe_number), Some(origin)),
+            Message::Announce => (7, None, None),
+            Message::Feed => (8, None, None),
+            Message::Gossip => (9, None, None),
+            Message::Broadcast => (10, None, None),
+            Message::TurnUndead => (11, None, None),
+        };
+        let mut out = Vec::with_capacity(96);
+        out.put_u8(kind);
+        put_id(&mut out, &header.src);
+        out.put_u16(header.src_incarnation);
+        put_id(&mut out, &header.dst);
+        if let Some(number) = number {
+            out.put_u8(number);
+        }
+        if let Some(other) = other {
+            put_id(&mut out, other);
+        }
+        put(buf, &out)
+    }
+
+    fn decode_header(&mut self, buf: impl Buf) -> Result<Header<Id>, WireError> {
+        read(buf, |r| {
+            let kind = r.u8()?;
+            let (src, src_incarnation, dst) = (r.id()?, r.u16()?, r.id()?);
+            let message = match kind {
+                PING => Message::Ping(r.u8()?),
+                ACK => Message::Ack(r.u8()?),
+                3 => {
+                    let probe_number = r.u8()?;
+                    Message::PingReq { target: r.id()?, probe_number }
+                }
+                4 => {
+                    let probe_number = r.u8()?;
+                    Message::IndirectPing { origin: r.id()?, probe_number }
+                }
+                5 => {
+                    let probe_number = r.u8()?;
+                    Message::IndirectAck { target: r.id()?, probe_number }
+                }
+                6 => {
+                    let probe_number = r.u8()?;
+                    Message::ForwardedAck { origin: r.id()?, probe_number }
+                }
+                7 => Message::Announce,
+                8 => Message::Feed,
+                9 => Message::Gossip,
+                10 => Message::Broadcast,
+                11 => Message::TurnUndead,
+                _ => return Err(WireError::Bad("kind of packet")),
+            };
+            Ok(Header { src, src_incarnation, dst, message })
+        })
+    }
+
+    fn encode_member(&mut self, member: &foca::Member<Id>, buf: impl BufMut) -> Result<(), WireError> {
+        let mut out = Vec::with_capacity(48);
+        put_id(&mut out, member.id());
+        out.put_u16(member.incarnation());
+        let left = member.state() == State::Down && self.0.left(member.id());
+        out.put_u8(if left { LEFT } else { state_code(member.state()) });
+        put(buf, &out)
+    }
+
+    fn decode_member(&mut self, buf: impl Buf) -> Result<foca::Member<Id>, WireError> {
+        read(buf, |r| {
+            let (id, incarnation) = (r.id()?, r.u16()?);
+            let state = match r.u8()? {
+                LEFT => {
+                    self.0.note_left(&id);
+                    State::Down
+                }
+                code => state_of(code)?,
+            };
+            Ok(foca::Member::new(id, incarnation, state))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Noted(Vec<Id>);
+
+    impl Farewells for Noted {
+        fn left(&self, id: &Id) -> bool {
+            self.0.contains(id)
+        }
+
+        fn note_left(&mut self, id: &Id) {
+            self.0.push(id.clone());
+        }
+    }
+
+    #[test]
+    fn a_farewell_travels_with_its_down() {
+        use foca::Codec as _;
+        let (mut leaver, mut reader) = (Codec(Noted::default()), Codec(Noted::default()));
+        let a = id("a", "1.2.3.4:5");
+        for (left, member) in [(false, foca::Member::down(a.clone())), (true, foca::Member::down(a.clone()))] {
+            if left {
+                leaver.0.note_left(&a);
+            }
+            let mut bytes = Vec::new();
+            leaver.encode_member(&member, &mut bytes).unwrap();
+            assert_eq!(reader.decode_member(&bytes[..]), Ok(member));
+            assert_eq!(reader.0.left(&a), left);
+        }
+    }
+
+    fn id(name: &str, addr: &str) -> Id {
+        Id { name: name.into(), generation: 7, addr: addr.parse().unwrap() }
+    }
+
+    fn record() -> Record {
+        let tags = [("role".to_owned(), "consul".to_owned()), ("dc".to_owned(), "dc1".to_owned())].into();
+        Record { name: "a".into(), generation: 7, version: 9, leaving: true, tags }
+    }
+
+    fn frames() -> Vec<Frame> {
+        let known = |record| Known {
+            id: id("b", "[::1]:8301"),
+            incarnation: 3,
+            state: State::Suspect,
+            forced: false,
+            age: 5,
+            record,
+        };
+        vec![
+            Frame::State(Snapshot { from: id("a", "1.2.3.4:5"), members: vec![known(None), known(Some(record()))] }),
+            Frame::Packets(vec![vec![1, 2, 3], vec![]]),
+            Frame::WhoIs,
+            Frame::IAm(Claim { id: id("a", "1.2.3.4:5"), started: 4 }),
+            Frame::Taken(Claim { id: id("a", "1.2.3.4:5"), started: 5 }),
+            Frame::Refused("no".to_owned()),
+        ]
+    }
+
+    #[test]
+    fn frames_and_items_go_there_and_back() {
+        for frame in frames() {
+            assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
+        }
+        for item in [
+            Item::Record(record()),
+            Item::Forced { name: "a".into(), generation: 1, prune: true },
+            Item::Renew { name: "a".into(), generation: u64::MAX },
+        ] {
+            assert_eq!(Item::decode(&item.encode()), Ok(item));
+        }
+    }
+
+    #[test]
+    fn headers_go_there_and_back() {
+        use foca::Codec as _;
+        let (a, b, c) = (id("a", "1.2.3.4:5"), id("b", "[::1]:6"), id("c", "1.2.3.4:7"));
+        for message in [
+            Message::Ping(1),
+            Message::Ack(2),
+            Message::PingReq { target: c.clone(), probe_number: 3 },
+            Message::IndirectPing { origin: c.clone(), probe_number: 4 },
+            Message::IndirectAck { target: c.clone(), probe_number: 5 },
+            Message::ForwardedAck { origin: c.clone(), probe_number: 6 },
+            Message::Announce,
+            Message::Feed,
+            Message::Gossip,
+            Message::Broadcast,
+            Message::TurnUndead,
+        ] {
+            let header = Header { src: a.clone(), src_incarnation: 9, dst: b.clone(), message };
+            let mut bytes = Vec::new();
+            Codec(Noted::default()).encode_header(&header, &mut bytes).unwrap();
+            assert_eq!(peek(&bytes).unwrap().1, a);
+            let mut rest = &bytes[..];
+            assert_eq!(Codec(Noted::default()).decode_header(&mut rest), Ok(header));
+            assert!(rest.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_or_too_long_is_refused() {
+        for frame in frames() {
+            let bytes = frame.encode();
+            for end in 0..bytes.len() {
+                // A packet list and a refusal may end anywhere between two items; the others never.
+                if !matches!(frame, Frame::Packets(_) | Frame::Refused(_)) {
+                    assert!(Frame::decode(&bytes[..end]).is_err(), "{frame:?} {end}");
+                }
+            }
+        }
+        let mut long = Frame::WhoIs.encode();
+        long.push(0);
+        assert!(Frame::decode(&long).is_err());
+    }
+
+    #[test]
+    fn a_count_that_promises_billions_allocates_nothing() {
+        let mut bytes = vec![1];
+        put_id(&mut bytes, &id("a", "1.2.3.4:5"));
+        bytes.extend_from_slice(&u32::MAX.to_be_bytes());
+        assert_eq!(Frame::decode(&bytes), Err(WireError::Short));
+    }
+
+    #[test]
+    fn names_with_bad_characters_are_refused() {
+        let mut bytes = vec![4];
+        put_id(&mut bytes, &id("a b", "1.2.3.4:5"));
+        assert_eq!(Frame::decode(&bytes), Err(WireError::Bad("name")));
+    }
+
+    #[test]
+    fn flipped_bits_never_panic() {
+        use foca::Codec as _;
+        let mut rng = SmallRng::seed_from_u64(2);
+        let frames = frames();
+        for _ in 0..100_000 {
+            let mut bytes = frames[rng.random_range(0..frames.len())].encode();
+            for _ in 0..rng.random_range(1..4) {
+                let at = rng.random_range(0..bytes.len());
+                bytes[at] ^= 1 << rng.random_range(0..8);
+            }
+            let _ = Frame::decode(&bytes);
+            let _ = Item::decode(&bytes);
+            let _ = Codec(Noted::default()).decode_header(&mut &bytes[..]);
+            let _ = Codec(Noted::default()).decode_member(&mut &bytes[..]);
+        }
+    }
+}
