@@ -1,4 +1,5 @@
 //! The agent: what runs beside every service. It keeps what is registered with it, checks it, tells the servers, and answers
 //! HTTP and DNS.
 
+pub mod checks;
 pub mod registry;
