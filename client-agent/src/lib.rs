@@ -1,3 +1,6 @@
 //! The agent: gossip, registry, checks, views, DNS and HTTP.
 
 pub mod gossip;
+pub mod checks;
+pub mod registry;
+pub mod servers;

@@ -123,7 +123,7 @@ pub struct ServiceDefinition {
     pub weights: Option<Weights>,
     /// Whether tags may be changed in the catalog by others without being put back by anti-entropy.
     pub enable_tag_override: bool,
-    /// Consul's `Kind`; empty for a plain service. Others are refused.
+    /// Consul's `Kind`; empty for a plain service. Kept as it is.
     pub kind: String,
     /// Path of a Unix socket; empty: none.
     pub socket_path: String,
@@ -167,6 +167,13 @@ pub struct CheckDefinition {
     pub output_max_size: usize,
     /// Its ACL secret, for a check of the node.
     pub token: Secret,
+}
+
+impl CheckDefinition {
+    /// Whether nothing is set in it: Consul takes `"Check": {}` for no check.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for CheckDefinition {
@@ -227,6 +234,8 @@ pub enum CheckKind {
         /// Service id; empty: the node's own checks.
         service: String,
     },
+    /// Held critical until it is removed: maintenance of a node or service. Only the registry makes these.
+    Maintenance,
 }
 
 impl CheckKind {
@@ -240,6 +249,7 @@ impl CheckKind {
             Self::Udp { .. } => "udp",
             Self::Grpc { .. } => "grpc",
             Self::Alias { .. } => "alias",
+            Self::Maintenance => "maintenance",
         }
     }
 }
@@ -266,6 +276,8 @@ pub struct HttpCheck {
     pub body: String,
     /// Whether any certificate will do.
     pub tls_skip_verify: bool,
+    /// Whether a redirect is an answer like another (it is then critical) and not followed. By default up to ten are followed.
+    pub disable_redirects: bool,
 }
 
 impl fmt::Debug for HttpCheck {

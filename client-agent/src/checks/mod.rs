@@ -1,0 +1,5 @@
+//! Checks: what runs them, when, and what they say.
+
+pub mod policy;
+
+pub use policy::Policy;

@@ -1,0 +1,6 @@
+//! Which server of the own datacenter is asked next.
+
+pub mod choose;
+mod driver;
+
+pub use driver::Servers;
