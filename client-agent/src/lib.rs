@@ -1,1 +1,3 @@
-//! placeholder
+//! The agent of Causeway: gossip, registry, checks, views, DNS and HTTP.
+
+pub mod views;
