@@ -1,3 +1,4 @@
 //! The agent of Causeway: gossip, registry, checks, views, DNS and HTTP.
 
+pub mod dns;
 pub mod views;

@@ -7,18 +7,24 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use std::net::IpAddr;
+
 use arc_swap::{ArcSwap, ArcSwapOption};
+use causeway_proto::catalog::catalog_client::CatalogClient;
+use causeway_proto::catalog::{ListNodesRequest, ServiceNodesRequest};
 use causeway_proto::door::Door;
 use causeway_proto::meta::{Consistency, Meta};
 use causeway_proto::rejection::Reason;
 use causeway_proto::view::SubscribeRequest;
 use causeway_proto::view::views_client::ViewsClient;
+use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::recent::Recent;
+use super::reverse::{self, Owners};
 use super::view::{
     Content, Effect, Machine, NamesContent, NamesView, NodeContent, NodeView, SILENCE, ServiceContent, ServiceView,
     State, backoff,
@@ -32,6 +38,10 @@ const FAILURE_KEPT: Duration = Duration::from_millis(250);
 const ABSENCE_KEPT: Duration = Duration::from_secs(1);
 /// How long a view that has nothing yet goes on trying after failures that may pass.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long what was read to answer for addresses is used; five times that for services.
+const REVERSE_KEPT: Duration = Duration::from_secs(1);
+/// So many services are read at most to answer for addresses.
+const MOST_REVERSE: usize = 4096;
 /// How long the start of a stream may take.
 const OPEN_TIME: Duration = Duration::from_secs(2);
 /// After this long without a word and with no path, a datacenter has left and its views are dropped.
@@ -97,11 +107,8 @@ pub struct Live<T> {
 impl<T> Live<T> {
     /// With its age.
     pub fn fresh(self, now: Instant) -> Fresh<T> {
-        let age = if self.up {
-            None
-        } else {
-            Some(self.heard.map_or(Duration::MAX, |at| now.saturating_duration_since(at)))
-        };
+        let age =
+            if self.up { None } else { Some(self.heard.map_or(Duration::MAX, |at| now.saturating_duration_since(at))) };
         Fresh { value: self.value, index: self.index, age }
     }
 }
@@ -245,6 +252,9 @@ struct Inner {
     names: Table<NamesView>,
     failures: Mutex<Recent<ViewError>>,
     absences: Mutex<Recent<u64>>,
+    by_node: Mutex<Recent<Arc<HashMap<IpAddr, Vec<String>>>>>,
+    by_service: Mutex<Recent<Arc<HashMap<IpAddr, Vec<String>>>>>,
+    reverse: tokio::sync::Mutex<()>,
     nothing: Arc<Pulse>,
     started: Instant,
     stop: CancellationToken,
@@ -298,6 +308,9 @@ impl Views {
             names: Table::new(most.min(1024)),
             failures: Mutex::new(Recent::new(4096)),
             absences: Mutex::new(Recent::new(4096)),
+            by_node: Mutex::new(Recent::new(1)),
+            by_service: Mutex::new(Recent::new(1)),
+            reverse: tokio::sync::Mutex::new(()),
             nothing: Arc::new(Pulse { version: AtomicU64::new(0), touched: AtomicU32::new(0), started }),
             started,
             tasks: TaskTracker::new(),
@@ -385,7 +398,12 @@ impl Views {
 
     /// A service, from its view; waits for the first snapshot. `dc`: `None` for the agent's own. One without instances does not
     /// exist, or has lost its last one.
-    pub async fn service(&self, dc: Option<&str>, name: &str, deadline: Instant) -> Result<Fresh<ServiceView>, ViewError> {
+    pub async fn service(
+        &self,
+        dc: Option<&str>,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<Fresh<ServiceView>, ViewError> {
         let live = self.live_service(&self.dc(dc), name, deadline).await?;
         Ok(live.fresh(Instant::now()))
     }
@@ -482,6 +500,71 @@ impl Views {
         wait(deadline, slot.ready()).await
     }
 
+    /// Who has this address in the agent's own datacenter. What is read for it is used again for a few seconds.
+    pub async fn who_has(&self, ip: IpAddr, deadline: Instant) -> Result<Owners, ViewError> {
+        let now = Instant::now();
+        let known = lock(&self.0.by_node).get(now, "");
+        let by_node = match known {
+            Some(known) => known,
+            None => {
+                let read = Arc::new(wait(deadline, self.read_nodes()).await?);
+                lock(&self.0.by_node).learn(Instant::now(), "", read.clone(), REVERSE_KEPT);
+                read
+            }
+        };
+        if let Some(nodes) = by_node.get(&ip) {
+            return Ok(Owners { nodes: nodes.clone(), services: Vec::new() });
+        }
+        let known = lock(&self.0.by_service).get(now, "");
+        let by_service = match known {
+            Some(known) => known,
+            None => {
+                // One reader at a time, as it reads much; the others take what it has read.
+                let _turn = wait(deadline, async { Ok(self.0.reverse.lock().await) }).await?;
+                let known = lock(&self.0.by_service).get(Instant::now(), "");
+                match known {
+                    Some(known) => known,
+                    None => {
+                        let read = Arc::new(wait(deadline, self.read_services(deadline)).await?);
+                        lock(&self.0.by_service).learn(Instant::now(), "", read.clone(), REVERSE_KEPT * 5);
+                        read
+                    }
+                }
+            }
+        };
+        Ok(Owners { nodes: Vec::new(), services: by_service.get(&ip).cloned().unwrap_or_default() })
+    }
+
+    fn local_meta(&self) -> Meta {
+        let token = self.0.token.load().as_deref().cloned();
+        Meta { token, consistency: Consistency::Stale, ..Meta::default() }
+    }
+
+    async fn read_nodes(&self) -> Result<HashMap<IpAddr, Vec<String>>, ViewError> {
+        let mut client = CatalogClient::new(self.0.door.clone()).max_decoding_message_size(EVENT_SIZE);
+        let reply = client.list_nodes(self.local_meta().request(ListNodesRequest::default())).await;
+        let reply = reply.map_err(|status| refusal(&self.0.datacenter, &status))?;
+        Ok(reverse::nodes(reply.into_inner().nodes))
+    }
+
+    async fn read_services(&self, deadline: Instant) -> Result<HashMap<IpAddr, Vec<String>>, ViewError> {
+        let names = self.service_names(None, deadline).await?;
+        let mut by_ip = HashMap::new();
+        let mut replies = futures::stream::iter(names.value.iter().take(MOST_REVERSE).cloned())
+            .map(|name| {
+                let mut client = CatalogClient::new(self.0.door.clone()).max_decoding_message_size(EVENT_SIZE);
+                let ask = ServiceNodesRequest { service: name.to_string(), ..ServiceNodesRequest::default() };
+                let ask = self.local_meta().request(ask);
+                async move { client.service_nodes(ask).await }
+            })
+            .buffer_unordered(16);
+        while let Some(reply) = replies.next().await {
+            let reply = reply.map_err(|status| refusal(&self.0.datacenter, &status))?;
+            reverse::add(&mut by_ip, &reply.into_inner().instances);
+        }
+        Ok(by_ip)
+    }
+
     fn dc(&self, dc: Option<&str>) -> String {
         dc.map_or_else(|| self.0.datacenter.clone(), str::to_lowercase)
     }
@@ -494,11 +577,7 @@ impl Views {
         let now = Instant::now();
         let key = key(dc, name);
         let (slot, new) = C::table(inner).get_or_new(&key, || Slot {
-            pulse: Arc::new(Pulse {
-                version: AtomicU64::new(0),
-                touched: AtomicU32::new(0),
-                started: inner.started,
-            }),
+            pulse: Arc::new(Pulse { version: AtomicU64::new(0), touched: AtomicU32::new(0), started: inner.started }),
             state: ArcSwap::from_pointee(State { value: None, index: 0, up: false, heard: None }),
             progress: watch::Sender::new(Progress::Waiting),
             cancel: inner.stop.child_token(),
@@ -698,7 +777,9 @@ fn refusal(dc: &str, status: &tonic::Status) -> ViewError {
     match Reason::of(status) {
         Reason::NoPath => ViewError::NoPath(dc.to_owned()),
         // A status of a library with this code means a broken transport to a server, which may pass.
-        Reason::Unreachable if status.metadata().contains_key("causeway-reason") => ViewError::Unreachable(dc.to_owned()),
+        Reason::Unreachable if status.metadata().contains_key("causeway-reason") => {
+            ViewError::Unreachable(dc.to_owned())
+        }
         Reason::Denied => ViewError::Denied,
         reason => other(reason, status.message()),
     }

@@ -5,9 +5,11 @@
 
 mod driver;
 mod recent;
+mod reverse;
 pub mod view;
 
 pub use driver::{Limits, Live, Look, Pulse, Views};
+pub use reverse::Owners;
 pub use view::{NamesView, NodeView, ServiceView, State};
 
 use std::sync::Arc;

@@ -38,11 +38,6 @@ impl<V: Clone> Recent<V> {
         self.facts.get(name).filter(|(until, _)| *until > now).map(|(_, fact)| fact.clone())
     }
 
-    /// Forgets a fact.
-    pub(crate) fn forget(&mut self, name: &str) {
-        self.facts.remove(name);
-    }
-
     /// How many facts take up memory.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
@@ -68,8 +63,6 @@ mod tests {
         }
         assert_eq!(recent.get(t, "n999"), Some(999));
         assert_eq!(recent.get(t, "n0"), None);
-        recent.forget("n999");
-        assert_eq!(recent.get(t, "n999"), None);
     }
 
     #[test]

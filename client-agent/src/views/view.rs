@@ -279,7 +279,8 @@ impl<C: Content> Machine<C> {
 /// How long to wait before try number `attempt` (from 1): doubled from 50 ms to 5 s, and of that between a half and all
 /// (`chance` in 0..=1).
 pub fn backoff(attempt: u32, chance: f64) -> Duration {
-    let full = Duration::from_millis(50).saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(Duration::from_secs(5));
+    let full =
+        Duration::from_millis(50).saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(Duration::from_secs(5));
     full.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
 }
 
