@@ -4,3 +4,7 @@ pub mod gossip;
 pub mod checks;
 pub mod registry;
 pub mod servers;
+//! The agent of Causeway: gossip, registry, checks, views, DNS and HTTP.
+
+pub mod dns;
+pub mod views;

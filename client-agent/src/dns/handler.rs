@@ -1,0 +1,146 @@
+//! The handler that hickory-server asks; it serves TCP.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use hickory_proto::op::{Header, HeaderCounts, MessageType, Metadata, ResponseCode};
+use hickory_proto::rr::Record;
+use hickory_server::net::runtime::Time;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::Semaphore;
+
+use super::answer::{Ask, Setup};
+use super::desk::{client_edns, unwelcome};
+use super::reply::{Head, Reply};
+use super::resolve;
+use crate::views::Views;
+
+/// The world as the handler needs it, so that it need not reach for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// The time that goes by.
+    pub now: fn() -> Instant,
+    /// The time of day.
+    pub unix: fn() -> SystemTime,
+    /// A number nobody can foresee.
+    pub chance: fn() -> u64,
+}
+
+impl Clock {
+    /// Seconds since 1970.
+    pub fn seconds(&self) -> u64 {
+        (self.unix)().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    }
+}
+
+/// What every question is answered with.
+#[derive(Debug)]
+pub struct Shared {
+    /// Where answers come from.
+    pub views: Views,
+    /// How they are given.
+    pub setup: ArcSwap<Setup>,
+    /// How many may be waited for.
+    pub waiting: Arc<Semaphore>,
+    /// The world.
+    pub clock: Clock,
+}
+
+impl Shared {
+    /// How long a question may take: 2 s, or as long as all recursors may take, up to 10 s.
+    pub fn patience(&self, setup: &Setup) -> Duration {
+        let recursors = u32::try_from(setup.config.recursors.len()).unwrap_or(u32::MAX);
+        let recursion = setup.config.recursor_timeout.saturating_mul(recursors);
+        recursion.clamp(Duration::from_secs(2), Duration::from_secs(10))
+    }
+}
+
+/// The handler.
+#[derive(Debug, Clone)]
+pub struct Handler(pub Arc<Shared>);
+
+impl Handler {
+    async fn handle(&self, request: &Request, mut out: impl ResponseHandler) -> ResponseInfo {
+        let shared = &*self.0;
+        let setup = shared.setup.load_full();
+        let head = Head {
+            id: request.metadata.id,
+            op_code: request.metadata.op_code,
+            recursion_desired: request.metadata.recursion_desired,
+            checking_disabled: request.metadata.checking_disabled,
+            edns: request.edns.as_ref().map(client_edns),
+        };
+        let reply = match request.queries.queries() {
+            [query] => {
+                let query = query.original();
+                let ask = Ask {
+                    owner: query.name().clone(),
+                    qtype: query.query_type(),
+                    udp: None,
+                    edns: head.edns.is_some(),
+                    unix: shared.clock.seconds(),
+                };
+                let mut reply = match unwelcome(&head, query) {
+                    Some(code) => Reply { authoritative: false, ..Reply::empty(code) },
+                    None => self.reply(&setup, &ask).await,
+                };
+                reply.fit_tcp(&head, query, setup.style());
+                reply
+            }
+            _ => Reply { authoritative: false, ..Reply::empty(ResponseCode::FormErr) },
+        };
+        let edns = reply.edns(&head);
+        let mut builder = MessageResponseBuilder::from_message_request(request);
+        if let Some(edns) = &edns {
+            builder.edns(edns);
+        }
+        let metadata = reply.metadata(&head, setup.style(), reply.cut);
+        let none: [&Record; 0] = [];
+        let message =
+            builder.build(metadata, &reply.answers, &reply.authorities, none, reply.glue.iter().map(|(_, r)| r));
+        match out.send_response(message).await {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::debug!(%error, "an answer over TCP could not be sent");
+                let mut metadata = Metadata::new(head.id, MessageType::Response, head.op_code);
+                metadata.response_code = ResponseCode::ServFail;
+                ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() })
+            }
+        }
+    }
+
+    async fn reply(&self, setup: &Setup, ask: &Ask) -> Reply {
+        let shared = &*self.0;
+        let now = (shared.clock.now)();
+        let mut rng = SmallRng::seed_from_u64((shared.clock.chance)());
+        if let Some(ready) = resolve::now(setup, &shared.views, ask, now, None, &mut rng) {
+            return ready.reply;
+        }
+        let Ok(_permit) = shared.waiting.try_acquire() else { return Reply::empty(ResponseCode::ServFail) };
+        let deadline = now + shared.patience(setup);
+        resolve::later(setup, &shared.views, ask, true, deadline, shared.clock.now).await
+    }
+}
+
+// Written out, as the trait's own macro would have to be a dependency for this one method.
+impl RequestHandler for Handler {
+    fn handle_request<'s, 'r, 'f, R, T>(
+        &'s self,
+        request: &'r Request,
+        response_handle: R,
+    ) -> Pin<Box<dyn Future<Output = ResponseInfo> + Send + 'f>>
+    where
+        R: 'f + ResponseHandler,
+        T: 'f + Time,
+        's: 'f,
+        'r: 'f,
+        Self: 'f,
+    {
+        Box::pin(self.handle(request, response_handle))
+    }
+}

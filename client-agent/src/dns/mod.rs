@@ -1,0 +1,18 @@
+//! DNS: what the views hold, for anyone who can resolve a name.
+//!
+//! UDP is served by workers of our own ([`desk`]): a repeated question is answered from ready-made bytes, for as long as the view
+//! they were made from has not changed. TCP is served by hickory-server. Both make their answers in [`answer`].
+
+pub mod answer;
+pub mod config;
+pub mod desk;
+mod driver;
+pub mod handler;
+pub mod packet;
+pub mod question;
+pub mod recursor;
+pub mod reply;
+pub mod resolve;
+
+pub use config::{Config, RecursorStrategy, Soa};
+pub use driver::{Dns, StartError};

@@ -1,0 +1,243 @@
+//! From a question to its reply: at once where the views are warm, else by waiting for them.
+
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, Name, RecordType};
+use rand::Rng;
+
+use super::answer::{self, Ask, ServiceAsk, Setup};
+use super::question::{Question, parse};
+use super::recursor;
+use super::reply::{Reply, ede};
+use crate::views::{Live, Look, Pulse, ViewError, Views};
+
+/// CNAME chains inside our own zones are followed this far (as in Consul).
+const MOST_LEVELS: usize = 3;
+/// The service that every server is an instance of.
+const SERVERS: &str = "consul";
+
+/// Which view a reply was made from, and whether that view was current.
+#[derive(Debug)]
+pub struct Source {
+    /// The view's pulse.
+    pub pulse: std::sync::Arc<Pulse>,
+    /// Its version.
+    pub version: u64,
+    /// How many different first answers there are.
+    pub orders: usize,
+}
+
+/// A reply that needed no waiting.
+#[derive(Debug)]
+pub struct Ready {
+    /// The reply.
+    pub reply: Reply,
+    /// Set where the reply stays the same (but for its order) for as long as the source does.
+    pub source: Option<Source>,
+}
+
+impl From<Reply> for Ready {
+    fn from(reply: Reply) -> Self {
+        Self { reply, source: None }
+    }
+}
+
+fn dc<'a>(setup: &'a Setup, dc: Option<&'a str>) -> &'a str {
+    dc.unwrap_or(&setup.config.datacenter)
+}
+
+/// What an old view may still be used for.
+fn usable<T>(setup: &Setup, live: &Live<T>, now: Instant) -> bool {
+    let config = &setup.config;
+    let age = || live.heard.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+    live.up || (config.allow_stale && age() <= config.max_stale)
+}
+
+fn too_old() -> Reply {
+    Reply { ede: Some(ede::NO_REACHABLE_AUTHORITY), ..Reply::empty(ResponseCode::ServFail) }
+}
+
+fn from_live<T>(setup: &Setup, live: Live<T>, now: Instant, orders: usize, make: impl FnOnce(&T) -> Reply) -> Ready {
+    if !usable(setup, &live, now) {
+        return too_old().into();
+    }
+    let mut reply = make(&live.value);
+    if !live.up {
+        reply.ede = reply.ede.or(Some(ede::STALE_ANSWER));
+        return reply.into();
+    }
+    let lasting = reply.code == ResponseCode::NoError && reply.authorities.is_empty() && reply.follow.is_none();
+    let source = lasting.then_some(Source { pulse: live.pulse, version: live.version, orders });
+    Ready { reply, source }
+}
+
+/// A reply from what is in memory; `None` where that takes waiting. `first`: see [`answer::service`].
+pub fn now(
+    setup: &Setup,
+    views: &Views,
+    ask: &Ask,
+    now: Instant,
+    first: Option<usize>,
+    rng: &mut impl Rng,
+) -> Option<Ready> {
+    let question = parse(&ask.owner, ask.qtype, &setup.zones);
+    if let Some(reply) = without_views(setup, ask, &question) {
+        return reply.map(Ready::from);
+    }
+    let ready = match &question {
+        Question::Service { name, tag, dc: in_dc } => {
+            let dc = dc(setup, in_dc.as_deref());
+            let of = ServiceAsk { name, tag: tag.as_deref(), dc };
+            match views.look_service(dc, name) {
+                Look::Warm(live) => {
+                    let orders = live.value.instances.len();
+                    from_live(setup, live, now, orders, |v| answer::service(setup, ask, of, v, first, rng))
+                }
+                Look::Failed(error) => answer::failed(setup, ask, &error).into(),
+                Look::Cold => return None,
+            }
+        }
+        Question::Node { name, dc: in_dc } => match views.look_node(dc(setup, in_dc.as_deref()), name) {
+            Look::Warm(live) => from_live(setup, live, now, 1, |v| answer::node(setup, ask, v)),
+            Look::Failed(error) => answer::failed(setup, ask, &error).into(),
+            Look::Cold => return None,
+        },
+        Question::Soa | Question::Ns => match views.look_service(&setup.config.datacenter, SERVERS) {
+            Look::Warm(live) => from_live(setup, live, now, 1, |v| zone(setup, ask, &question, v, rng)).reply.into(),
+            Look::Failed(_) => zone(setup, ask, &question, &Default::default(), rng).into(),
+            Look::Cold => return None,
+        },
+        _ => return None,
+    };
+    if ready.reply.follow.as_ref().is_some_and(|target| can_follow(setup, target, ask.qtype)) {
+        return None;
+    }
+    Some(ready)
+}
+
+fn zone(
+    setup: &Setup,
+    ask: &Ask,
+    question: &Question,
+    servers: &crate::views::ServiceView,
+    rng: &mut impl Rng,
+) -> Reply {
+    let dc = &setup.config.datacenter;
+    match question {
+        Question::Soa => answer::soa(setup, ask, servers, dc, rng),
+        _ => answer::ns(setup, ask, servers, dc, rng),
+    }
+}
+
+/// Replies that need no view: `Some(None)` where only waiting helps.
+fn without_views(setup: &Setup, ask: &Ask, question: &Question) -> Option<Option<Reply>> {
+    if matches!(ask.qtype, RecordType::AXFR | RecordType::IXFR) && !matches!(question, Question::Outside) {
+        return Some(Some(Reply::empty(ResponseCode::NotImp)));
+    }
+    Some(match question {
+        // Prepared queries have their place here; there are none yet.
+        Question::Missing | Question::Query { .. } => Some(answer::missing(setup, ask)),
+        Question::Addr(ip) => Some(answer::addr(setup, ask, *ip)),
+        Question::Outside if setup.config.recursors.is_empty() => Some(answer::refused()),
+        Question::Outside | Question::Ptr(_) => None,
+        Question::Service { .. } | Question::Node { .. } | Question::Soa | Question::Ns => return None,
+    })
+}
+
+fn can_follow(setup: &Setup, target: &Name, qtype: RecordType) -> bool {
+    !setup.config.recursors.is_empty() || !matches!(parse(target, qtype, &setup.zones), Question::Outside)
+}
+
+/// A reply, by the deadline. What is not there by then is SERVFAIL.
+pub async fn later(
+    setup: &Setup,
+    views: &Views,
+    ask: &Ask,
+    tcp: bool,
+    deadline: Instant,
+    clock: fn() -> Instant,
+) -> Reply {
+    let mut reply = step(setup, views, ask, tcp, deadline, clock).await;
+    let mut level = 0;
+    while let Some(target) = reply.follow.take() {
+        level += 1;
+        let next = Ask { owner: target, ..ask.clone() };
+        if level > MOST_LEVELS || !can_follow(setup, &next.owner, next.qtype) {
+            break;
+        }
+        let more = Box::pin(step(setup, views, &next, tcp, deadline, clock)).await;
+        let most = if ask.edns || tcp { usize::MAX } else { recursor::MOST_CHAIN };
+        reply.answers.extend(more.answers.into_iter().take(most));
+        reply.follow = more.follow;
+    }
+    reply
+}
+
+async fn step(setup: &Setup, views: &Views, ask: &Ask, tcp: bool, deadline: Instant, clock: fn() -> Instant) -> Reply {
+    let question = parse(&ask.owner, ask.qtype, &setup.zones);
+    if let Some(Some(reply)) = without_views(setup, ask, &question) {
+        return reply;
+    }
+    let failed = |error: ViewError| answer::failed(setup, ask, &error);
+    match &question {
+        Question::Service { name, tag, dc: in_dc } => {
+            let dc = dc(setup, in_dc.as_deref());
+            let of = ServiceAsk { name, tag: tag.as_deref(), dc };
+            match views.live_service(dc, name, deadline).await {
+                Ok(live) => {
+                    let make = |v: &_| answer::service(setup, ask, of, v, None, &mut rng(ask, clock()));
+                    from_live(setup, live, clock(), 0, make).reply
+                }
+                Err(error) => failed(error),
+            }
+        }
+        Question::Node { name, dc: in_dc } => {
+            match views.live_node(dc(setup, in_dc.as_deref()), name, deadline).await {
+                Ok(live) => from_live(setup, live, clock(), 0, |v| answer::node(setup, ask, v)).reply,
+                Err(error) => failed(error),
+            }
+        }
+        Question::Soa | Question::Ns => {
+            let servers = views.live_service(&setup.config.datacenter, SERVERS, deadline).await;
+            let servers = servers.map(|live| live.value).unwrap_or_default();
+            zone(setup, ask, &question, &servers, &mut rng(ask, clock()))
+        }
+        Question::Ptr(ip) => match views.who_has(*ip, deadline).await {
+            Ok(owners) if !owners.is_empty() => {
+                let in_dc = |names: &[String]| -> Vec<(String, String)> {
+                    names.iter().map(|n| (n.clone(), setup.config.datacenter.clone())).collect()
+                };
+                answer::ptr(setup, ask, &in_dc(&owners.nodes), &in_dc(&owners.services))
+            }
+            Ok(_) if setup.config.recursors.is_empty() => answer::missing(setup, ask),
+            Err(error) if setup.config.recursors.is_empty() => failed(error),
+            Ok(_) | Err(_) => recurse(setup, ask, tcp, deadline).await,
+        },
+        _ => recurse(setup, ask, tcp, deadline).await,
+    }
+}
+
+/// Shuffles differently for each question; nobody gains from guessing it.
+fn rng(ask: &Ask, now: Instant) -> rand::rngs::SmallRng {
+    use rand::SeedableRng;
+    use std::hash::{BuildHasher, RandomState};
+    rand::rngs::SmallRng::seed_from_u64(RandomState::new().hash_one((ask.unix, now)))
+}
+
+async fn recurse(setup: &Setup, ask: &Ask, tcp: bool, deadline: Instant) -> Reply {
+    let mut query = Query::query(ask.owner.clone(), ask.qtype);
+    query.set_query_class(DNSClass::IN);
+    let payload = ask.udp.filter(|_| ask.edns).and_then(|size| u16::try_from(size).ok());
+    let asked = recursor::ask(&setup.config, &query, payload, tcp);
+    let answer = tokio::time::timeout_at(deadline.into(), asked).await.ok().flatten();
+    let mut reply = Reply { authoritative: false, ..Reply::empty(ResponseCode::ServFail) };
+    if let Some(answer) = answer {
+        reply.code = answer.metadata.response_code;
+        reply.cut = answer.metadata.truncation;
+        reply.answers = answer.answers;
+        reply.authorities = answer.authorities;
+        reply.glue = answer.additionals.into_iter().map(|r| (0, r)).collect();
+    }
+    reply
+}

@@ -1,0 +1,786 @@
+//! The stream tasks behind the views, and the table that readers look into.
+#![allow(clippy::disallowed_methods, reason = "reads the clock, draws chances and owns the stream tasks")]
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use std::net::IpAddr;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use causeway_proto::catalog::catalog_client::CatalogClient;
+use causeway_proto::catalog::{ListNodesRequest, ServiceNodesRequest};
+use causeway_proto::door::Door;
+use causeway_proto::meta::{Consistency, Meta};
+use causeway_proto::rejection::Reason;
+use causeway_proto::view::SubscribeRequest;
+use causeway_proto::view::views_client::ViewsClient;
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::recent::Recent;
+use super::reverse::{self, Owners};
+use super::view::{
+    Content, Effect, Machine, NamesContent, NamesView, NodeContent, NodeView, SILENCE, ServiceContent, ServiceView,
+    State, backoff,
+};
+use super::{Fresh, ViewError};
+
+const SHARDS: usize = 16;
+/// How long a failed datacenter or view is remembered, so that a flood of questions does not become a flood of calls.
+const FAILURE_KEPT: Duration = Duration::from_millis(250);
+/// How long a name that does not exist is remembered.
+const ABSENCE_KEPT: Duration = Duration::from_secs(1);
+/// How long a view that has nothing yet goes on trying after failures that may pass.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long what was read to answer for addresses is used; five times that for services.
+const REVERSE_KEPT: Duration = Duration::from_secs(1);
+/// So many services are read at most to answer for addresses.
+const MOST_REVERSE: usize = 4096;
+/// How long the start of a stream may take.
+const OPEN_TIME: Duration = Duration::from_secs(2);
+/// After this long without a word and with no path, a datacenter has left and its views are dropped.
+const LEFT_AFTER: Duration = Duration::from_secs(60);
+/// Largest event of a stream, bytes.
+const EVENT_SIZE: usize = 16 << 20;
+
+/// How much the views may hold.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Views of each kind at most; the one that was unused the longest makes room.
+    pub views: usize,
+    /// A view nobody has asked for in this time is dropped.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { views: 4096, idle: Duration::from_secs(600) }
+    }
+}
+
+/// The heartbeat of one view's content: tells, without a lock, whether what was made of it is still current.
+#[derive(Debug)]
+pub struct Pulse {
+    version: AtomicU64,
+    touched: AtomicU32,
+    started: Instant,
+}
+
+impl Pulse {
+    /// Changes whenever the content, or the state of its stream, changes.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Says that the view was used, so that it is not dropped.
+    pub fn touch(&self, now: Instant) {
+        let second = u32::try_from(now.saturating_duration_since(self.started).as_secs()).unwrap_or(u32::MAX);
+        if self.touched.load(Ordering::Relaxed) != second {
+            self.touched.store(second, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a warm view holds at this moment.
+#[derive(Debug)]
+pub struct Live<T> {
+    /// The content.
+    pub value: Arc<T>,
+    /// The topic's index at the server that answers.
+    pub index: u64,
+    /// Whether the stream is up.
+    pub up: bool,
+    /// When the stream last said anything; only current while it is down.
+    pub heard: Option<Instant>,
+    /// Tells when this is no longer what the view holds.
+    pub pulse: Arc<Pulse>,
+    /// The pulse's version that this content is at least as new as.
+    pub version: u64,
+}
+
+impl<T> Live<T> {
+    /// With its age.
+    pub fn fresh(self, now: Instant) -> Fresh<T> {
+        let age =
+            if self.up { None } else { Some(self.heard.map_or(Duration::MAX, |at| now.saturating_duration_since(at))) };
+        Fresh { value: self.value, index: self.index, age }
+    }
+}
+
+/// What can be said without waiting.
+#[derive(Debug)]
+pub enum Look<T> {
+    /// This is it.
+    Warm(Live<T>),
+    /// It failed a moment ago and is not worth another try yet.
+    Failed(ViewError),
+    /// Nothing is known; ask and wait.
+    Cold,
+}
+
+#[derive(Debug, Clone)]
+enum Progress {
+    Waiting,
+    Ready,
+    Failed(ViewError),
+}
+
+struct Slot<T> {
+    pulse: Arc<Pulse>,
+    state: ArcSwap<State<T>>,
+    progress: watch::Sender<Progress>,
+    cancel: CancellationToken,
+}
+
+impl<T> Slot<T> {
+    fn live(&self) -> Option<Live<T>> {
+        let version = self.pulse.version();
+        let state = self.state.load();
+        let value = state.value.clone()?;
+        Some(Live { value, index: state.index, up: state.up, heard: state.heard, pulse: self.pulse.clone(), version })
+    }
+
+    fn publish(&self, state: State<T>) {
+        let ready = state.value.is_some();
+        self.state.store(Arc::new(state));
+        self.pulse.version.fetch_add(1, Ordering::AcqRel);
+        if ready {
+            self.progress.send_if_modified(|p| !matches!(std::mem::replace(p, Progress::Ready), Progress::Ready));
+        }
+    }
+
+    /// No reader may go on using this view.
+    fn fail(&self, error: ViewError) {
+        self.pulse.version.fetch_add(1, Ordering::AcqRel);
+        self.progress.send_replace(Progress::Failed(error));
+    }
+
+    async fn ready(&self) -> Result<Live<T>, ViewError> {
+        let mut progress = self.progress.subscribe();
+        loop {
+            match progress.borrow_and_update().clone() {
+                Progress::Ready => return self.live().ok_or(ViewError::Stopped),
+                Progress::Failed(error) => return Err(error),
+                Progress::Waiting => {}
+            }
+            if progress.changed().await.is_err() {
+                return Err(ViewError::Stopped);
+            }
+        }
+    }
+}
+
+type Shard<T> = RwLock<HashMap<Box<str>, Arc<Slot<T>>>>;
+
+struct Table<T> {
+    shards: Vec<Shard<T>>,
+    hasher: RandomState,
+    most: usize,
+}
+
+impl<T> Table<T> {
+    fn new(most: usize) -> Self {
+        let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
+        Self { shards, hasher: RandomState::new(), most: most.div_ceil(SHARDS).max(1) }
+    }
+
+    fn shard(&self, key: &str) -> Option<&Shard<T>> {
+        self.shards.get(usize::try_from(self.hasher.hash_one(key)).unwrap_or(0) % SHARDS)
+    }
+
+    fn get(&self, key: &str) -> Option<Arc<Slot<T>>> {
+        self.shard(key)?.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// The slot of that key; with `true` where it is new, so that the caller starts its stream.
+    fn get_or_new(&self, key: &str, new: impl FnOnce() -> Slot<T>) -> Option<(Arc<Slot<T>>, bool)> {
+        let mut shard = self.shard(key)?.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = shard.get(key) {
+            return Some((slot.clone(), false));
+        }
+        if shard.len() >= self.most
+            && let Some(oldest) =
+                shard.iter().min_by_key(|(_, s)| s.pulse.touched.load(Ordering::Relaxed)).map(|(k, _)| k.clone())
+            && let Some(slot) = shard.remove(&oldest)
+        {
+            slot.cancel.cancel();
+        }
+        let slot = Arc::new(new());
+        shard.insert(key.into(), slot.clone());
+        Some((slot, true))
+    }
+
+    /// Removes that very slot.
+    fn remove(&self, key: &str, slot: &Arc<Slot<T>>) {
+        let Some(shard) = self.shard(key) else { return };
+        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+        if shard.get(key).is_some_and(|kept| Arc::ptr_eq(kept, slot)) {
+            shard.remove(key);
+        }
+    }
+
+    fn drop_where(&self, gone: impl Fn(&Slot<T>) -> bool) {
+        for shard in &self.shards {
+            shard.write().unwrap_or_else(PoisonError::into_inner).retain(|_, slot| {
+                let gone = gone(slot);
+                if gone {
+                    slot.cancel.cancel();
+                }
+                !gone
+            });
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.shards.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+}
+
+struct Inner {
+    door: Door,
+    datacenter: String,
+    limits: Limits,
+    token: ArcSwapOption<String>,
+    services: Table<ServiceView>,
+    nodes: Table<NodeView>,
+    names: Table<NamesView>,
+    failures: Mutex<Recent<ViewError>>,
+    absences: Mutex<Recent<u64>>,
+    by_node: Mutex<Recent<Arc<HashMap<IpAddr, Vec<String>>>>>,
+    by_service: Mutex<Recent<Arc<HashMap<IpAddr, Vec<String>>>>>,
+    reverse: tokio::sync::Mutex<()>,
+    nothing: Arc<Pulse>,
+    started: Instant,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+trait Topic: Content {
+    fn table(inner: &Inner) -> &Table<Self::Seen>;
+}
+impl Topic for ServiceContent {
+    fn table(inner: &Inner) -> &Table<ServiceView> {
+        &inner.services
+    }
+}
+impl Topic for NodeContent {
+    fn table(inner: &Inner) -> &Table<NodeView> {
+        &inner.nodes
+    }
+}
+impl Topic for NamesContent {
+    fn table(inner: &Inner) -> &Table<NamesView> {
+        &inner.names
+    }
+}
+
+/// All views of this agent; a cheap handle.
+#[derive(Clone)]
+pub struct Views(Arc<Inner>);
+
+impl std::fmt::Debug for Views {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Views")
+            .field("services", &self.0.services.len())
+            .field("nodes", &self.0.nodes.len())
+            .field("names", &self.0.names.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Views {
+    /// Starts with no view. `datacenter` is the agent's own; `door` leads to its servers. All streams end with `stop`.
+    pub fn start(door: Door, datacenter: String, limits: Limits, stop: CancellationToken) -> Self {
+        let most = limits.views;
+        let started = Instant::now();
+        let inner = Arc::new(Inner {
+            door,
+            datacenter: datacenter.to_lowercase(),
+            token: ArcSwapOption::empty(),
+            services: Table::new(most),
+            nodes: Table::new(most),
+            names: Table::new(most.min(1024)),
+            failures: Mutex::new(Recent::new(4096)),
+            absences: Mutex::new(Recent::new(4096)),
+            by_node: Mutex::new(Recent::new(1)),
+            by_service: Mutex::new(Recent::new(1)),
+            reverse: tokio::sync::Mutex::new(()),
+            nothing: Arc::new(Pulse { version: AtomicU64::new(0), touched: AtomicU32::new(0), started }),
+            started,
+            tasks: TaskTracker::new(),
+            limits,
+            stop,
+        });
+        inner.tasks.spawn(sweep(inner.clone()));
+        inner.tasks.close();
+        Self(inner)
+    }
+
+    /// Reads with this ACL token from now on. Every view is dropped, as another token may see other things.
+    pub fn set_token(&self, token: Option<String>) {
+        self.0.token.store(token.map(Arc::new));
+        self.0.services.drop_where(|_| true);
+        self.0.nodes.drop_where(|_| true);
+        self.0.names.drop_where(|_| true);
+    }
+
+    /// The agent's own datacenter.
+    pub fn datacenter(&self) -> &str {
+        &self.0.datacenter
+    }
+
+    /// How many streams are kept.
+    pub fn len(&self) -> usize {
+        self.0.services.len() + self.0.nodes.len() + self.0.names.len()
+    }
+
+    /// Whether no stream is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Resolves when every task has ended after the stop token.
+    pub async fn stopped(&self) {
+        self.0.stop.cancelled().await;
+        self.0.tasks.wait().await;
+    }
+
+    /// A warm service, or nothing.
+    pub fn peek_service(&self, dc: &str, name: &str) -> Option<Arc<ServiceView>> {
+        match self.look_service(dc, name) {
+            Look::Warm(live) => Some(live.value),
+            Look::Failed(_) | Look::Cold => None,
+        }
+    }
+
+    /// What is known of a service without waiting. A service that does not exist is one without instances. `dc` and `name` in
+    /// lower case.
+    pub fn look_service(&self, dc: &str, name: &str) -> Look<ServiceView> {
+        let inner = &*self.0;
+        let key = key(dc, name);
+        let now = Instant::now();
+        if let Some(live) = inner.services.get(&key).and_then(|s| s.live()) {
+            live.pulse.touch(now);
+            return Look::Warm(live);
+        }
+        let names = inner.names.get(&self::key(dc, "")).and_then(|s| s.live());
+        if let Some(names) = names.filter(|n| n.up) {
+            names.pulse.touch(now);
+            if names.value.find(name).is_none() {
+                return Look::Warm(nothing_like(&names));
+            }
+        } else if let Some(index) = lock(&inner.absences).get(now, &key) {
+            return Look::Warm(inner.nothing(index));
+        }
+        inner.failure(now, dc, &key).map_or(Look::Cold, Look::Failed)
+    }
+
+    /// What is known of a node without waiting. `dc` and `name` in lower case.
+    pub fn look_node(&self, dc: &str, name: &str) -> Look<NodeView> {
+        let inner = &*self.0;
+        let key = key(dc, name);
+        let now = Instant::now();
+        if let Some(live) = inner.nodes.get(&key).and_then(|s| s.live()) {
+            live.pulse.touch(now);
+            return Look::Warm(live);
+        }
+        if let Some(index) = lock(&inner.absences).get(now, &format!("node {key}")) {
+            return Look::Warm(inner.nothing(index));
+        }
+        inner.failure(now, dc, &format!("node {key}")).map_or(Look::Cold, Look::Failed)
+    }
+
+    /// A service, from its view; waits for the first snapshot. `dc`: `None` for the agent's own. One without instances does not
+    /// exist, or has lost its last one.
+    pub async fn service(
+        &self,
+        dc: Option<&str>,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<Fresh<ServiceView>, ViewError> {
+        let live = self.live_service(&self.dc(dc), name, deadline).await?;
+        Ok(live.fresh(Instant::now()))
+    }
+
+    /// A node, from its view; waits for the first snapshot.
+    pub async fn node(&self, dc: Option<&str>, name: &str, deadline: Instant) -> Result<Fresh<NodeView>, ViewError> {
+        let live = self.live_node(&self.dc(dc), name, deadline).await?;
+        Ok(live.fresh(Instant::now()))
+    }
+
+    /// The names of all services of a datacenter; waits for the first snapshot.
+    pub async fn service_names(&self, dc: Option<&str>, deadline: Instant) -> Result<Fresh<NamesView>, ViewError> {
+        let dc = self.dc(dc);
+        let now = Instant::now();
+        let slot_key = key(&dc, "");
+        let live = match self.0.names.get(&slot_key).and_then(|s| s.live()) {
+            Some(live) => live,
+            None => {
+                if let Some(error) = self.0.failure(now, &dc, &format!("names {slot_key}")) {
+                    return Err(error);
+                }
+                let slot = self.open::<NamesContent>(&dc, "", "").ok_or(ViewError::Stopped)?;
+                wait(deadline, slot.ready()).await?
+            }
+        };
+        live.pulse.touch(now);
+        Ok(live.fresh(now))
+    }
+
+    /// As [`Views::service`], with the pulse.
+    pub async fn live_service(&self, dc: &str, name: &str, deadline: Instant) -> Result<Live<ServiceView>, ViewError> {
+        let name = name.to_lowercase();
+        match self.look_service(dc, &name) {
+            Look::Warm(live) => return Ok(live),
+            Look::Failed(error) => return Err(error),
+            Look::Cold => {}
+        }
+        wait(deadline, self.first_service(dc, &name)).await
+    }
+
+    /// The first question for a name: its view and the view of all names are asked at the same time.
+    async fn first_service(&self, dc: &str, name: &str) -> Result<Live<ServiceView>, ViewError> {
+        let names = self.open::<NamesContent>(dc, "", "").ok_or(ViewError::Stopped)?;
+        let spelled = names.live().and_then(|n| n.value.find(name).cloned());
+        let asked_as = spelled.as_deref().unwrap_or(name);
+        let service = self.open::<ServiceContent>(dc, name, asked_as).ok_or(ViewError::Stopped)?;
+        let known = tokio::select! {
+            biased;
+            service = service.ready() => match service {
+                Ok(live) if !live.value.instances.is_empty() || spelled.is_some() => return Ok(live),
+                Ok(live) => {
+                    // Nothing under this spelling; the list of names knows whether there is another.
+                    match names.ready().await {
+                        Ok(names) if names.value.find(name).is_some_and(|n| **n != *asked_as) => names,
+                        _ => return Ok(live),
+                    }
+                }
+                Err(error) => return Err(error),
+            },
+            names = names.ready() => match names {
+                Ok(names) => names,
+                Err(_) => return service.ready().await,
+            },
+        };
+        match known.value.find(name) {
+            None => {
+                let slot_key = key(dc, name);
+                if service.live().is_none() {
+                    self.0.services.remove(&slot_key, &service);
+                    service.fail(ViewError::Deadline);
+                    service.cancel.cancel();
+                }
+                Ok(nothing_like(&known))
+            }
+            Some(spelling) if **spelling != *asked_as => {
+                self.0.services.remove(&key(dc, name), &service);
+                service.cancel.cancel();
+                let service = self.open::<ServiceContent>(dc, name, spelling).ok_or(ViewError::Stopped)?;
+                service.ready().await
+            }
+            Some(_) => service.ready().await,
+        }
+    }
+
+    /// As [`Views::node`], with the pulse.
+    pub async fn live_node(&self, dc: &str, name: &str, deadline: Instant) -> Result<Live<NodeView>, ViewError> {
+        let lower = name.to_lowercase();
+        match self.look_node(dc, &lower) {
+            Look::Warm(live) => return Ok(live),
+            Look::Failed(error) => return Err(error),
+            Look::Cold => {}
+        }
+        let slot = self.open::<NodeContent>(dc, &lower, name).ok_or(ViewError::Stopped)?;
+        wait(deadline, slot.ready()).await
+    }
+
+    /// Who has this address in the agent's own datacenter. What is read for it is used again for a few seconds.
+    pub async fn who_has(&self, ip: IpAddr, deadline: Instant) -> Result<Owners, ViewError> {
+        let now = Instant::now();
+        let known = lock(&self.0.by_node).get(now, "");
+        let by_node = match known {
+            Some(known) => known,
+            None => {
+                let read = Arc::new(wait(deadline, self.read_nodes()).await?);
+                lock(&self.0.by_node).learn(Instant::now(), "", read.clone(), REVERSE_KEPT);
+                read
+            }
+        };
+        if let Some(nodes) = by_node.get(&ip) {
+            return Ok(Owners { nodes: nodes.clone(), services: Vec::new() });
+        }
+        let known = lock(&self.0.by_service).get(now, "");
+        let by_service = match known {
+            Some(known) => known,
+            None => {
+                // One reader at a time, as it reads much; the others take what it has read.
+                let _turn = wait(deadline, async { Ok(self.0.reverse.lock().await) }).await?;
+                let known = lock(&self.0.by_service).get(Instant::now(), "");
+                match known {
+                    Some(known) => known,
+                    None => {
+                        let read = Arc::new(wait(deadline, self.read_services(deadline)).await?);
+                        lock(&self.0.by_service).learn(Instant::now(), "", read.clone(), REVERSE_KEPT * 5);
+                        read
+                    }
+                }
+            }
+        };
+        Ok(Owners { nodes: Vec::new(), services: by_service.get(&ip).cloned().unwrap_or_default() })
+    }
+
+    fn local_meta(&self) -> Meta {
+        let token = self.0.token.load().as_deref().cloned();
+        Meta { token, consistency: Consistency::Stale, ..Meta::default() }
+    }
+
+    async fn read_nodes(&self) -> Result<HashMap<IpAddr, Vec<String>>, ViewError> {
+        let mut client = CatalogClient::new(self.0.door.clone()).max_decoding_message_size(EVENT_SIZE);
+        let reply = client.list_nodes(self.local_meta().request(ListNodesRequest::default())).await;
+        let reply = reply.map_err(|status| refusal(&self.0.datacenter, &status))?;
+        Ok(reverse::nodes(reply.into_inner().nodes))
+    }
+
+    async fn read_services(&self, deadline: Instant) -> Result<HashMap<IpAddr, Vec<String>>, ViewError> {
+        let names = self.service_names(None, deadline).await?;
+        let mut by_ip = HashMap::new();
+        let mut replies = futures::stream::iter(names.value.iter().take(MOST_REVERSE).cloned())
+            .map(|name| {
+                let mut client = CatalogClient::new(self.0.door.clone()).max_decoding_message_size(EVENT_SIZE);
+                let ask = ServiceNodesRequest { service: name.to_string(), ..ServiceNodesRequest::default() };
+                let ask = self.local_meta().request(ask);
+                async move { client.service_nodes(ask).await }
+            })
+            .buffer_unordered(16);
+        while let Some(reply) = replies.next().await {
+            let reply = reply.map_err(|status| refusal(&self.0.datacenter, &status))?;
+            reverse::add(&mut by_ip, &reply.into_inner().instances);
+        }
+        Ok(by_ip)
+    }
+
+    fn dc(&self, dc: Option<&str>) -> String {
+        dc.map_or_else(|| self.0.datacenter.clone(), str::to_lowercase)
+    }
+
+    fn open<C: Topic>(&self, dc: &str, name: &str, spelled: &str) -> Option<Arc<Slot<C::Seen>>> {
+        let inner = &self.0;
+        if inner.stop.is_cancelled() {
+            return None;
+        }
+        let now = Instant::now();
+        let key = key(dc, name);
+        let (slot, new) = C::table(inner).get_or_new(&key, || Slot {
+            pulse: Arc::new(Pulse { version: AtomicU64::new(0), touched: AtomicU32::new(0), started: inner.started }),
+            state: ArcSwap::from_pointee(State { value: None, index: 0, up: false, heard: None }),
+            progress: watch::Sender::new(Progress::Waiting),
+            cancel: inner.stop.child_token(),
+        })?;
+        slot.pulse.touch(now);
+        if new {
+            inner.tasks.spawn(keep::<C>(inner.clone(), dc.to_owned(), key, spelled.to_owned(), slot.clone()));
+        }
+        Some(slot)
+    }
+}
+
+impl Inner {
+    fn failure(&self, now: Instant, dc: &str, key: &str) -> Option<ViewError> {
+        let failures = lock(&self.failures);
+        failures.get(now, dc).or_else(|| failures.get(now, key))
+    }
+
+    fn nothing<T: Default>(&self, index: u64) -> Live<T> {
+        Live {
+            value: Arc::new(T::default()),
+            index,
+            up: true,
+            heard: None,
+            pulse: self.nothing.clone(),
+            version: u64::MAX,
+        }
+    }
+}
+
+fn nothing_like(names: &Live<NamesView>) -> Live<ServiceView> {
+    Live {
+        value: Arc::new(ServiceView::default()),
+        index: names.index,
+        up: names.up,
+        heard: names.heard,
+        pulse: names.pulse.clone(),
+        version: names.version,
+    }
+}
+
+fn key(dc: &str, name: &str) -> String {
+    let mut key = String::with_capacity(dc.len() + 1 + name.len());
+    key.push_str(dc);
+    key.push('/');
+    key.push_str(name);
+    key
+}
+
+/// How a key is called among failures and absences, which all kinds share.
+fn fact<C: Content>(key: &str) -> String {
+    use causeway_proto::view::TopicKind;
+    match C::KIND {
+        TopicKind::Node => format!("node {key}"),
+        TopicKind::ServiceNames => format!("names {key}"),
+        TopicKind::ServiceHealth | TopicKind::Unspecified => key.to_owned(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn wait<T>(deadline: Instant, work: impl Future<Output = Result<T, ViewError>>) -> Result<T, ViewError> {
+    timeout_at(deadline.into(), work).await.unwrap_or(Err(ViewError::Deadline))
+}
+
+/// Drops the views that nobody uses.
+async fn sweep(inner: Arc<Inner>) {
+    let every = (inner.limits.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(30));
+    loop {
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            () = sleep(every) => {}
+        }
+        let second = inner.started.elapsed().as_secs();
+        let idle = inner.limits.idle.as_secs();
+        let unused = |touched: u32| u64::from(touched) + idle < second;
+        inner.services.drop_where(|s| unused(s.pulse.touched.load(Ordering::Relaxed)));
+        inner.nodes.drop_where(|s| unused(s.pulse.touched.load(Ordering::Relaxed)));
+        inner.names.drop_where(|s| unused(s.pulse.touched.load(Ordering::Relaxed)));
+    }
+}
+
+enum End {
+    /// There is nothing of that name.
+    Absent,
+    /// The stream broke.
+    Broken(ViewError),
+}
+
+/// The life of one view's stream.
+async fn keep<C: Topic>(inner: Arc<Inner>, dc: String, key: String, spelled: String, slot: Arc<Slot<C::Seen>>) {
+    let mut machine = Machine::<C>::new();
+    let mut attempt = 0_u32;
+    let born = Instant::now();
+    let mut heard = born;
+    loop {
+        let end = tokio::select! {
+            biased;
+            () = slot.cancel.cancelled() => {
+                slot.fail(ViewError::Stopped);
+                return;
+            }
+            end = follow(&inner, &dc, &spelled, &slot, &mut machine, &mut attempt, &mut heard) => end,
+        };
+        let error = match end {
+            End::Absent => {
+                lock(&inner.absences).learn(Instant::now(), &fact::<C>(&key), machine.state().index, ABSENCE_KEPT);
+                C::table(&inner).remove(&key, &slot);
+                // Who kept what was made of this view must look again.
+                slot.pulse.version.fetch_add(1, Ordering::AcqRel);
+                return;
+            }
+            End::Broken(error) => error,
+        };
+        if machine.broken() == Effect::Publish {
+            tracing::debug!(datacenter = dc, topic = spelled, %error, "a view's stream broke; its old content stays");
+            slot.publish(machine.state());
+        }
+        let lasting = match &error {
+            ViewError::Denied => true,
+            ViewError::NoPath(_) => !machine.is_whole() || heard.elapsed() > LEFT_AFTER,
+            ViewError::Unreachable(_) => !machine.is_whole(),
+            _ => !machine.is_whole() && born.elapsed() > PATIENCE,
+        };
+        if lasting {
+            let whole_dc = matches!(error, ViewError::NoPath(_) | ViewError::Unreachable(_));
+            let name = if whole_dc { dc.clone() } else { fact::<C>(&key) };
+            lock(&inner.failures).learn(Instant::now(), &name, error.clone(), FAILURE_KEPT);
+            C::table(&inner).remove(&key, &slot);
+            slot.fail(error);
+            return;
+        }
+        attempt = attempt.saturating_add(1);
+        tokio::select! {
+            biased;
+            () = slot.cancel.cancelled() => {}
+            () = sleep(backoff(attempt, rand::random())) => {}
+        }
+    }
+}
+
+/// Follows one stream to its end.
+async fn follow<C: Topic>(
+    inner: &Inner,
+    dc: &str,
+    spelled: &str,
+    slot: &Slot<C::Seen>,
+    machine: &mut Machine<C>,
+    attempt: &mut u32,
+    heard: &mut Instant,
+) -> End {
+    let meta = Meta {
+        datacenter: (dc != inner.datacenter).then(|| dc.to_owned()),
+        token: inner.token.load().as_deref().cloned(),
+        consistency: Consistency::Stale,
+        ..Meta::default()
+    };
+    let mut client = ViewsClient::new(inner.door.clone()).max_decoding_message_size(EVENT_SIZE);
+    let ask = client.subscribe(meta.request(SubscribeRequest { kind: C::KIND.into(), key: spelled.to_owned() }));
+    let mut stream = match timeout(OPEN_TIME, ask).await {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => return End::Broken(refusal(dc, &status)),
+        Err(_) => return End::Broken(ViewError::Deadline),
+    };
+    loop {
+        let event = match timeout(SILENCE, stream.message()).await {
+            Ok(Ok(Some(event))) => event,
+            Ok(Ok(None)) => return End::Broken(other(Reason::Draining, "the server ended the stream")),
+            Ok(Err(status)) => return End::Broken(refusal(dc, &status)),
+            Err(_) => return End::Broken(other(Reason::Unreachable, "the stream fell silent")),
+        };
+        let now = Instant::now();
+        *heard = now;
+        match machine.handle(now, event) {
+            Ok(Effect::Publish) => {
+                let state = machine.state();
+                let absent = machine.is_absent();
+                slot.publish(state);
+                *attempt = 0;
+                if absent {
+                    return End::Absent;
+                }
+            }
+            Ok(Effect::Quiet) => {}
+            Err(violation) => return End::Broken(other(Reason::Internal, &violation.to_string())),
+        }
+    }
+}
+
+fn other(reason: Reason, text: &str) -> ViewError {
+    ViewError::Other { reason, text: text.to_owned() }
+}
+
+fn refusal(dc: &str, status: &tonic::Status) -> ViewError {
+    match Reason::of(status) {
+        Reason::NoPath => ViewError::NoPath(dc.to_owned()),
+        // A status of a library with this code means a broken transport to a server, which may pass.
+        Reason::Unreachable if status.metadata().contains_key("causeway-reason") => {
+            ViewError::Unreachable(dc.to_owned())
+        }
+        Reason::Denied => ViewError::Denied,
+        reason => other(reason, status.message()),
+    }
+}

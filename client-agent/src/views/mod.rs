@@ -1,0 +1,71 @@
+//! Views: live copies of topics in the agent's own memory, so that a repeated question costs no network.
+//!
+//! A view is subscribed at its first use, kept current by the deltas a server pushes, and dropped when nobody has asked for a
+//! while. While its stream is down it goes on serving what it has and says how old that is.
+
+mod driver;
+mod recent;
+mod reverse;
+pub mod view;
+
+pub use driver::{Limits, Live, Look, Pulse, Views};
+pub use reverse::Owners;
+pub use view::{NamesView, NodeView, ServiceView, State};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_proto::rejection::Reason;
+
+/// Why there is nothing to answer with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ViewError {
+    /// The datacenter was never seen, or left.
+    #[error("no path to datacenter {0}: check its name, or join its site")]
+    NoPath(String),
+    /// The datacenter is known and cannot be reached now.
+    #[error("datacenter {0} cannot be reached now: look at the gateways of both sites")]
+    Unreachable(String),
+    /// The token does not allow it.
+    #[error("the agent's token may not read this: give it service:read and node:read")]
+    Denied,
+    /// No first snapshot came within the deadline.
+    #[error("no answer within the deadline; try again, and look at the servers if it lasts")]
+    Deadline,
+    /// The agent stops.
+    #[error("the agent is shutting down; ask another")]
+    Stopped,
+    /// Anything else a server said.
+    #[error("{text}")]
+    Other {
+        /// The reason in the refusal.
+        reason: Reason,
+        /// The refusal's text.
+        text: String,
+    },
+}
+
+impl ViewError {
+    /// The reason to answer over HTTP with.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NoPath(_) => Reason::NoPath,
+            Self::Unreachable(_) => Reason::Unreachable,
+            Self::Denied => Reason::Denied,
+            Self::Deadline => Reason::Deadline,
+            Self::Stopped => Reason::Draining,
+            Self::Other { reason, .. } => *reason,
+        }
+    }
+}
+
+/// A value out of a view.
+#[derive(Debug)]
+pub struct Fresh<T> {
+    /// The value.
+    pub value: Arc<T>,
+    /// The topic's index at the server that answered.
+    pub index: u64,
+    /// `None`: the stream is up and the value current; else for how long the stream has said nothing.
+    pub age: Option<Duration>,
+}
