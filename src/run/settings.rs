@@ -1,0 +1,217 @@
+//! From the plan to what each part is told.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use causeway_agent::dns;
+use causeway_agent::gossip;
+use causeway_agent::http::Info;
+use causeway_agent::http::ports::Setting;
+use causeway_agent::registry::Secret;
+use causeway_agent::sync::NodeInfo;
+use causeway_proto::member::tag;
+
+use crate::command::version;
+use crate::options::plan::Plan;
+use crate::options::value;
+use crate::options::{ConfigError, table as t};
+
+/// DNS.
+pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
+    let s = &plan.settings;
+    let seconds = |def: &'static crate::options::Def| -> Result<u32, ConfigError> {
+        Ok(u32::try_from(s.bounded(def, 0..=i64::from(i32::MAX))?).unwrap_or(0))
+    };
+    let mut service_ttl = BTreeMap::new();
+    for (name, text) in s.map(&t::DNS_SERVICE_TTL) {
+        let ttl = value::duration(&text).map_err(|e| s.error(&t::DNS_SERVICE_TTL, format!("of {name:?}: {e}")))?;
+        service_ttl.insert(name, ttl);
+    }
+    let mut recursors = Vec::new();
+    for (def, list) in [(&t::RECURSORS, s.list(&t::RECURSORS)), (&t::RECURSOR, s.some_text(&t::RECURSOR).into_iter().collect())] {
+        for text in list {
+            let with_port = text.parse::<SocketAddr>().ok();
+            let addr = with_port.or_else(|| Some(SocketAddr::new(text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?, 53)));
+            recursors.push(addr.ok_or_else(|| s.error(def, format!("holds {text:?}; write an IP address, with :port where it is not 53")))?);
+        }
+    }
+    let strategy = match s.text(&t::DNS_RECURSOR_STRATEGY).as_str() {
+        "sequential" => dns::RecursorStrategy::Sequential,
+        "random" => dns::RecursorStrategy::Random,
+        other => return Err(s.error(&t::DNS_RECURSOR_STRATEGY, format!("is {other:?}; it must be sequential or random"))),
+    };
+    let size = |def: &'static crate::options::Def| -> Result<usize, ConfigError> {
+        Ok(usize::try_from(s.bounded(def, 0..=100_000)?).unwrap_or(0))
+    };
+    Ok(dns::Config {
+        datacenter: plan.datacenter.clone(),
+        domain: plan.domain.clone(),
+        alt_domain: plan.alt_domain.clone().unwrap_or_default(),
+        node_name: plan.node_name.clone(),
+        listen: plan.dns.clone(),
+        node_ttl: s.duration(&t::DNS_NODE_TTL),
+        service_ttl,
+        only_passing: s.on(&t::DNS_ONLY_PASSING),
+        udp_answer_limit: size(&t::DNS_UDP_ANSWER_LIMIT)?,
+        a_record_limit: size(&t::DNS_A_RECORD_LIMIT)?,
+        enable_truncate: s.on(&t::DNS_ENABLE_TRUNCATE),
+        recursors,
+        recursor_timeout: s.duration(&t::DNS_RECURSOR_TIMEOUT),
+        recursor_strategy: strategy,
+        soa: dns::Soa {
+            refresh: seconds(&t::DNS_SOA_REFRESH)?,
+            retry: seconds(&t::DNS_SOA_RETRY)?,
+            expire: seconds(&t::DNS_SOA_EXPIRE)?,
+            min_ttl: seconds(&t::DNS_SOA_MIN_TTL)?,
+        },
+        disable_compression: s.on(&t::DNS_DISABLE_COMPRESSION),
+        enable_additional_node_meta_txt: s.on(&t::DNS_ENABLE_ADDITIONAL_NODE_META_TXT),
+        allow_stale: s.on(&t::DNS_ALLOW_STALE),
+        max_stale: s.duration(&t::DNS_MAX_STALE),
+    })
+}
+
+/// LAN gossip.
+pub fn gossip(plan: &Plan, node_id: &str) -> Result<gossip::Config, ConfigError> {
+    let s = &plan.settings;
+    let mut config = gossip::Config::new(
+        plan.node_name.clone(),
+        plan.gossip_bind,
+        SocketAddr::new(plan.advertise, plan.gossip_bind.port()),
+    );
+    for key in &plan.gossip_keys {
+        config.keys.push(gossip::Key::new(key).map_err(|e| s.error(&t::ENCRYPT, e))?);
+    }
+    config.tags = tags(plan, node_id);
+    config.probe_interval = plan.gossip.probe_interval;
+    config.probe_timeout = plan.gossip.probe_timeout;
+    config.gossip_interval = plan.gossip.gossip_interval;
+    config.gossip_nodes = plan.gossip.gossip_nodes;
+    config.suspicion_mult = plan.gossip.suspicion_mult;
+    config.retransmit_mult = plan.gossip.retransmit_mult;
+    config.reconnect_timeout = s.duration(&t::RECONNECT_TIMEOUT);
+    config.snapshot = plan.data_dir.as_ref().map(|dir| dir.join("serf/members"));
+    config.encrypt_verify_incoming = s.on(&t::ENCRYPT_VERIFY_INCOMING);
+    config.encrypt_verify_outgoing = s.on(&t::ENCRYPT_VERIFY_OUTGOING);
+    Ok(config)
+}
+
+fn tags(plan: &Plan, node_id: &str) -> BTreeMap<String, String> {
+    let mut tags = BTreeMap::new();
+    let mut put = |name: &str, value: String| tags.insert(name.to_owned(), value);
+    put(tag::ROLE, if plan.server { "consul" } else { "node" }.to_owned());
+    put(tag::DC, plan.datacenter.clone());
+    put(tag::ID, node_id.to_owned());
+    put(tag::BUILD, format!("{}:", version::OURS));
+    put("vsn", "2".to_owned());
+    if plan.server {
+        put(tag::PORT, plan.rpc_port.to_string());
+        put(tag::RAFT, raft_id(node_id).to_string());
+        if plan.bootstrap_expect > 0 {
+            put(tag::EXPECT, plan.bootstrap_expect.to_string());
+        }
+        if plan.bootstrap {
+            put("bootstrap", "1".to_owned());
+        }
+    }
+    if let Some(gateway) = &plan.gateway {
+        put(tag::GATEWAY, gateway.lan_port.to_string());
+        if !gateway.advertise.is_empty() {
+            put(tag::GATEWAY_WAN, gateway.advertise.join(","));
+        }
+    }
+    if plan.tls.is_some() {
+        put(tag::TLS, "1".to_owned());
+    }
+    tags
+}
+
+/// A server's Raft identity: the first 8 bytes of its UUID.
+pub fn raft_id(node_id: &str) -> u64 {
+    let hex: String = node_id.chars().filter(|c| *c != '-').take(16).collect();
+    u64::from_str_radix(&hex, 16).unwrap_or(0)
+}
+
+/// The node as the catalog shall have it.
+pub fn node(plan: &Plan, node_id: &str) -> NodeInfo {
+    let mut tagged = plan.tagged_addresses.clone();
+    for (name, ip) in [("lan", plan.advertise), ("wan", plan.advertise_wan)] {
+        tagged.entry(name.to_owned()).or_insert_with(|| ip.to_string());
+        let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
+        tagged.entry(format!("{name}_{family}")).or_insert_with(|| ip.to_string());
+    }
+    let mut meta = plan.node_meta.clone();
+    meta.entry("consul-network-segment".to_owned()).or_default();
+    NodeInfo {
+        id: node_id.to_owned(),
+        name: plan.node_name.clone(),
+        address: plan.advertise.to_string(),
+        tagged_addresses: tagged,
+        meta,
+        token: Secret(plan.settings.text(&t::ACL_TOKENS_DEFAULT)),
+    }
+}
+
+/// What `agent/self` shows.
+pub fn info(plan: &Plan, node_id: &str) -> Info {
+    let s = &plan.settings;
+    let text = |v: String| Setting::Text(v);
+    let go = |d: Duration| Setting::Text(causeway_agent::http::duration::format(d));
+    let listens = |list: &[SocketAddr], proto: &str| {
+        Setting::List(list.iter().map(|a| Setting::Text(format!("{proto}://{a}"))).collect())
+    };
+    let port = |list: &[SocketAddr]| Setting::Int(list.first().map_or(-1, |a| i64::from(a.port())));
+    let http: Vec<SocketAddr> = plan
+        .http
+        .iter()
+        .filter_map(|l| match l {
+            crate::options::plan::Listen::Tcp(addr) => Some(*addr),
+            crate::options::plan::Listen::Unix(_) => None,
+        })
+        .collect();
+    let rows = [
+        ("ACLsEnabled", Setting::Bool(false)),
+        ("AdvertiseAddrLAN", text(plan.advertise.to_string())),
+        ("AdvertiseAddrWAN", text(plan.advertise_wan.to_string())),
+        ("BindAddr", text(plan.bind.to_string())),
+        ("Bootstrap", Setting::Bool(plan.bootstrap)),
+        ("BootstrapExpect", Setting::Int(plan.bootstrap_expect as i64)),
+        ("CheckOutputMaxSize", Setting::Int(s.number(&t::CHECK_OUTPUT_MAX_SIZE))),
+        ("CheckUpdateInterval", go(s.duration(&t::CHECK_UPDATE_INTERVAL))),
+        ("ConnectEnabled", Setting::Bool(false)),
+        ("DNSAddrs", listens(&plan.dns, "tcp")),
+        ("DNSDomain", text(format!("{}.", plan.domain))),
+        ("DNSPort", port(&plan.dns)),
+        ("DataDir", text(plan.data_dir.as_ref().map(|d| d.display().to_string()).unwrap_or_default())),
+        ("Datacenter", text(plan.datacenter.clone())),
+        ("EnableLocalScriptChecks", Setting::Bool(s.on(&t::ENABLE_LOCAL_SCRIPT_CHECKS))),
+        ("EnableRemoteScriptChecks", Setting::Bool(s.on(&t::ENABLE_SCRIPT_CHECKS))),
+        ("EncryptKey", text(if plan.gossip_keys.is_empty() { String::new() } else { "hidden".into() })),
+        ("GRPCPort", Setting::Int(-1)),
+        ("HTTPAddrs", listens(&http, "tcp")),
+        ("HTTPPort", port(&http)),
+        ("HTTPSPort", port(&plan.https)),
+        ("KVMaxValueSize", Setting::Int(s.number(&t::LIMITS_KV_MAX_VALUE_SIZE))),
+        ("LogLevel", text(s.text(&t::LOG_LEVEL))),
+        ("NodeID", text(node_id.to_owned())),
+        ("NodeName", text(plan.node_name.clone())),
+        ("SerfPortLAN", Setting::Int(i64::from(plan.gossip_bind.port()))),
+        ("ServerMode", Setting::Bool(plan.server)),
+        ("ServerPort", Setting::Int(i64::from(plan.rpc_port))),
+        ("SessionTTLMin", go(s.duration(&t::SESSION_TTL_MIN))),
+        ("VerifyIncomingRPC", Setting::Bool(plan.verify_incoming_rpc)),
+    ];
+    Info {
+        node_name: plan.node_name.clone(),
+        node_id: node_id.to_owned(),
+        datacenter: plan.datacenter.clone(),
+        server: plan.server,
+        version: version::SPOKEN.to_owned(),
+        revision: format!("causeway-{}", version::OURS),
+        advertise: Some(plan.advertise),
+        host_name: plan.node_name.clone(),
+        meta: plan.node_meta.clone(),
+        debug_config: rows.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+    }
+}
