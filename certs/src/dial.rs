@@ -125,10 +125,13 @@ impl Target {
 
 /// What to look at after a failed TLS handshake.
 fn handshake_hint(e: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
     match e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidMessage(_)) => "the other end speaks no TLS; it runs without certificates",
         Some(_) => "",
-        None if e.kind() == std::io::ErrorKind::UnexpectedEof => "it may speak no TLS; it may run without certificates",
+        None if matches!(e.kind(), UnexpectedEof | ConnectionReset) => {
+            "it may speak no TLS; it may run without certificates"
+        }
         None => "",
     }
 }

@@ -39,13 +39,20 @@ pub(crate) enum Rule {
 }
 
 /// The certificate is of our authority, and not for who acts with it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the certificate speaks for [{has}], and {needed} is needed")]
 pub struct WrongName {
     /// The DNS names in it.
     pub has: String,
     /// The name that was asked for.
     pub needed: String,
+}
+
+impl std::fmt::Debug for WrongName {
+    /// As `Display`: rustls shows the errors of verifiers in this form.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 /// The identities that a peer's chain (its own certificate first) proves. Only of a chain that a handshake accepted.

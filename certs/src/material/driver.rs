@@ -26,6 +26,10 @@ fn read(files: &Files) -> Result<Raw, LoadError> {
             ca.push((path.clone(), read_file(path)?));
         }
     }
+    if ca.is_empty() && !files.ca.is_empty() {
+        let named: Vec<_> = files.ca.iter().map(|p| p.display().to_string()).collect();
+        return Err(LoadError(format!("{}: there is no certificate of an authority in it", named.join(", "))));
+    }
     let one = |path: &Option<PathBuf>| path.as_ref().map(|p| read_file(p).map(|bytes| (p.clone(), bytes))).transpose();
     Ok(Raw { ca, cert: one(&files.cert)?, key: one(&files.key)? })
 }

@@ -154,9 +154,6 @@ fn authorities(
     }
     match reason {
         Some(reason) if roots.is_empty() => Err(reason),
-        None if roots.is_empty() && !files.is_empty() => {
-            Err(LoadError("the directories of authorities hold no certificate".to_owned()))
-        }
         reason => {
             if let Some(reason) = reason {
                 tracing::warn!("an authority is left out, the others are used: {reason}");
