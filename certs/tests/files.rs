@@ -76,6 +76,15 @@ fn authorities_may_lie_in_a_directory_and_old_ones_beside_new() {
     assert!(why(Files { ca: vec![empty.0.clone()], ..files }).contains("there is no certificate"));
 }
 
+/// Nobody but the system's authorities is trusted; where it has none, the text says what to install.
+#[test]
+fn the_systems_authorities_can_be_used() {
+    match Material::system() {
+        Ok(system) => assert!(system.has_authorities() && !system.has_certificate()),
+        Err(e) => assert!(e.0.contains("ca-certificates"), "{e}"),
+    }
+}
+
 #[test]
 fn nothing_secret_is_shown() {
     let (dir, ours) = (Dir::new(), authority());
