@@ -1,1 +1,8 @@
-//! placeholder
+//! The servers of a datacenter: the store, how it is replicated, and who answers which call.
+//!
+//! [`server::Server`] is the whole: a replicated log ([`consensus`]) feeds the [`store`], the leader's duties are in [`leader`], and
+//! every call enters through [`route`], the one place that decides who answers it.
+
+pub mod consensus;
+pub mod rpc;
+pub mod store;
