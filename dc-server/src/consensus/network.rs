@@ -11,9 +11,9 @@ use causeway_proto::raft::raft_client::RaftClient;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
+    VoteResponse,
 };
-use openraft::raft::message::TransferLeaderResponse;
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
 use tonic::{Code, Status};

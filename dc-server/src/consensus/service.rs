@@ -10,6 +10,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeader
 use openraft::type_config::alias::SnapshotOf;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::driver::Heard;
 use super::machine::driver::Incoming;
 use super::machine::{Machine, SnapshotFile, file};
 use super::types::{Malformed, SnapshotMeta, Types, entry_in, log_id_opt, log_id_out, vote_in, vote_out};
@@ -20,6 +21,7 @@ pub struct RaftService {
     snapshots: Arc<PathBuf>,
     /// Until this is done no vote is given: see [`super::driver`].
     quiet: tokio::sync::watch::Receiver<bool>,
+    heard: Arc<Heard>,
 }
 
 impl RaftService {
@@ -28,8 +30,9 @@ impl RaftService {
         raft: openraft::Raft<Types, Machine>,
         snapshots: PathBuf,
         quiet: tokio::sync::watch::Receiver<bool>,
+        heard: Arc<Heard>,
     ) -> Self {
-        Self { raft, snapshots: Arc::new(snapshots), quiet }
+        Self { raft, snapshots: Arc::new(snapshots), quiet, heard }
     }
 
     async fn receive(&self, mut stream: Streaming<wire::SnapshotPiece>) -> Result<(wire::SnapshotHead, SnapshotMeta, SnapshotFile), Status> {
@@ -89,6 +92,9 @@ impl Service for RaftService {
             AppendEntriesResponse::Conflict => (Outcome::Conflict, None, None),
             AppendEntriesResponse::HigherVote(vote) => (Outcome::HigherVote, None, Some(vote)),
         };
+        if outcome != Outcome::HigherVote {
+            self.heard.touch();
+        }
         Ok(Response::new(wire::AppendReply {
             outcome: outcome.into(),
             matching: matching.as_ref().map(log_id_out),
