@@ -4,5 +4,6 @@
 //! every call enters through [`route`], the one place that decides who answers it.
 
 pub mod consensus;
+pub mod route;
 pub mod rpc;
 pub mod store;
