@@ -4,6 +4,12 @@
 //! every call enters through [`route`], the one place that decides who answers it.
 
 pub mod consensus;
+pub mod leader;
+pub mod read;
 pub mod route;
 pub mod rpc;
+pub mod server;
+pub mod status;
 pub mod store;
+
+pub use server::{Server, ServerConfig, StartError, World};

@@ -1,0 +1,200 @@
+//! The gRPC services of a server that read and change the store. Who answers (here, the leader, another datacenter) was decided
+//! by the route layer before a handler runs.
+
+mod catalog;
+pub mod driver;
+mod health;
+mod kv;
+mod session;
+#[cfg(test)]
+mod tests;
+mod txn;
+mod view;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_proto::catalog::catalog_server::CatalogServer;
+use causeway_proto::command::{self, Outcome};
+use causeway_proto::health::health_server::HealthServer;
+use causeway_proto::kv::kv_server::KvServer;
+use causeway_proto::meta::{AnswerMeta, GRPC_TIMEOUT, Meta};
+use causeway_proto::rejection::Reason;
+use causeway_proto::session::sessions_server::SessionsServer;
+use causeway_proto::txn::txn_server::TxnServer;
+use causeway_proto::view::views_server::ViewsServer;
+use http::HeaderMap;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use crate::read;
+use crate::store::{State, Store, Topic};
+
+pub use driver::Hub;
+
+/// Longest message that is taken or given, in bytes: a full transaction (64 values of 512 KiB in the worst case is refused by
+/// Consul too; 8 MiB holds what it accepts) and a list of 10,000 instances.
+pub const MAX_MESSAGE: usize = 64 << 20;
+/// Longest key, in bytes.
+pub const MAX_KEY: usize = 4096;
+/// Most operations in a transaction (Consul 1.8.7).
+pub const MAX_TXN_OPS: usize = 64;
+
+/// What a server knows of its leader.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Contact {
+    /// Whether this server leads.
+    pub is_leader: bool,
+    /// Whether it knows who leads.
+    pub known_leader: bool,
+    /// Since it heard from the leader; zero at the leader itself.
+    pub last_contact: Duration,
+}
+
+/// The replicated log, as the handlers need it.
+pub trait Log: Send + Sync + 'static {
+    /// Writes a command to the log; returns once it is applied to this server's store.
+    fn propose(&self, command: command::Command) -> impl Future<Output = Result<Outcome, Status>> + Send;
+    /// What is known of the leader now.
+    fn contact(&self) -> Contact;
+    /// Whether the key may not be acquired yet, because its lock was lost a moment ago.
+    fn lock_delay(&self, key: &str) -> bool;
+    /// Begins a session's time to live anew; the leader's only.
+    fn renew_session(&self, id: &str) -> impl Future<Output = Result<(), Status>> + Send;
+    /// The datacenters by round trip, own first.
+    fn datacenters(&self) -> impl Future<Output = Vec<String>> + Send;
+}
+
+/// Bounds on what callers may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest value of a key, in bytes (Consul's `kv_max_value_size`).
+    pub max_value: usize,
+    /// Shortest time to live of a session, in milliseconds (Consul's `session_ttl_min`).
+    pub session_ttl_min_ms: u64,
+    /// Most topics that views may follow at a time.
+    pub max_topics: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_value: 512 << 10, session_ttl_min_ms: 10_000, max_topics: 65_536 }
+    }
+}
+
+/// A source of random bits.
+pub type Chance = Arc<dyn Fn() -> u128 + Send + Sync>;
+
+/// What the handlers work on.
+pub struct Handlers<L> {
+    /// The store of this server.
+    pub store: Arc<Store>,
+    /// The replicated log.
+    pub log: Arc<L>,
+    /// Own datacenter.
+    pub datacenter: String,
+    /// Bounds.
+    pub limits: Limits,
+    /// Chooses session UUIDs and spreads waits; see [`driver::chance`].
+    pub chance: Chance,
+    /// The tasks behind views; see [`Hub::new`]. Whoever made it stops it with [`Hub::stop`].
+    pub hub: Arc<Hub>,
+    /// Ends blocked reads and views, so that callers go to another server.
+    pub stop: CancellationToken,
+}
+
+impl<L> std::fmt::Debug for Handlers<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handlers").field("datacenter", &self.datacenter).finish_non_exhaustive()
+    }
+}
+
+impl<L: Log> Handlers<L> {
+    /// Handlers with the real chance and default limits. Blocked reads, views and their tasks end with `stop`.
+    pub fn new(store: Arc<Store>, log: Arc<L>, datacenter: String, stop: CancellationToken) -> Self {
+        let hub = Arc::new(Hub::new(Arc::clone(&store), stop.clone()));
+        Self { store, log, datacenter, limits: Limits::default(), chance: driver::chance(), hub, stop }
+    }
+
+    fn answer(&self, index: u64) -> AnswerMeta {
+        let Contact { known_leader, last_contact, .. } = self.log.contact();
+        AnswerMeta { index, known_leader, last_contact }
+    }
+
+    /// A read, blocking where the request's headers say so.
+    async fn read<Q, T>(
+        &self,
+        request: &Request<Q>,
+        topics: &[Topic],
+        read: impl Fn(&State) -> (T, u64),
+    ) -> Result<Response<T>, Status> {
+        let headers = request.metadata().as_ref();
+        let meta = Meta::read(headers);
+        // 53 random bits make a fraction; only a blocking read draws.
+        let chance = if meta.min_index > 0 { ((self.chance)() >> 75) as u64 as f64 / (1_u64 << 53) as f64 } else { 0.0 };
+        let (value, index) =
+            read::block(&self.store, &meta, topics, read, answer_within(headers), chance, &self.stop).await;
+        Ok(self.answer(index).response(value))
+    }
+
+    /// A write; Consul's text where the store refused it.
+    async fn write(&self, command: command::command::Command) -> Result<Outcome, Status> {
+        let outcome = self.log.propose(command::Command { command: Some(command) }).await?;
+        if outcome.error.is_empty() { Ok(outcome) } else { Err(Reason::Refused.status(outcome.error)) }
+    }
+}
+
+/// How long an answer may take, by the call's `grpc-timeout`, less a tenth (half a second at most) for its way back.
+fn answer_within(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
+    let unit = text.chars().next_back()?;
+    let count: u64 = text.strip_suffix(unit)?.parse().ok()?;
+    let timeout = match unit {
+        'H' => Duration::from_secs(count.saturating_mul(3600)),
+        'M' => Duration::from_secs(count.saturating_mul(60)),
+        'S' => Duration::from_secs(count),
+        'm' => Duration::from_millis(count),
+        'u' => Duration::from_micros(count),
+        'n' => Duration::from_nanos(count),
+        _ => return None,
+    };
+    Some(timeout.saturating_sub((timeout / 10).min(Duration::from_millis(500))))
+}
+
+/// Implements the generated service traits.
+struct Service<L>(Arc<Handlers<L>>);
+
+impl<L> Clone for Service<L> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<L> std::ops::Deref for Service<L> {
+    type Target = Handlers<L>;
+
+    fn deref(&self) -> &Handlers<L> {
+        &self.0
+    }
+}
+
+/// Catalog, Health, Kv, Sessions, Txn and Views.
+pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
+    let service = Service(Arc::new(handlers));
+    macro_rules! limited {
+        ($server:ident) => {
+            $server::new(service.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+        };
+    }
+    let mut routes = Routes::builder();
+    routes
+        .add_service(limited!(CatalogServer))
+        .add_service(limited!(HealthServer))
+        .add_service(limited!(KvServer))
+        .add_service(limited!(SessionsServer))
+        .add_service(limited!(TxnServer))
+        .add_service(limited!(ViewsServer));
+    routes.routes()
+}
