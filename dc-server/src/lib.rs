@@ -1,5 +1,15 @@
-//! The servers of a datacenter: store, consensus, routing.
+//! The servers of a datacenter: the store, how it is replicated, and who answers which call.
+//!
+//! [`server::Server`] is the whole: a replicated log ([`consensus`]) feeds the [`store`], the leader's duties are in [`leader`], and
+//! every call enters through [`route`], the one place that decides who answers it.
 
+pub mod consensus;
+pub mod leader;
 pub mod read;
+pub mod route;
 pub mod rpc;
+pub mod server;
+pub mod status;
 pub mod store;
+
+pub use server::{Server, ServerConfig, StartError, World};

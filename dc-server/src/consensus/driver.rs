@@ -1,0 +1,374 @@
+//! Starts Raft on its files, answers who leads, proposes, and makes reads current.
+#![allow(clippy::disallowed_methods, reason = "this file starts Raft and owns the lock of its directory")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use causeway_proto::command;
+use causeway_proto::rejection::{NO_LEADER, Reason};
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{Config, Instant as _, LinearizerOption, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{async_runtime::watch::WatchReceiver as _, type_config::alias::WatchReceiverOf};
+use tokio::sync::watch;
+use tonic::Status;
+
+use super::OpenError;
+use super::log::{Log, Options};
+use super::machine::Machine;
+use super::machine::driver::{AppliedTerm, Hook};
+use super::network::{Addresses, Doors, Network};
+use super::service::RaftService;
+use super::types::{Command, Peer, StoredMembership, Types};
+use crate::store::Store;
+
+/// Milliseconds between two heartbeats, before the multiplier.
+const HEARTBEAT: u64 = 100;
+/// Shortest election timeout, milliseconds, before the multiplier. openraft waits the lease (the longest election timeout) and
+/// then a random time of this range, so an election begins 600 to 800 ms after the last heartbeat.
+const ELECTION_MIN: u64 = 220;
+/// Longest election timeout, milliseconds, before the multiplier; also the leader's lease.
+const ELECTION_MAX: u64 = 400;
+/// Largest `raft_multiplier`, as in Consul.
+const MAX_MULTIPLIER: u32 = 10;
+
+/// How Raft is kept.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Raft identity; see [`super::types::raft_id`].
+    pub id: u64,
+    /// Directory of log and snapshots.
+    pub dir: PathBuf,
+    /// Stretches all of Raft's times, 1 to 10.
+    pub multiplier: u32,
+    /// Entries between two snapshots.
+    pub snapshot_threshold: u64,
+    /// Entries kept behind a snapshot, for followers that are a little late.
+    pub trailing_logs: u64,
+    /// Of the log.
+    pub log: Options,
+}
+
+/// Who leads, as this server knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leadership {
+    /// This server, in this term.
+    Here(u64),
+    /// Another, with this Raft identity.
+    There(u64),
+    /// Nobody, or nobody knows.
+    Unknown,
+}
+
+/// This server cannot vouch for a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this server does not lead, or cannot prove that it does")]
+pub struct NotLeading;
+
+/// When this server last heard from its leader.
+#[derive(Debug)]
+pub struct Heard {
+    start: Instant,
+    at: AtomicU64,
+}
+
+impl Heard {
+    fn new() -> Self {
+        Self { start: Instant::now(), at: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Just now.
+    pub fn touch(&self) {
+        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.at.store(ms, Ordering::Relaxed);
+    }
+
+    /// How long ago; since the start where never.
+    pub fn ago(&self) -> Duration {
+        let elapsed = self.start.elapsed();
+        match self.at.load(Ordering::Relaxed) {
+            u64::MAX => elapsed,
+            at => elapsed.saturating_sub(Duration::from_millis(at)),
+        }
+    }
+}
+
+/// Raft of one server.
+pub struct Consensus {
+    id: u64,
+    raft: Raft<Types, Machine>,
+    log: Log,
+    network: Network,
+    metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
+    applied: Arc<AppliedTerm>,
+    heard: Arc<Heard>,
+    lease: Duration,
+    snapshots: PathBuf,
+    quiet: watch::Sender<bool>,
+    stopping: watch::Sender<bool>,
+    /// Held for as long as the directory is ours.
+    _lock: File,
+}
+
+impl Consensus {
+    /// Locks the directory, reads what is in it into the store and starts Raft.
+    pub async fn open(
+        settings: Settings,
+        store: Arc<Store>,
+        doors: Doors,
+        addresses: Addresses,
+        hook: Hook,
+    ) -> Result<Self, OpenError> {
+        let dir = settings.dir.clone();
+        let (id, log_options) = (settings.id, settings.log.clone());
+        let files = tokio::task::spawn_blocking(move || open_files(&dir, id, log_options, store, hook));
+        let (lock, log, machine) = files.await.map_err(|e| OpenError::Raft { dir: settings.dir.clone(), why: e.to_string() })??;
+        let raft_error = |why: String| OpenError::Raft { dir: settings.dir.clone(), why };
+        let applied = machine.applied_term();
+        let config = config(&settings).map_err(raft_error)?;
+        let lease = Duration::from_millis(config.election_timeout_max);
+        let network = Network::new(doors, addresses);
+        let raft = Raft::new(id, Arc::new(config), network.clone(), log.clone(), machine)
+            .await
+            .map_err(|e| OpenError::Raft { dir: settings.dir.clone(), why: e.to_string() })?;
+        // A server that promised a leader its vote for the length of a lease forgets the promise when it restarts. So one with
+        // a history gives no vote until every promise it can have made is over.
+        let (quiet, _) = watch::channel(raft.is_initialized().await.unwrap_or(true));
+        let consensus = Self {
+            id,
+            metrics: raft.metrics(),
+            raft,
+            log,
+            network,
+            applied,
+            heard: Arc::new(Heard::new()),
+            lease,
+            snapshots: settings.dir.join("snapshots"),
+            quiet,
+            stopping: watch::channel(false).0,
+            _lock: lock,
+        };
+        Ok(consensus)
+    }
+
+    /// Ends the time after a start in which no vote is given; to be run beside the server.
+    pub async fn settle(&self) {
+        tokio::time::sleep(self.lease).await;
+        let _ = self.quiet.send_replace(false);
+    }
+
+    /// The `Raft` service of this server.
+    pub fn service(&self) -> RaftService {
+        RaftService::new(self.raft.clone(), self.snapshots.clone(), self.quiet.subscribe(), self.heard.clone())
+    }
+
+    /// openraft's handle.
+    pub fn raft(&self) -> &Raft<Types, Machine> {
+        &self.raft
+    }
+
+    /// Own Raft identity.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The ways to the other servers.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Changes with everything that happens to Raft.
+    pub fn metrics(&self) -> WatchReceiverOf<Types, RaftMetrics<Types>> {
+        self.metrics.clone()
+    }
+
+    /// Who leads.
+    pub fn leadership(&self) -> Leadership {
+        leadership(&self.metrics.borrow_watched(), self.id)
+    }
+
+    /// Who leads, and where its RPC is.
+    pub fn leader_address(&self) -> Option<SocketAddr> {
+        let metrics = self.metrics.borrow_watched();
+        let leader = metrics.current_leader?;
+        self.network.address(leader, metrics.membership_config.get_node(&leader))
+    }
+
+    /// Voters and learners as they take effect now.
+    pub fn membership(&self) -> Arc<StoredMembership> {
+        self.metrics.borrow_watched().membership_config.clone()
+    }
+
+    /// Since this server heard from its leader; zero on the leader.
+    pub fn last_contact(&self) -> Duration {
+        if matches!(self.leadership(), Leadership::Here(_)) { Duration::ZERO } else { self.heard.ago() }
+    }
+
+    /// Whether this server ever was part of a cluster.
+    pub async fn is_initialized(&self) -> bool {
+        self.raft.is_initialized().await.unwrap_or(true)
+    }
+
+    /// Begins a cluster of these voters. Refused where one was begun before.
+    pub async fn initialize(&self, voters: BTreeMap<u64, Peer>) -> Result<(), String> {
+        self.raft.initialize(voters).await.map_err(|e| e.to_string())
+    }
+
+    /// Returns once a read of the own store is current: it contains every write that was acknowledged before the call.
+    /// `quorum`: proven by asking a quorum; else the lease will do, while it lasts.
+    pub async fn make_current(&self, quorum: bool) -> Result<(), NotLeading> {
+        if *self.stopping.borrow() {
+            return Err(NotLeading);
+        }
+        if !quorum && self.lease_holds() {
+            return Ok(());
+        }
+        let option: LinearizerOption = if quorum {
+            ReadPolicy::ReadIndex.into()
+        } else {
+            // Asks a quorum where the lease is over, as after a pause.
+            LinearizerOption::new(None, true)
+        };
+        self.raft.ensure_linearizable(option).await.map(|_| ()).map_err(|_| NotLeading)
+    }
+
+    /// Whether the lease of this leader is valid and its store has everything that earlier leaders acknowledged: it has applied
+    /// an entry of its own term, and what it acknowledges itself it has applied before.
+    fn lease_holds(&self) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        if metrics.state != ServerState::Leader || self.applied.get() != metrics.current_term {
+            return false;
+        }
+        let voters = metrics.membership_config.membership().get_joint_config();
+        if !voters.iter().all(|set| set.contains(&self.id)) {
+            return false;
+        }
+        if voters.iter().all(|set| set.len() == 1) {
+            return true;
+        }
+        // A tenth less than followers promise, for clocks that run at different speeds.
+        metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < self.lease.mul_f64(0.9))
+    }
+
+    /// Proposes a command; returns once it is applied here.
+    pub async fn propose(&self, command: &command::Command) -> Result<command::Outcome, Status> {
+        if *self.stopping.borrow() {
+            return Err(Reason::Draining.status("this server is shutting down"));
+        }
+        match self.raft.client_write(Command::new(command)).await {
+            Ok(written) => Ok(written.data.0),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(Reason::NoLeader.status(NO_LEADER)),
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+                Err(Reason::Unreachable.status("leadership was lost while the write was under way; it may or may not have happened"))
+            }
+            Err(error) => Err(Reason::Internal.status(error.to_string())),
+        }
+    }
+
+    /// Hands leadership to another voter if this server has it, and waits a moment for that.
+    pub async fn step_down(&self, patience: Duration) {
+        let _ = self.stopping.send_replace(true);
+        let Leadership::Here(_) = self.leadership() else { return };
+        let Some(heir) = self.heir() else { return };
+        let mut metrics = self.metrics.clone();
+        if self.raft.trigger().transfer_leader(heir).await.is_err() {
+            return;
+        }
+        let gone = async {
+            while leadership(&metrics.borrow_watched(), self.id) == Leadership::Here(self.applied.get()) {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(patience, gone).await.is_err() {
+            tracing::warn!("leadership could not be handed over in time; the other servers will elect a leader");
+        }
+    }
+
+    /// The voter that has most of the log.
+    fn heir(&self) -> Option<u64> {
+        let metrics = self.metrics.borrow_watched();
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().filter(|id| *id != self.id).collect();
+        let replication = metrics.replication.as_ref()?;
+        replication.iter().filter(|(id, _)| voters.contains(id)).max_by_key(|(_, at)| at.as_ref().map(|at| at.index)).map(|(id, _)| *id)
+    }
+
+    /// Ends Raft and syncs the log.
+    pub async fn stop(&self) {
+        let _ = self.stopping.send_replace(true);
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not end well");
+        }
+        self.log.close().await;
+    }
+}
+
+/// Who leads according to these metrics.
+pub fn leadership(metrics: &RaftMetrics<Types>, own: u64) -> Leadership {
+    match metrics.current_leader {
+        Some(leader) if leader == own && metrics.state == ServerState::Leader => Leadership::Here(metrics.current_term),
+        Some(leader) if leader != own => Leadership::There(leader),
+        _ => Leadership::Unknown,
+    }
+}
+
+fn config(settings: &Settings) -> Result<Config, String> {
+    let stretch = u64::from(settings.multiplier.clamp(1, MAX_MULTIPLIER));
+    Config {
+        cluster_name: "causeway".into(),
+        heartbeat_interval: HEARTBEAT * stretch,
+        election_timeout_min: ELECTION_MIN * stretch,
+        election_timeout_max: ELECTION_MAX * stretch,
+        install_snapshot_timeout: 600_000,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_threshold.max(1)),
+        max_in_snapshot_log_to_keep: settings.trailing_logs,
+        replication_lag_threshold: settings.snapshot_threshold.saturating_add(settings.trailing_logs).max(1),
+        enable_pre_vote: Some(true),
+        // A leader that restarts may have a lease no more; it is elected like any other.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    }
+    .validate()
+    .map_err(|e| e.to_string())
+}
+
+fn open_files(
+    dir: &Path,
+    id: u64,
+    options: Options,
+    store: Arc<Store>,
+    hook: Hook,
+) -> Result<(File, Log, Machine), OpenError> {
+    let io = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Io { what, path, source }
+    };
+    std::fs::create_dir_all(dir).map_err(io("create", dir))?;
+    let path = dir.join("LOCK");
+    let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(io("open", &path))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Err(OpenError::Locked { path }),
+        Err(std::fs::TryLockError::Error(source)) => return Err(OpenError::Io { what: "lock", path, source }),
+    }
+    // Votes and entries are worth nothing under another identity, and dangerous.
+    let owner = dir.join("owner");
+    match std::fs::read_to_string(&owner) {
+        Ok(found) if found.trim() == id.to_string() => {}
+        Ok(found) => return Err(OpenError::Identity { dir: dir.to_owned(), found: found.trim().to_owned(), own: id }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::write(&owner, id.to_string()).map_err(io("write", &owner))?;
+            File::open(&owner).and_then(|f| f.sync_all()).map_err(io("sync", &owner))?;
+            super::log::driver::sync_dir(dir).map_err(io("sync", dir))?;
+        }
+        Err(error) => return Err(io("read", &owner)(error)),
+    }
+    let log = Log::open(&dir.join("wal"), options)?;
+    let machine = Machine::open(&dir.join("snapshots"), store, hook)?;
+    Ok((lock, log, machine))
+}

@@ -1,0 +1,326 @@
+//! Carries out what [`super::decide`] decides.
+#![allow(clippy::disallowed_methods, reason = "this file reads the clock for deadlines and draws jitter")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use causeway_proto::door::{Broken, Door, Request, Response};
+use causeway_proto::listen::Peer;
+use causeway_proto::member::Members;
+use causeway_proto::meta::{GRPC_TIMEOUT, Meta};
+use causeway_proto::method::{Kind, Method, find};
+use causeway_proto::rejection::{NO_LEADER, NO_PATH, Reason, UNREACHABLE};
+use http_body_util::{BodyExt, Full, Limited};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::decide::{Caller, Proof, Standing, Verdict, deadline, decide, is_long, may_repeat, read_timeout};
+use crate::consensus::driver::leadership;
+use crate::consensus::{Consensus, Leadership};
+
+/// How much is let in at once.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Calls under way that are expected to end soon.
+    pub calls: usize,
+    /// Blocking reads and views under way.
+    pub waits: usize,
+    /// Bytes of a request's body.
+    pub body: usize,
+    /// How long a call is held while there is no leader (`rpc_hold_timeout`).
+    pub hold: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { calls: 8192, waits: 131_072, body: 8 << 20, hold: Duration::from_secs(7) }
+    }
+}
+
+/// The gateways of this site.
+#[derive(Clone)]
+pub struct Gateways {
+    /// LAN members; those with a gateway's tag are used.
+    pub members: watch::Receiver<Members>,
+    /// Makes the door to a gateway.
+    pub dial: Arc<dyn Fn(SocketAddr) -> Door + Send + Sync>,
+    /// The gateway in this process.
+    pub local: Option<Door>,
+}
+
+impl Gateways {
+    /// Doors in the order to try: the one in this process, then the others from a random one on.
+    pub fn doors(&self) -> Vec<Door> {
+        let mut addresses: Vec<_> =
+            self.members.borrow().iter().filter(|m| m.is_alive()).filter_map(|m| m.gateway_addr()).collect();
+        if !addresses.is_empty() {
+            let turn = rand::random_range(0..addresses.len());
+            addresses.rotate_left(turn);
+        }
+        self.local.iter().cloned().chain(addresses.into_iter().map(|a| (self.dial)(a))).collect()
+    }
+}
+
+/// The layer around a server's services.
+pub struct Router {
+    consensus: Arc<Consensus>,
+    services: Door,
+    gateways: Gateways,
+    datacenter: String,
+    tls: bool,
+    limits: Limits,
+    calls: Arc<Semaphore>,
+    waits: Arc<Semaphore>,
+    draining: watch::Receiver<bool>,
+}
+
+/// One call while it is carried out.
+struct Call {
+    method: &'static Method,
+    meta: Meta,
+    caller: Caller,
+    parts: http::request::Parts,
+    body: Bytes,
+    deadline: Instant,
+    hold: Instant,
+}
+
+/// What came of one try.
+enum Tried {
+    Answer(Response),
+    /// Surely nothing happened, or it may be asked again: once there is another leader, or in a moment.
+    Again,
+}
+
+impl Router {
+    /// A router in front of these services.
+    pub fn new(
+        consensus: Arc<Consensus>,
+        services: Door,
+        gateways: Gateways,
+        datacenter: String,
+        tls: bool,
+        limits: Limits,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
+        let (calls, waits) = (Arc::new(Semaphore::new(limits.calls)), Arc::new(Semaphore::new(limits.waits)));
+        Self { consensus, services, gateways, datacenter, tls, limits, calls, waits, draining }
+    }
+
+    /// The router as a door.
+    pub fn door(self) -> Door {
+        let router = Arc::new(self);
+        Door::from_fn(move |request| {
+            let router = router.clone();
+            async move {
+                match Box::pin(router.handle(request)).await {
+                    Ok(response) => Ok::<_, Broken>(response),
+                    Err(status) => Ok(status.into_http()),
+                }
+            }
+        })
+    }
+
+    fn decide(&self, method: &Method, meta: &Meta, caller: Caller) -> Verdict {
+        let here = Standing {
+            datacenter: &self.datacenter,
+            leadership: self.consensus.leadership(),
+            draining: *self.draining.borrow(),
+            tls: self.tls,
+        };
+        decide(method, meta, caller, &here)
+    }
+
+    async fn handle(&self, request: Request) -> Result<Response, Status> {
+        // A method that is not known here is answered so by the services.
+        let Some(method) = find(request.uri().path()) else { return self.local(request).await };
+        let meta = Meta::read(request.headers());
+        let caller = Caller::of(request.extensions().get::<Peer>(), &self.datacenter);
+        if method.kind == Kind::Servers {
+            return match self.decide(method, &meta, caller) {
+                Verdict::Here(_) => self.local(request).await,
+                Verdict::Refuse(reason, text) => Err(reason.status(text)),
+                _ => Err(Reason::Invalid.status("this is asked of the server itself")),
+            };
+        }
+        let room = if is_long(method, &meta) { &self.waits } else { &self.calls };
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            return Err(Reason::Overloaded.status("too many calls are under way on this server; try again later"));
+        };
+        let asked = request.headers().get(GRPC_TIMEOUT).and_then(|v| v.to_str().ok()).and_then(read_timeout);
+        let start = Instant::now();
+        let end = start + deadline(method, &meta, asked);
+        let (parts, body) = request.into_parts();
+        let body = match timeout_at(end, Limited::new(body, self.limits.body).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                return Err(Reason::TooLarge.status(format!("the request is larger than {} bytes", self.limits.body)));
+            }
+            Ok(Err(error)) => return Err(Reason::Invalid.status(format!("the request did not arrive whole: {error}"))),
+            Err(_) => return Err(late()),
+        };
+        let call = Call { method, meta, caller, parts, body, deadline: end, hold: end.min(start + self.limits.hold) };
+        let response = self.carry_out(&call).await?;
+        Ok(response.map(|body| keep(body, permit)))
+    }
+
+    async fn carry_out(&self, call: &Call) -> Result<Response, Status> {
+        loop {
+            let tried = match self.decide(call.method, &call.meta, call.caller) {
+                Verdict::Refuse(reason, text) => return Err(reason.status(text)),
+                Verdict::Away(target) => return self.away(call, &target).await,
+                Verdict::Here(proof) => self.here(call, proof).await?,
+                Verdict::Leader(leader) => self.leader(call, leader).await?,
+                Verdict::Hold => Tried::Again,
+            };
+            match tried {
+                Tried::Answer(response) => return Ok(response),
+                Tried::Again => self.hold(call).await?,
+            }
+        }
+    }
+
+    /// Waits for another leader, or a moment.
+    async fn hold(&self, call: &Call) -> Result<(), Status> {
+        if Instant::now() >= call.hold {
+            return Err(Reason::NoLeader.status(NO_LEADER));
+        }
+        let mut metrics = self.consensus.metrics();
+        let before = self.consensus.leadership();
+        let changed = async {
+            while leadership(&metrics.borrow_watched(), self.consensus.id()) == before {
+                if metrics.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        // Never at once, and not all at the same time.
+        let jitter = Duration::from_millis(rand::random_range(5..25));
+        let moment = Duration::from_millis(rand::random_range(80..160));
+        let _ = timeout_at(call.hold.min(Instant::now() + moment), changed).await;
+        tokio::time::sleep_until(call.hold.min(Instant::now() + jitter)).await;
+        Ok(())
+    }
+
+    async fn here(&self, call: &Call, proof: Proof) -> Result<Tried, Status> {
+        if proof != Proof::None {
+            match timeout_at(call.deadline, self.consensus.make_current(proof == Proof::Quorum)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Ok(Tried::Again),
+                Err(_) => return Err(late()),
+            }
+        }
+        let long = proof != Proof::None && is_long(call.method, &call.meta);
+        let request = call.request(&call.meta);
+        let response = tokio::select! {
+            response = timeout_at(call.deadline, self.local(request)) => response.map_err(|_| late())??,
+            // Who waits for a change must not wait at a server that learns of none.
+            () = self.deposed(), if long => return Ok(Tried::Again),
+        };
+        if long && timeout_at(call.deadline, self.consensus.make_current(false)).await.map_err(|_| late())?.is_err() {
+            return Ok(Tried::Again);
+        }
+        Ok(if again(&response) { Tried::Again } else { Tried::Answer(response) })
+    }
+
+    /// Returns when this server does not lead any more.
+    async fn deposed(&self) {
+        let mut metrics = self.consensus.metrics();
+        while matches!(leadership(&metrics.borrow_watched(), self.consensus.id()), Leadership::Here(_)) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn leader(&self, call: &Call, leader: u64) -> Result<Tried, Status> {
+        let membership = self.consensus.membership();
+        let Some(door) = self.consensus.network().door(leader, membership.get_node(&leader)) else {
+            return Ok(Tried::Again);
+        };
+        match timeout_at(call.deadline, door.call(call.onward())).await {
+            Ok(Ok(response)) if again(&response) => Ok(Tried::Again),
+            Ok(Ok(response)) => Ok(Tried::Answer(response)),
+            Ok(Err(_)) if may_repeat(call.method) => Ok(Tried::Again),
+            Ok(Err(broken)) => Err(Reason::Unreachable
+                .status(format!("the connection to the leader failed while the write was under way ({broken}); it may or may not have happened"))),
+            Err(_) => Err(late()),
+        }
+    }
+
+    async fn away(&self, call: &Call, _target: &str) -> Result<Response, Status> {
+        let doors = self.gateways.doors();
+        if doors.is_empty() {
+            return Err(Reason::NoPath.status(NO_PATH));
+        }
+        for door in doors {
+            match timeout_at(call.deadline, door.call(call.onward())).await {
+                Ok(Ok(response)) => match refusal(&response) {
+                    // A gateway that has no way at the moment; another may.
+                    Some(Reason::Unreachable | Reason::Draining) if may_repeat(call.method) => {}
+                    Some(Reason::Draining) => {}
+                    _ => return Ok(response),
+                },
+                Ok(Err(_)) if may_repeat(call.method) => {}
+                Ok(Err(broken)) => return Err(Reason::Unreachable.status(format!("{UNREACHABLE} ({broken})"))),
+                Err(_) => return Err(late()),
+            }
+        }
+        Err(Reason::Unreachable.status(UNREACHABLE))
+    }
+
+    async fn local(&self, request: Request) -> Result<Response, Status> {
+        self.services.call(request).await.map_err(|broken| Reason::Internal.status(broken.to_string()))
+    }
+}
+
+impl Call {
+    fn request(&self, meta: &Meta) -> Request {
+        let mut parts = self.parts.clone();
+        meta.write(&mut parts.headers);
+        Request::from_parts(parts, Body::new(Full::new(self.body.clone())))
+    }
+
+    /// The request as it is handed on: one hop further, with what is left of its time.
+    fn onward(&self) -> Request {
+        let meta = Meta { hops: self.meta.hops + 1, ..self.meta.clone() };
+        let mut request = self.request(&meta);
+        let left = self.deadline.saturating_duration_since(Instant::now()).as_millis().min(99_999_999);
+        // A view has no end.
+        if self.method.kind == Kind::Stream {
+            request.headers_mut().remove(GRPC_TIMEOUT);
+        } else if let Ok(value) = format!("{left}m").parse() {
+            request.headers_mut().insert(GRPC_TIMEOUT, value);
+        }
+        request.extensions_mut().clear();
+        request
+    }
+}
+
+/// Why an answer that is only a refusal refuses.
+fn refusal(response: &Response) -> Option<Reason> {
+    let status = Status::from_header_map(response.headers())?;
+    (status.code() != tonic::Code::Ok).then(|| Reason::of(&status))
+}
+
+/// Whether the answer says that nothing was done and another server, or this one later, would do it.
+fn again(response: &Response) -> bool {
+    matches!(refusal(response), Some(Reason::NoLeader | Reason::Draining))
+}
+
+fn late() -> Status {
+    Reason::Deadline.status("the deadline of the call passed")
+}
+
+/// The body holds the permit until its last byte is taken or it is dropped.
+fn keep(body: Body, permit: OwnedSemaphorePermit) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        let _held = &permit;
+        frame
+    }))
+}
