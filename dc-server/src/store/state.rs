@@ -93,6 +93,9 @@ pub enum Refusal {
     /// A session without an ID: the leader chooses it before the command is written.
     #[error("Missing session ID")]
     SessionWithoutId,
+    /// The ID is taken; the leader chooses another.
+    #[error("session {0:?} exists already; ask again")]
+    SessionExists(String),
     /// Neither "release" nor "delete".
     #[error("Invalid session behavior: {0}")]
     Behavior(String),
