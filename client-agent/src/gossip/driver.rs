@@ -43,6 +43,7 @@ enum Command {
     Vacate(Id),
     Dispute(Claim),
     Claim(oneshot::Sender<Claim>),
+    Refused(SocketAddr),
     Packets(Vec<Vec<u8>>, Option<oneshot::Sender<Vec<Vec<u8>>>>),
     ForceLeave(String, bool, oneshot::Sender<Result<(), ForceLeaveError>>),
     Leave(LeaveStep, oneshot::Sender<bool>),
@@ -163,11 +164,7 @@ impl Gossip {
         let (members_tx, members) = watch::channel(Arc::new(machine.members().to_vec()));
         let (tags, tags_rx) = watch::channel(config.tags);
         let link = Arc::new(Link {
-            envelope: Envelope::new(
-                &config.keys,
-                config.encrypt_verify_incoming,
-                config.encrypt_verify_outgoing,
-            ),
+            envelope: Envelope::new(&config.keys, config.encrypt_verify_incoming, config.encrypt_verify_outgoing),
             chance,
             commands,
             counters: Counters::default(),
@@ -453,7 +450,9 @@ impl Owner {
                 let offer = match machine.judge(&theirs.from) {
                     Verdict::Welcome => {
                         machine.merge(now, &theirs);
-                        Offer::State(machine.snapshot(now))
+                        let state = machine.snapshot(now);
+                        self.carry_out();
+                        Offer::State(state)
                     }
                     Verdict::Ours(claim) => {
                         tracing::error!(refused = %theirs.from.addr,
@@ -467,8 +466,12 @@ impl Owner {
             }
             Command::Merge(theirs, reply) => {
                 machine.merge(now, &theirs);
-                drop(reply.send(machine.id().clone()));
+                let id = machine.id().clone();
+                // Shown first, so that a join is complete when it returns.
+                self.carry_out();
+                drop(reply.send(id));
             }
+            Command::Refused(addr) => machine.refused(now, addr),
             Command::Vacate(id) => machine.vacate(now, &id),
             Command::Dispute(claim) => {
                 if machine.active() > 0 && machine.dispute(now, &claim) {

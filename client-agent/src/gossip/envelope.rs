@@ -28,7 +28,9 @@ pub enum KeyError {
     #[error("the gossip key is not base64; make one with `causeway keygen`")]
     Base64,
     /// A length that AES-GCM knows, and our cryptographic library does not.
-    #[error("the gossip key is 24 bytes long (AES-192), which is not supported; make one of 32 bytes with `causeway keygen`")]
+    #[error(
+        "the gossip key is 24 bytes long (AES-192), which is not supported; make one of 32 bytes with `causeway keygen`"
+    )]
     Aes192,
     /// Another length.
     #[error("the gossip key is {0} bytes long; it must be 16 or 32 bytes in base64; make one with `causeway keygen`")]

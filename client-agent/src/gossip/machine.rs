@@ -410,6 +410,25 @@ impl Machine {
         }
     }
 
+    /// The host of this address says that nobody listens there. A suspect of that address has one probe timeout left, not more:
+    /// neither it nor others answered for it before.
+    pub fn refused(&mut self, now: Duration, addr: SocketAddr) {
+        let soon = now + self.timing.probe_timeout;
+        let late: Vec<_> = self
+            .timers
+            .iter()
+            .filter(|((at, ..), timer)| {
+                *at > soon && matches!(timer, Timer::ChangeSuspectToDown { member_id, .. } if member_id.addr == addr)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for key in late {
+            if let Some(timer) = self.timers.remove(&key) {
+                self.timers.insert((soon, key.1, key.2), timer);
+            }
+        }
+    }
+
     /// A name's holder did not answer to it any more, so that another may have it.
     pub fn vacate(&mut self, now: Duration, holder: &Id) {
         let down = foca::Member::down(holder.clone());
@@ -462,8 +481,8 @@ impl Machine {
                 items.push(Item::Record(record.clone()));
             }
             if known.state == State::Down {
-                let said_so = known.forced
-                    || known.record.as_ref().is_some_and(|r| r.leaving && r.generation >= id.generation);
+                let said_so =
+                    known.forced || known.record.as_ref().is_some_and(|r| r.leaving && r.generation >= id.generation);
                 match held.get(&id.name) {
                     Some(generation) if *generation > id.generation => continue,
                     // We hold it for alive. It shall say itself which of us is right; if it is dead, our probes will tell.
@@ -474,11 +493,7 @@ impl Machine {
                     _ => {}
                 }
                 if known.forced {
-                    items.push(Item::Forced {
-                        name: Arc::clone(&id.name),
-                        generation: id.generation,
-                        prune: false,
-                    });
+                    items.push(Item::Forced { name: Arc::clone(&id.name), generation: id.generation, prune: false });
                 }
                 let age = Duration::from_secs(known.age.into());
                 if age > self.timing.reconnect_timeout {
@@ -565,9 +580,9 @@ impl Machine {
 
     /// Members worth asking after a restart: all that did not leave.
     pub fn peers(&self) -> impl Iterator<Item = &Member> {
-        self.listed.iter().filter(|m| {
-            *m.name != *self.record.name && matches!(m.status, MemberStatus::Alive | MemberStatus::Failed)
-        })
+        self.listed
+            .iter()
+            .filter(|m| *m.name != *self.record.name && matches!(m.status, MemberStatus::Alive | MemberStatus::Failed))
     }
 
     /// Where our timers are late, we were not running: that time does not count for anybody.
@@ -591,8 +606,12 @@ impl Machine {
         }
         self.challenge_suspects();
         // foca keeps rivals of our own name as down entries.
-        let rival =
-            self.foca.iter_membership_state().filter(|m| m.id().name == self.record.name).map(|m| m.id().generation).max();
+        let rival = self
+            .foca
+            .iter_membership_state()
+            .filter(|m| m.id().name == self.record.name)
+            .map(|m| m.id().generation)
+            .max();
         if let Some(generation) = rival.filter(|g| *g >= self.id().generation) {
             self.renew_above(generation);
         }
@@ -876,4 +895,3 @@ fn config(timing: &Timing, size: usize) -> foca::Config {
         periodic_gossip: Some(PeriodicParams { frequency: timing.gossip_interval.max(one_ms), num_members: nodes }),
     }
 }
-

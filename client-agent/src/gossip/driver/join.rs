@@ -53,9 +53,8 @@ fn split(addr: &str, default_port: u16) -> Option<(String, u16)> {
 }
 
 async fn resolve(addr: &str, default_port: u16) -> Result<Vec<SocketAddr>, String> {
-    let (host, port) = split(addr, default_port).ok_or_else(|| {
-        "not an address; write host, host:port, ip, ip:port or [ipv6]:port".to_owned()
-    })?;
+    let (host, port) = split(addr, default_port)
+        .ok_or_else(|| "not an address; write host, host:port, ip, ip:port or [ipv6]:port".to_owned())?;
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }

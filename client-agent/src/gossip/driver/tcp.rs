@@ -26,6 +26,8 @@ const REFUSED: u8 = 0xC2;
 pub(super) enum ExchangeError {
     #[error("dial tcp {0}: connect: {1}")]
     Connect(SocketAddr, String),
+    #[error("dial tcp {0}: connect: connection refused")]
+    NobodyListens(SocketAddr),
     #[error("dial tcp {0}: i/o timeout")]
     Timeout(SocketAddr),
     #[error("{0} closed the connection: {1}")]
@@ -49,12 +51,12 @@ pub(super) enum Answered {
     Ourselves,
 }
 
-fn reason(error: &io::Error) -> String {
+fn explain(to: SocketAddr, error: &io::Error) -> ExchangeError {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::NetworkUnreachable => "network is unreachable".to_owned(),
-        io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
-        _ => error.to_string(),
+        io::ErrorKind::ConnectionRefused => ExchangeError::NobodyListens(to),
+        io::ErrorKind::NetworkUnreachable => ExchangeError::Connect(to, "network is unreachable".to_owned()),
+        io::ErrorKind::HostUnreachable => ExchangeError::Connect(to, "no route to host".to_owned()),
+        _ => ExchangeError::Connect(to, error.to_string()),
     }
 }
 
@@ -93,19 +95,14 @@ async fn read_answer(stream: &mut TcpStream, link: &Link, peer: SocketAddr) -> R
 }
 
 async fn call(link: &Link, to: SocketAddr, frame: &Frame) -> Result<Frame, ExchangeError> {
-    let mut stream = TcpStream::connect(to).await.map_err(|e| ExchangeError::Connect(to, reason(&e)))?;
+    let mut stream = TcpStream::connect(to).await.map_err(|e| explain(to, &e))?;
     let _ = stream.set_nodelay(true);
     write_frame(&mut stream, link, frame).await.map_err(|e| ExchangeError::Io(to, e))?;
     read_answer(&mut stream, link, to).await
 }
 
 /// One call within a deadline.
-async fn call_within(
-    link: &Link,
-    to: SocketAddr,
-    frame: &Frame,
-    deadline: Duration,
-) -> Result<Frame, ExchangeError> {
+async fn call_within(link: &Link, to: SocketAddr, frame: &Frame, deadline: Duration) -> Result<Frame, ExchangeError> {
     timeout(deadline, call(link, to, frame)).await.unwrap_or(Err(ExchangeError::Timeout(to)))
 }
 
@@ -143,6 +140,7 @@ pub(super) async fn packet(link: &Link, to: SocketAddr, packet: Vec<u8>) {
     match call_within(link, to, &Frame::Packets(vec![packet]), DEADLINE).await {
         Ok(Frame::Packets(answers)) => link.send(Command::Packets(answers, None)).await,
         Ok(_) => {}
+        Err(ExchangeError::NobodyListens(_)) => link.send(Command::Refused(to)).await,
         Err(error) => tracing::debug!(%to, %error, "probe by TCP"),
     }
 }
