@@ -4,3 +4,4 @@
 pub mod checks;
 pub mod registry;
 pub mod servers;
+pub mod sync;
