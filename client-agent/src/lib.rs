@@ -8,3 +8,4 @@ pub mod servers;
 
 pub mod dns;
 pub mod views;
+pub mod sync;
