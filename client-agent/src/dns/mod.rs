@@ -14,5 +14,10 @@ pub mod recursor;
 pub mod reply;
 pub mod resolve;
 
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
 pub use config::{Config, RecursorStrategy, Soa};
 pub use driver::{Dns, StartError};

@@ -679,6 +679,7 @@ async fn keep<C: Topic>(inner: Arc<Inner>, dc: String, key: String, spelled: Str
         let end = tokio::select! {
             biased;
             () = slot.cancel.cancelled() => {
+                C::table(&inner).remove(&key, &slot);
                 slot.fail(ViewError::Stopped);
                 return;
             }

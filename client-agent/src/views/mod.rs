@@ -8,6 +8,11 @@ mod recent;
 mod reverse;
 pub mod view;
 
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
 pub use driver::{Limits, Live, Look, Pulse, Views};
 pub use reverse::Owners;
 pub use view::{NamesView, NodeView, ServiceView, State};
