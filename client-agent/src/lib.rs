@@ -1,3 +1,5 @@
-//! The agent of every node: gossip, registry, checks, views, DNS and HTTP.
+//! The agent: what runs beside every service. It keeps what is registered with it, checks it, tells the servers, and answers
+//! HTTP and DNS.
 
 pub mod http;
+pub mod registry;
