@@ -58,7 +58,10 @@ impl Failure {
         let message = status.message();
         let text = match reason {
             Reason::Deadline if !message.starts_with("rpc error") => {
-                format!("rpc error: deadline exceeded: {}", if message.is_empty() { "no answer in time" } else { message })
+                format!(
+                    "rpc error: deadline exceeded: {}",
+                    if message.is_empty() { "no answer in time" } else { message }
+                )
             }
             Reason::NoPath | Reason::Deadline => message.to_owned(),
             Reason::Unreachable if message == UNREACHABLE => message.to_owned(),

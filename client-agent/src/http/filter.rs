@@ -18,7 +18,9 @@ pub(crate) enum FilterError {
     Syntax { offset: usize, expected: &'static str },
     #[error("Failed to create boolean expression evaluator: Selector {0:?} is not valid")]
     Selector(String),
-    #[error("Failed to create boolean expression evaluator: Invalid match operator {operator:?} for selector {selector:?}")]
+    #[error(
+        "Failed to create boolean expression evaluator: Invalid match operator {operator:?} for selector {selector:?}"
+    )]
     Operator { operator: &'static str, selector: String },
     #[error("Failed to create boolean expression evaluator: Failed to compile regular expression {text:?}: {why}")]
     Regex { text: String, why: String },
@@ -246,8 +248,7 @@ impl Match {
         if !fits {
             return Err(FilterError::Operator { operator: self.op.name(), selector: self.selector() });
         }
-        let coerce =
-            |wanted| FilterError::Coerce { text: self.value.clone(), wanted, selector: self.selector() };
+        let coerce = |wanted| FilterError::Coerce { text: self.value.clone(), wanted, selector: self.selector() };
         match shape {
             Int if self.value.parse::<i64>().is_err() => Err(coerce("number")),
             Bool if super::query::parse_bool(&self.value).is_none() => Err(coerce("boolean")),
@@ -333,9 +334,10 @@ impl<'a> Parser<'a> {
         let start = self.at;
         for word in words {
             let spaced = self.space();
-            let ends = self.rest().strip_prefix(word).is_some_and(|rest| {
-                rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n', '(', ')'])
-            });
+            let ends = self
+                .rest()
+                .strip_prefix(word)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n', '(', ')']));
             if !spaced || !ends {
                 self.at = start;
                 return false;
@@ -527,12 +529,9 @@ impl<'a> Parser<'a> {
 fn build(path: Vec<String>, op: Op, value: String) -> Result<Match, FilterError> {
     let regex = match op {
         // Bounded, so that no expression costs more than a megabyte.
-        Op::Matches | Op::NotMatches => {
-            Some(RegexBuilder::new(&value).size_limit(1 << 20).build().map_err(|e| FilterError::Regex {
-                text: value.clone(),
-                why: e.to_string().lines().last().unwrap_or_default().to_owned(),
-            })?)
-        }
+        Op::Matches | Op::NotMatches => Some(RegexBuilder::new(&value).size_limit(1 << 20).build().map_err(|e| {
+            FilterError::Regex { text: value.clone(), why: e.to_string().lines().last().unwrap_or_default().to_owned() }
+        })?),
         _ => None,
     };
     Ok(Match { path, op, value, regex })
@@ -605,7 +604,10 @@ mod tests {
             Filter::parse(text).and_then(|f| f.check(&NODE)).map(|()| format!("{text} passed")).unwrap_err().to_string()
         };
         for (text, why) in [
-            ("Node==", "1:7 (6): no match found, expected: \"-\", \"0\", \"\\\"\", \"`\", [ \\t\\r\\n], [1-9] or [a-zA-Z]"),
+            (
+                "Node==",
+                "1:7 (6): no match found, expected: \"-\", \"0\", \"\\\"\", \"`\", [ \\t\\r\\n], [1-9] or [a-zA-Z]",
+            ),
             ("Node", "1:5 (4): no match found, expected: \"!=\", \".\", \"==\", \"[\", [ \\t\\r\\n] or [a-zA-Z0-9_]"),
             ("Meta.a==b and", "1:14 (13): no match found, expected: [ \\t\\r\\n]"),
             ("Node == \"a\" b", "1:11 (10)"),
@@ -621,7 +623,10 @@ mod tests {
             ("Meta[x] == 1", "1:6 (5)"),
         ] {
             let text = refuse(text);
-            assert!(text.starts_with("Failed to create boolean expression evaluator: ") && text.contains(why), "{text}");
+            assert!(
+                text.starts_with("Failed to create boolean expression evaluator: ") && text.contains(why),
+                "{text}"
+            );
         }
         let port = Filter::parse("Port == abc").unwrap().check(&SERVICE).unwrap_err();
         assert!(matches!(port, FilterError::Coerce { .. }));
@@ -640,7 +645,10 @@ mod tests {
     #[allow(clippy::disallowed_methods, reason = "a seeded source")]
     fn garbage_never_panics() {
         use rand::{Rng, SeedableRng};
-        let words = ["Node", "==", "!=", " ", "(", ")", "not", "and", "or", "\"", "`", "in", "is", "empty", "é", "[", "]", ".", "5", "matches"];
+        let words = [
+            "Node", "==", "!=", " ", "(", ")", "not", "and", "or", "\"", "`", "in", "is", "empty", "é", "[", "]", ".",
+            "5", "matches",
+        ];
         let mut rng = rand::rngs::StdRng::seed_from_u64(7);
         for _ in 0..50_000 {
             let text: String = (0..rng.random_range(0..12)).map(|_| words[rng.random_range(0..words.len())]).collect();

@@ -54,7 +54,7 @@ impl Params {
 
     /// The first value; empty where it has none or is absent.
     pub(crate) fn get(&self, name: &str) -> &str {
-        self.all(name).next().unwrap_or_default()
+        self.0.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str())
     }
 
     /// Every value.
