@@ -2,6 +2,7 @@
 
 pub mod gossip;
 pub mod checks;
+pub mod http;
 pub mod registry;
 pub mod servers;
 //! The agent of Causeway: gossip, registry, checks, views, DNS and HTTP.

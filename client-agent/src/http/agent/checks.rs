@@ -1,0 +1,100 @@
+//! `agent/checks`, `agent/check/*`.
+
+use super::super::decode::{self, Fields};
+use super::super::dispatch::{Call, kept_named};
+use super::super::failure::Failure;
+use super::super::filter;
+use super::super::render::{CheckJson, Object};
+use super::super::reply::Reply;
+use crate::registry::definition::{DEFAULT_OUTPUT_MAX_SIZE, Status};
+
+pub(crate) fn list(call: &Call<'_>) -> Result<Reply, Failure> {
+    let options = call.options()?;
+    let local = call.ctx.registry.snapshot();
+    let entries = local.checks.iter().map(|(id, check)| (id, CheckJson::new(check)));
+    match &options.filter {
+        None => call.json(&Object(entries)),
+        Some(filter) => {
+            filter.check(&filter::CHECK)?;
+            let kept = kept_named(entries, filter)?;
+            call.json(&Object(kept.iter().map(|(id, value)| (id, value))))
+        }
+    }
+}
+
+pub(crate) async fn register(call: &Call<'_>) -> Result<Reply, Failure> {
+    super::token(call)?;
+    let check = decode::parse(&call.body).and_then(|value| decode::check(&value, decode::BAD_CHECK_STATUS)).map_err(
+        |error| match error.0.as_str() {
+            decode::BAD_CHECK_STATUS => Failure::bad(error.0),
+            text => Failure::bad(format!("Request decode failed: {text}")),
+        },
+    )?;
+    if check.name.is_empty() {
+        return Err(Failure::bad("Missing check name"));
+    }
+    call.ctx.registry.add_check(check).await?;
+    Ok(Reply::empty())
+}
+
+pub(crate) async fn deregister(call: &Call<'_>) -> Result<Reply, Failure> {
+    super::token(call)?;
+    if call.rest.is_empty() {
+        return Err(Failure::internal("CheckID missing"));
+    }
+    call.ctx.registry.remove_check(call.rest.clone()).await?;
+    Ok(Reply::empty())
+}
+
+async fn set(call: &Call<'_>, status: Status) -> Result<Reply, Failure> {
+    super::token(call)?;
+    let note = call.params.get("note").to_owned();
+    call.ctx.registry.update_ttl(call.rest.clone(), status, note).await?;
+    Ok(Reply::empty())
+}
+
+pub(crate) async fn pass(call: &Call<'_>) -> Result<Reply, Failure> {
+    set(call, Status::Passing).await
+}
+
+pub(crate) async fn warn(call: &Call<'_>) -> Result<Reply, Failure> {
+    set(call, Status::Warning).await
+}
+
+pub(crate) async fn fail(call: &Call<'_>) -> Result<Reply, Failure> {
+    set(call, Status::Critical).await
+}
+
+/// Cuts a text to at most so many bytes, between characters, and says so.
+fn cut(output: String) -> String {
+    let total = output.len();
+    if total <= DEFAULT_OUTPUT_MAX_SIZE {
+        return output;
+    }
+    let kept = output.get(..output.floor_char_boundary(DEFAULT_OUTPUT_MAX_SIZE)).unwrap_or_default();
+    format!("{kept} ... (captured {} of {total} bytes)", kept.len())
+}
+
+pub(crate) async fn update(call: &Call<'_>) -> Result<Reply, Failure> {
+    super::token(call)?;
+    let undecoded = |error| Failure::bad(format!("Request decode failed: {error}"));
+    let value = decode::parse(&call.body).map_err(undecoded)?;
+    let fields = Fields::of(&value, false).map_err(undecoded)?;
+    let status = fields.text("Status").map_err(undecoded)?;
+    let output = fields.text("Output").map_err(undecoded)?;
+    let status = Status::parse(&status).ok_or_else(|| Failure::bad(format!("Invalid check status: '{status}'")))?;
+    call.ctx.registry.update_ttl(call.rest.clone(), status, cut(output)).await?;
+    Ok(Reply::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_output_is_cut_between_characters() {
+        assert_eq!(cut("ok".into()), "ok");
+        let long = cut("é".repeat(4000));
+        assert!(long.starts_with(&"é".repeat(2048)) && long.ends_with("(captured 4096 of 8000 bytes)"));
+    }
+}

@@ -1,0 +1,136 @@
+//! `agent/members`, `agent/join`, `agent/force-leave`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use causeway_proto::federation::directory_client::DirectoryClient;
+use causeway_proto::federation::{SiteState, SitesReply, SitesRequest};
+use causeway_proto::member::{Member, MemberStatus, tag};
+
+use super::super::dispatch::{Call, ask};
+use super::super::failure::Failure;
+use super::super::render::{MemberJson, Seq, member_tags};
+use super::super::reply::Reply;
+
+/// How long joining may take.
+const JOIN: Duration = Duration::from_secs(10);
+
+/// What is shown of a member, with its address as text.
+pub(crate) fn shown<'a>(member: &'a Member, addr: &'a str) -> MemberJson<'a> {
+    MemberJson { name: &member.name, addr, port: member.addr.port(), tags: member_tags(member), status: member.status }
+}
+
+pub(crate) async fn list(call: &Call<'_>) -> Result<Reply, Failure> {
+    super::token(call)?;
+    if !call.params.get("segment").is_empty() {
+        return Err(Failure::internal("Network segments are not supported"));
+    }
+    if !call.params.get("wan").is_empty() {
+        return wan(call).await;
+    }
+    let members = call.ctx.members.members();
+    let addrs: Vec<String> = members.iter().map(|member| member.ip().to_string()).collect();
+    call.json(&Seq(members.iter().zip(&addrs).map(|(member, addr)| shown(member, addr))))
+}
+
+/// One server of one site, as Consul's WAN members: named `node.dc`.
+#[derive(Debug, PartialEq, Eq)]
+struct WanMember {
+    name: String,
+    addr: String,
+    port: u16,
+    datacenter: String,
+    status: MemberStatus,
+}
+
+/// The servers of every site, by name. A site that cannot be reached counts as failed with all its servers.
+fn wan_members(reply: &SitesReply) -> Vec<WanMember> {
+    let mut all: Vec<WanMember> = Vec::new();
+    for status in &reply.sites {
+        let Some(site) = &status.site else { continue };
+        let alive = match status.state() {
+            _ if status.local => MemberStatus::Alive,
+            SiteState::Unreachable => MemberStatus::Failed,
+            SiteState::Left => MemberStatus::Left,
+            SiteState::Linked | SiteState::Unspecified => MemberStatus::Alive,
+        };
+        for server in &site.servers {
+            let (addr, port) = match server.address.parse::<SocketAddr>() {
+                Ok(addr) => (addr.ip().to_string(), addr.port()),
+                Err(_) => (server.address.clone(), 0),
+            };
+            all.push(WanMember {
+                name: format!("{}.{}", server.name, site.datacenter),
+                addr,
+                port,
+                datacenter: site.datacenter.clone(),
+                status: alive,
+            });
+        }
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+async fn wan(call: &Call<'_>) -> Result<Reply, Failure> {
+    let meta = causeway_proto::meta::Meta { datacenter: None, ..call.meta()? };
+    let (reply, _) = ask!(call, meta, DirectoryClient<_>, sites, SitesRequest {})?;
+    let members = wan_members(&reply);
+    call.json(&Seq(members.iter().map(|member| MemberJson {
+        name: &member.name,
+        addr: &member.addr,
+        port: member.port,
+        tags: BTreeMap::from([(tag::DC.to_owned(), member.datacenter.as_str()), (tag::ROLE.to_owned(), "consul")]),
+        status: member.status,
+    })))
+}
+
+pub(crate) async fn join(call: &Call<'_>) -> Result<Reply, Failure> {
+    super::token(call)?;
+    if !call.params.get("wan").is_empty() {
+        return Err(Failure::internal(
+            "agents do not join over the WAN here: sites are linked by their gateways (retry_join_wan, or a join token)",
+        ));
+    }
+    let address = call.named("Missing address to join")?.to_owned();
+    call.ctx.members.join(vec![address], JOIN).await?;
+    Ok(Reply::empty())
+}
+
+pub(crate) async fn force_leave(call: &Call<'_>) -> Result<Reply, Failure> {
+    super::token(call)?;
+    let known = call.ctx.members.members().iter().any(|member| member.name == call.rest);
+    if !known {
+        return Err(Failure::internal(format!("agent: No node found with name '{}'", call.rest)));
+    }
+    call.ctx.members.force_leave(call.rest.clone(), call.params.has("prune")).await?;
+    Ok(Reply::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_proto::federation::{Server, Site, SiteStatus};
+
+    use super::*;
+
+    #[test]
+    fn sites_as_wan_members() {
+        let site = |dc: &str, state: SiteState, local: bool| SiteStatus {
+            site: Some(Site {
+                datacenter: dc.into(),
+                servers: vec![Server { name: "s1".into(), address: "10.0.0.1:8300".into() }],
+                ..Site::default()
+            }),
+            state: state.into(),
+            local,
+            ..SiteStatus::default()
+        };
+        let reply = SitesReply {
+            sites: vec![site("dc2", SiteState::Unreachable, false), site("dc1", SiteState::Unspecified, true)],
+        };
+        let members = wan_members(&reply);
+        let shown: Vec<_> = members.iter().map(|m| (m.name.as_str(), m.port, m.status)).collect();
+        assert_eq!(shown, [("s1.dc1", 8300, MemberStatus::Alive), ("s1.dc2", 8300, MemberStatus::Failed)]);
+    }
+}

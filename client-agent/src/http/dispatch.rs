@@ -1,0 +1,282 @@
+//! From a request to the file of its URL family.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use causeway_proto::door::Door;
+use causeway_proto::meta::{AnswerMeta, Consistency, MAX_WAIT, Meta};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::filter::{Filter, Shape};
+use super::gate::{self, Endpoint};
+use super::ports::Context;
+use super::query::{self, Options, Params};
+use super::render::Site;
+use super::reply::Reply;
+use super::{agent, catalog, health, kv, operator, session, status, txn};
+
+/// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
+const CALL: Duration = Duration::from_secs(10);
+/// Largest answer taken from a server.
+pub(crate) const MAX_ANSWER: usize = 256 << 20;
+
+/// One request on its way.
+pub(crate) struct Call<'a> {
+    pub(crate) ctx: &'a Context,
+    pub(crate) method: &'a Method,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) params: Params,
+    /// What follows the endpoint's pattern, decoded.
+    pub(crate) rest: String,
+    pub(crate) body: Bytes,
+    trace: &'a str,
+}
+
+impl Call<'_> {
+    pub(crate) fn pretty(&self) -> bool {
+        self.params.has("pretty")
+    }
+
+    pub(crate) fn json<T: Serialize + ?Sized>(&self, value: &T) -> Result<Reply, Failure> {
+        Reply::json(value, self.pretty())
+    }
+
+    pub(crate) fn door(&self) -> Door {
+        self.ctx.door.clone()
+    }
+
+    /// Datacenter, token and trace of a call that is no read.
+    pub(crate) fn meta(&self) -> Result<Meta, Failure> {
+        let meta = query::meta(&self.params, self.headers, &self.ctx.info.datacenter)?;
+        Ok(Meta { trace: Some(self.trace.to_owned()), ..meta })
+    }
+
+    /// The options of a read.
+    pub(crate) fn options(&self) -> Result<Options, Failure> {
+        let mut options = query::options(&self.params, self.headers, &self.ctx.info.datacenter)?;
+        options.meta.trace = Some(self.trace.to_owned());
+        Ok(options)
+    }
+
+    /// What follows the pattern; Consul's text where nothing does.
+    pub(crate) fn named(&self, missing: &str) -> Result<&str, Failure> {
+        if self.rest.is_empty() { Err(Failure::bad(missing)) } else { Ok(&self.rest) }
+    }
+
+    /// How what comes from the datacenter asked is shown.
+    pub(crate) fn site<'b>(&'b self, meta: &'b Meta) -> Site<'b> {
+        Site {
+            datacenter: meta.datacenter.as_deref().unwrap_or(&self.ctx.info.datacenter),
+            translate: meta.datacenter.is_some() && self.ctx.translate_wan_addrs,
+        }
+    }
+
+    /// Renders a list, those entries of it that pass the filter. Without a filter nothing is built but the bytes.
+    pub(crate) fn list<I>(&self, entries: I, filter: Option<&Filter>, shape: &Shape) -> Result<Reply, Failure>
+    where
+        I: Iterator + Clone,
+        I::Item: Serialize,
+    {
+        match filter {
+            None => self.json(&super::render::Seq(entries)),
+            Some(filter) => {
+                filter.check(shape)?;
+                self.json(&kept(entries, filter)?)
+            }
+        }
+    }
+}
+
+/// Those entries that pass, as values.
+fn kept<I>(entries: I, filter: &Filter) -> Result<Vec<serde_json::Value>, Failure>
+where
+    I: Iterator,
+    I::Item: Serialize,
+{
+    let mut kept = Vec::new();
+    for entry in entries {
+        let value = serde_json::to_value(entry)
+            .map_err(|e| Failure::internal(format!("the answer could not be rendered: {e}")))?;
+        if filter.matches(&value) {
+            kept.push(value);
+        }
+    }
+    Ok(kept)
+}
+
+/// Rendered entries of an object that pass the filter, with their names.
+pub(crate) fn kept_named<'a, I, V>(entries: I, filter: &Filter) -> Result<Vec<(&'a String, serde_json::Value)>, Failure>
+where
+    I: Iterator<Item = (&'a String, V)>,
+    V: Serialize,
+{
+    let mut all = Vec::new();
+    for (name, entry) in entries {
+        all.extend(kept(std::iter::once(entry), filter)?.pop().map(|value| (name, value)));
+    }
+    Ok(all)
+}
+
+/// Makes one call with a deadline: that of a blocking read lies behind its wait.
+pub(crate) async fn once<T, F>(meta: &Meta, call: F) -> Result<(T, AnswerMeta), Failure>
+where
+    F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+{
+    let deadline = match meta.min_index {
+        0 => CALL,
+        _ => meta.wait_time(1.0).min(MAX_WAIT + MAX_WAIT / 16) + CALL,
+    };
+    match tokio::time::timeout(deadline, call).await {
+        Ok(Ok(response)) => {
+            let answer = AnswerMeta::of(&response);
+            Ok((response.into_inner(), answer))
+        }
+        Ok(Err(status)) => Err(Failure::from_status(&status, meta.datacenter.is_some())),
+        Err(_) => Err(Failure::of(
+            causeway_proto::rejection::Reason::Deadline,
+            format!("rpc error: deadline exceeded: no answer within {} s", deadline.as_secs()),
+        )),
+    }
+}
+
+/// A read; a stale answer that is older than `max_stale` is asked again of the leader.
+pub(crate) async fn current<T, F, Fut>(options: &mut Options, call: F) -> Result<(T, AnswerMeta), Failure>
+where
+    F: Fn(Meta) -> Fut,
+    Fut: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+{
+    let (reply, answer) = once(&options.meta, call(options.meta.clone())).await?;
+    if options.meta.consistency == Consistency::Stale && options.max_stale.is_some_and(|max| answer.last_contact > max)
+    {
+        options.meta.consistency = Consistency::Default;
+        return once(&options.meta, call(options.meta.clone())).await;
+    }
+    Ok((reply, answer))
+}
+
+/// Calls a method of a generated client through the door, as a read.
+macro_rules! read {
+    ($call:expr, $options:expr, $client:ty, $method:ident, $request:expr) => {{
+        let request = $request;
+        $crate::http::dispatch::current($options, |meta| {
+            let mut client = <$client>::new($call.door()).max_decoding_message_size($crate::http::dispatch::MAX_ANSWER);
+            let request = meta.request(request.clone());
+            async move { client.$method(request).await }
+        })
+        .await
+    }};
+}
+/// Calls a method of a generated client through the door, once.
+macro_rules! ask {
+    ($call:expr, $meta:expr, $client:ty, $method:ident, $request:expr) => {{
+        let mut client = <$client>::new($call.door()).max_decoding_message_size($crate::http::dispatch::MAX_ANSWER);
+        let request = $meta.request($request);
+        $crate::http::dispatch::once(&$meta, client.$method(request)).await
+    }};
+}
+pub(crate) use {ask, read};
+
+/// How large the body of a request may be, and Consul's hint where it says so; known before the body is read.
+pub(crate) fn body_limit(ctx: &Context, path: &str) -> (usize, Option<&'static str>) {
+    match gate::find(path).map(|(row, _)| row.endpoint) {
+        Some(Endpoint::Kv) => (ctx.body_limits.kv_max_value_size, Some("kv_max_value_size")),
+        Some(Endpoint::Txn) => (ctx.body_limits.txn_max_req_len, Some("txn_max_req_len")),
+        _ => (ctx.body_limits.other, None),
+    }
+}
+
+/// Consul's text for a body that is too large.
+pub(crate) fn too_large(size: Option<u64>, max: usize, hint: Option<&str>) -> Failure {
+    let size = size.map(|n| format!("({n} bytes)")).unwrap_or_default();
+    let hint = hint.map(|h| format!(" See https://www.consul.io/docs/agent/options.html#{h}.")).unwrap_or_default();
+    Failure::too_large(format!("Request body{size} too large, max size: {max} bytes.{hint}"))
+}
+
+/// Checks a request before its body is read: the endpoint, the method, the token. `Some`: the answer needs no body.
+pub(crate) fn precheck(parts: &Parts) -> Result<Option<Reply>, Failure> {
+    let path = parts.uri.path();
+    let Some((row, _)) = gate::find(path) else {
+        return Err(Failure::not_found(match path.strip_prefix("/v1/") {
+            Some(name) => format!("/v1/{name} is not an endpoint of this agent\n"),
+            None => "not found: the API is below /v1/\n".to_owned(),
+        }));
+    };
+    if parts.method == Method::OPTIONS {
+        return Ok(Some(Reply::empty().header(http::header::ALLOW, &row.allow())));
+    }
+    let params = Params::parse(parts.uri.query().unwrap_or_default());
+    let token = query::token(&params, &parts.headers)?;
+    gate::admit(row, &parts.method, path, token.as_deref())?;
+    Ok(None)
+}
+
+/// Does a request that passed [`precheck`].
+pub(crate) async fn answer(ctx: &Context, parts: &Parts, body: Bytes, trace: &str) -> Result<Reply, Failure> {
+    let Some((row, rest)) = gate::find(parts.uri.path()) else { return Err(Failure::not_found("")) };
+    let rest =
+        query::unescape(rest, false).ok_or_else(|| Failure::bad("Invalid path: not UTF-8, or a damaged %-escape"))?;
+    let call = Call {
+        ctx,
+        method: &parts.method,
+        headers: &parts.headers,
+        params: Params::parse(parts.uri.query().unwrap_or_default()),
+        rest,
+        body,
+        trace,
+    };
+    let c = &call;
+    match row.endpoint {
+        Endpoint::Root => Ok(Reply::text("Consul Agent")),
+        Endpoint::Acl => Err(Failure::new(StatusCode::UNAUTHORIZED, "ACL support disabled")),
+        Endpoint::StatusLeader => status::leader(c).await,
+        Endpoint::StatusPeers => status::peers(c).await,
+        Endpoint::AgentSelf => agent::node::this(c).await,
+        Endpoint::AgentMembers => agent::members::list(c).await,
+        Endpoint::AgentServices => agent::services::list(c),
+        Endpoint::AgentService => agent::services::one(c).await,
+        Endpoint::AgentChecks => agent::checks::list(c),
+        Endpoint::AgentJoin => agent::members::join(c).await,
+        Endpoint::AgentForceLeave => agent::members::force_leave(c).await,
+        Endpoint::AgentLeave => agent::node::leave(c).await,
+        Endpoint::AgentReload => agent::node::reload(c).await,
+        Endpoint::AgentMaintenance => agent::node::maintenance(c).await,
+        Endpoint::AgentMetrics => agent::metrics::show(c),
+        Endpoint::AgentHost => agent::node::host(c),
+        Endpoint::AgentVersion => agent::node::version(c),
+        Endpoint::AgentHealthById => agent::health::by_id(c),
+        Endpoint::AgentHealthByName => agent::health::by_name(c),
+        Endpoint::AgentServiceRegister => agent::services::register(c).await,
+        Endpoint::AgentServiceDeregister => agent::services::deregister(c).await,
+        Endpoint::AgentServiceMaintenance => agent::services::maintenance(c).await,
+        Endpoint::AgentCheckRegister => agent::checks::register(c).await,
+        Endpoint::AgentCheckDeregister => agent::checks::deregister(c).await,
+        Endpoint::AgentCheckPass => agent::checks::pass(c).await,
+        Endpoint::AgentCheckWarn => agent::checks::warn(c).await,
+        Endpoint::AgentCheckFail => agent::checks::fail(c).await,
+        Endpoint::AgentCheckUpdate => agent::checks::update(c).await,
+        Endpoint::CatalogRegister => catalog::register(c).await,
+        Endpoint::CatalogDeregister => catalog::deregister(c).await,
+        Endpoint::CatalogDatacenters => catalog::datacenters(c).await,
+        Endpoint::CatalogNodes => catalog::nodes(c).await,
+        Endpoint::CatalogServices => catalog::services(c).await,
+        Endpoint::CatalogService => catalog::service(c).await,
+        Endpoint::CatalogNode => catalog::node(c).await,
+        Endpoint::CatalogNodeServices => catalog::node_services(c).await,
+        Endpoint::HealthNode => health::node(c).await,
+        Endpoint::HealthChecks => health::checks(c).await,
+        Endpoint::HealthService => health::service(c).await,
+        Endpoint::HealthState => health::state(c).await,
+        Endpoint::Kv => kv::entry(c).await,
+        Endpoint::SessionCreate => session::create(c).await,
+        Endpoint::SessionDestroy => session::destroy(c).await,
+        Endpoint::SessionRenew => session::renew(c).await,
+        Endpoint::SessionInfo => session::info(c).await,
+        Endpoint::SessionNode => session::node(c).await,
+        Endpoint::SessionList => session::list(c).await,
+        Endpoint::Txn => txn::apply(c).await,
+        Endpoint::OperatorRaft => operator::raft_configuration(c).await,
+    }
+}

@@ -1,0 +1,552 @@
+#![allow(clippy::disallowed_methods, reason = "the sockets, clock, chance and tasks of the HTTP API")]
+//! Sockets, clock and chance of the HTTP API: listeners and their limits, bodies, compression, traces and metrics.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tracing::{Instrument, debug, warn};
+
+use super::dispatch;
+use super::failure::Failure;
+use super::gate;
+use super::ports::Context;
+use super::reply::Reply;
+
+/// What listeners allow.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections from one IP address (`limits.http_max_conns_per_client`); more are answered with 429.
+    pub max_connections_per_client: usize,
+    /// Connections in all, of each listener.
+    pub max_connections: usize,
+    /// Time a request's head may take from its first byte, and the first request from the connection's start.
+    pub header_timeout: Duration,
+    /// Time a connection may lie idle between requests.
+    pub idle_timeout: Duration,
+    /// Time a TLS handshake may take (`limits.https_handshake_timeout`).
+    pub handshake_timeout: Duration,
+    /// Largest head of a request, in bytes.
+    pub max_header_bytes: usize,
+    /// Time requests under way have to end once the agent stops.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections_per_client: 200,
+            max_connections: 16_384,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(300),
+            handshake_timeout: Duration::from_secs(5),
+            max_header_bytes: 64 * 1024,
+            drain: Duration::from_millis(700),
+        }
+    }
+}
+
+/// The TLS configuration to use for the next connection.
+pub type CurrentTls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+/// Where requests come in.
+pub enum Listener {
+    /// In clear.
+    Tcp(TcpListener),
+    /// A socket in the file system.
+    Unix(UnixListener),
+    /// HTTPS.
+    Tls(TcpListener, CurrentTls),
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(listener) => write!(f, "Tcp({:?})", listener.local_addr()),
+            Self::Unix(listener) => write!(f, "Unix({:?})", listener.local_addr()),
+            Self::Tls(listener, _) => write!(f, "Tls({:?})", listener.local_addr()),
+        }
+    }
+}
+
+/// Time a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(30);
+/// A body that is too large is still read up to here, so that its sender reads our refusal and not a broken connection.
+const DRAIN_BYTES: u64 = 8 * 1024 * 1024;
+/// Bodies below this are sent as they are.
+const COMPRESS_FROM: usize = 1024;
+/// Bodies above this are compressed on a thread of their own.
+const COMPRESS_APART: usize = 128 * 1024;
+/// Connections reading from the same address wait this long after the machine refused one.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The HTTP API as a service.
+pub fn router(context: Context) -> Router {
+    Router::new().fallback(handle).with_state(Arc::new(context))
+}
+
+/// Keeps the trace of a request that has one, and begins one for others.
+fn trace(headers: &HeaderMap) -> String {
+    let well_formed = |text: &&str| {
+        let parts: Vec<&str> = text.split('-').collect();
+        matches!(parts.as_slice(), [version, id, span, flags, ..]
+            if version.len() == 2 && id.len() == 32 && span.len() == 16 && flags.len() == 2
+                && parts.iter().all(|p| p.bytes().all(|b| b.is_ascii_hexdigit()))
+                && id.bytes().any(|b| b != b'0') && span.bytes().any(|b| b != b'0'))
+    };
+    match headers.get("traceparent").and_then(|v| v.to_str().ok()).filter(well_formed) {
+        Some(text) => text.to_owned(),
+        None => format!("00-{:032x}-{:016x}-01", rand::random::<u128>() | 1, rand::random::<u64>() | 1),
+    }
+}
+
+async fn handle(State(context): State<Arc<Context>>, request: Request<Body>) -> Response<Body> {
+    let started = Instant::now();
+    let (parts, body) = request.into_parts();
+    let trace = trace(&parts.headers);
+    let trace_id = trace.get(3..35).unwrap_or_default().to_owned();
+    let path = gate::find(parts.uri.path()).map_or("other", |(row, _)| row.pattern);
+    // The query is not shown: it may carry a token.
+    let span = tracing::debug_span!("http", trace = %trace_id, method = %parts.method, path = parts.uri.path());
+    let reply = answer(&context, &parts, body, &trace).instrument(span).await;
+    let labels =
+        [("method", method_label(parts.method.as_str())), ("path", path), ("code", class(reply.status.as_u16()))];
+    metrics::counter!("consul_http_requests", &labels).increment(1);
+    metrics::histogram!("consul_http_request_seconds", &labels).record(started.elapsed().as_secs_f64());
+    finish(&context, &parts.headers, reply).await
+}
+
+/// A bounded set of names, whatever a client sends.
+fn method_label(method: &str) -> &'static str {
+    ["GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS"].into_iter().find(|m| *m == method).unwrap_or("other")
+}
+
+fn class(code: u16) -> &'static str {
+    match code {
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    }
+}
+
+async fn answer(context: &Context, parts: &Parts, body: Body, trace: &str) -> Reply {
+    let done = async {
+        if let Some(reply) = dispatch::precheck(parts)? {
+            return Ok(reply);
+        }
+        let body = whole(context, parts, body).await?;
+        Box::pin(dispatch::answer(context, parts, body, trace)).await
+    };
+    done.await.unwrap_or_else(|failure: Failure| {
+        debug!(code = failure.code.as_u16(), text = %failure.text, "request refused");
+        failure.into()
+    })
+}
+
+/// Reads a body up to its limit.
+async fn whole(context: &Context, parts: &Parts, body: Body) -> Result<Bytes, Failure> {
+    let (max, hint) = dispatch::body_limit(context, parts.uri.path());
+    let named: Option<u64> =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+    let fits = |n: u64| usize::try_from(n).is_ok_and(|n| n <= max);
+    if let Some(size) = named.filter(|n| !fits(*n)) {
+        if size <= DRAIN_BYTES {
+            let _ = timeout(BODY_TIME, drain(body)).await;
+        }
+        return Err(dispatch::too_large(Some(size), max, hint));
+    }
+    match timeout(BODY_TIME, Limited::new(body, max).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(dispatch::too_large(None, max, hint)),
+        Ok(Err(error)) => Err(Failure::bad(format!("the request's body could not be read: {error}"))),
+        Err(_) => Err(Failure::new(
+            http::StatusCode::REQUEST_TIMEOUT,
+            format!("the request's body did not arrive within {} s", BODY_TIME.as_secs()),
+        )),
+    }
+}
+
+/// Reads and forgets, piece by piece.
+async fn drain(mut body: Body) {
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(
+        |coding| {
+            let mut parts = coding.split(';').map(str::trim);
+            parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"))
+                && !parts.any(|q| q.strip_prefix("q=").is_some_and(|q| q.parse::<f32>().is_ok_and(|q| q <= 0.0)))
+        },
+    )
+}
+
+fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::fast());
+    encoder.write_all(body)?;
+    encoder.finish()
+}
+
+async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<Body> {
+    let Reply { status, mut headers, mut body } = reply;
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if body.len() > COMPRESS_FROM && accepts_gzip(asked) {
+        let compressed = if body.len() > COMPRESS_APART {
+            let apart = tokio::task::spawn_blocking(move || (gzip(&body), body)).await;
+            match apart {
+                Ok((compressed, plain)) => {
+                    body = plain;
+                    compressed
+                }
+                // Only where the runtime is going down.
+                Err(error) => return refusal(&format!("the answer could not be compressed: {error}")),
+            }
+        } else {
+            gzip(&body)
+        };
+        if let Ok(compressed) = compressed {
+            body = compressed;
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+    }
+    if context.translate_wan_addrs {
+        headers.insert(HeaderName::from_static("x-consul-translate-addresses"), HeaderValue::from_static("true"));
+    }
+    for (name, value) in &context.response_headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn refusal(text: &str) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.to_owned()));
+    *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+    response
+}
+
+/// Counts connections: of each address, and in all.
+#[derive(Debug, Default)]
+struct Slots {
+    counts: Mutex<(usize, HashMap<IpAddr, usize>)>,
+}
+
+/// One connection's place; given back when dropped.
+struct Slot {
+    slots: Arc<Slots>,
+    ip: Option<IpAddr>,
+}
+
+impl Slots {
+    /// `None`: there are too many already.
+    fn take(self: &Arc<Self>, ip: Option<IpAddr>, limits: &Limits) -> Option<Slot> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.0 >= limits.max_connections {
+            return None;
+        }
+        if let Some(ip) = ip {
+            let count = counts.1.entry(ip).or_default();
+            if *count >= limits.max_connections_per_client {
+                return None;
+            }
+            *count += 1;
+        }
+        counts.0 += 1;
+        Some(Slot { slots: Arc::clone(self), ip })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut counts = self.slots.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.0 = counts.0.saturating_sub(1);
+        if let Some(ip) = self.ip
+            && let Some(count) = counts.1.get_mut(&ip)
+        {
+            *count -= 1;
+            if *count == 0 {
+                counts.1.remove(&ip);
+            }
+        }
+    }
+}
+
+/// A connection whose requests must bring their heads in time. Idle time between requests does not count; that has a limit of its
+/// own, so that the pools of clients are not cut off every few seconds.
+struct Paced<I> {
+    io: I,
+    /// Set while a request is being answered.
+    serving: Arc<AtomicBool>,
+    limit: Duration,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let serving = self.serving.load(Ordering::Acquire);
+        if serving {
+            self.deadline = None;
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf)?;
+        if !serving && self.deadline.is_none() && buf.filled().len() > before {
+            let limit = self.limit;
+            self.deadline = Some(Box::pin(sleep(limit)));
+        }
+        if read.is_pending()
+            && let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the request's head came too slowly")));
+        }
+        read.map(Ok)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Paced<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+/// Says that a request is being answered, for as long as it lives.
+struct Serving(Arc<AtomicBool>);
+
+impl Serving {
+    fn start(flag: &Arc<AtomicBool>) -> Self {
+        flag.store(true, Ordering::Release);
+        Self(Arc::clone(flag))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Serves one connection to its end, or until `stop` and a moment for what is under way. A blocked read ends when its client goes
+/// away: hyper drops the request's future, and with it the call to the server.
+async fn connection<I>(io: I, router: Router, limits: Arc<Limits>, stop: CancellationToken)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let serving = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&serving);
+    let service = tower::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let under_way = Serving::start(&flag);
+        let answer = router.clone().oneshot(request);
+        async move {
+            let answer = answer.await;
+            drop(under_way);
+            answer
+        }
+    });
+    let paced =
+        Paced { io, serving, limit: limits.header_timeout, deadline: Some(Box::pin(sleep(limits.header_timeout))) };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle_timeout)
+        .max_buf_size(limits.max_header_bytes.max(8192))
+        .serve_connection(TokioIo::new(paced), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match timeout(limits.drain, connection.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "connection ended");
+    }
+}
+
+/// Tells a client in clear that it has too many connections.
+async fn refuse<I: AsyncWrite + Unpin>(mut io: I) {
+    const TEXT: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
+        Your IP is issuing too many concurrent connections, please rate limit your calls\n";
+    let _ = timeout(Duration::from_millis(100), async {
+        io.write_all(TEXT).await?;
+        io.shutdown().await
+    })
+    .await;
+}
+
+/// Accepts on every listener until `stop`; returns when all connections have ended, which takes at most `limits.drain` and a moment.
+pub async fn serve(listeners: Vec<Listener>, router: Router, limits: Limits, stop: CancellationToken) {
+    let limits = Arc::new(limits);
+    let mut loops = JoinSet::new();
+    for listener in listeners {
+        loops.spawn(accept(listener, router.clone(), Arc::clone(&limits), stop.clone()));
+    }
+    while loops.join_next().await.is_some() {}
+}
+
+async fn accept(listener: Listener, router: Router, limits: Arc<Limits>, stop: CancellationToken) {
+    let slots = Arc::new(Slots::default());
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept_one(&listener) => accepted,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            () = stop.cancelled() => break,
+        };
+        let (stream, ip) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "no connection could be accepted; are there too many open files?");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let slot = slots.take(ip, &limits);
+        let (router, limits, stop) = (router.clone(), Arc::clone(&limits), stop.clone());
+        connections.spawn(async move {
+            match (stream, slot) {
+                (Stream::Tcp(stream), None) => refuse(stream).await,
+                (Stream::Unix(stream), None) => refuse(stream).await,
+                (Stream::Tls(..), None) => {}
+                (Stream::Tcp(stream), Some(_slot)) => connection(stream, router, limits, stop).await,
+                (Stream::Unix(stream), Some(_slot)) => connection(stream, router, limits, stop).await,
+                (Stream::Tls(stream, config), Some(_slot)) => {
+                    let handshake = timeout(limits.handshake_timeout, TlsAcceptor::from(config).accept(stream));
+                    let stream = tokio::select! {
+                        stream = handshake => stream,
+                        () = stop.cancelled() => return,
+                    };
+                    match stream {
+                        Ok(Ok(stream)) => connection(stream, router, limits, stop).await,
+                        Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+                        Err(_) => debug!("TLS handshake took too long"),
+                    }
+                }
+            }
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+    Tls(tokio::net::TcpStream, Arc<ServerConfig>),
+}
+
+async fn accept_one(listener: &Listener) -> io::Result<(Stream, Option<IpAddr>)> {
+    Ok(match listener {
+        Listener::Tcp(listener) => {
+            let (stream, ip) = accept_tcp(listener).await?;
+            (Stream::Tcp(stream), Some(ip))
+        }
+        Listener::Unix(listener) => (Stream::Unix(listener.accept().await?.0), None),
+        Listener::Tls(listener, config) => {
+            let (stream, ip) = accept_tcp(listener).await?;
+            (Stream::Tls(stream, config()), Some(ip))
+        }
+    })
+}
+
+async fn accept_tcp(listener: &TcpListener) -> io::Result<(tokio::net::TcpStream, IpAddr)> {
+    let (stream, addr) = listener.accept().await?;
+    // Small answers leave at once.
+    let _ = stream.set_nodelay(true);
+    Ok((stream, addr.ip().to_canonical()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_are_kept_or_made() {
+        let mut headers = HeaderMap::new();
+        let made = trace(&headers);
+        assert_eq!(made.len(), 55);
+        assert_ne!(made, trace(&headers));
+        for (text, kept) in [
+            ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", true),
+            ("00-00000000000000000000000000000000-b7ad6b7169203331-01", false),
+            ("garbage", false),
+            ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331", false),
+        ] {
+            headers.insert("traceparent", HeaderValue::from_static(text));
+            assert_eq!(trace(&headers) == text, kept, "{text}");
+        }
+    }
+
+    #[test]
+    fn encodings() {
+        for (text, wanted) in
+            [("gzip", true), ("deflate, GZIP;q=0.5", true), ("gzip;q=0", false), ("br", false), ("", false)]
+        {
+            let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(text))]);
+            assert_eq!(accepts_gzip(&headers), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn slots_are_counted_and_given_back() {
+        let limits = Limits { max_connections_per_client: 2, max_connections: 3, ..Limits::default() };
+        let slots = Arc::new(Slots::default());
+        let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let one = slots.take(Some(a), &limits).unwrap();
+        let _two = slots.take(Some(a), &limits).unwrap();
+        assert!(slots.take(Some(a), &limits).is_none());
+        let _three = slots.take(Some(b), &limits).unwrap();
+        assert!(slots.take(Some(b), &limits).is_none());
+        drop(one);
+        assert!(slots.take(Some(a), &limits).is_some());
+        assert_eq!(slots.counts.lock().unwrap().0, 2);
+    }
+}

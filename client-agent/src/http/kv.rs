@@ -1,0 +1,115 @@
+//! `/v1/kv/*`.
+
+use causeway_proto::kv::kv_client::KvClient;
+use causeway_proto::kv::{ApplyRequest, GetRequest, KeysRequest, ListRequest, Verb};
+use causeway_proto::meta::AnswerMeta;
+use http::{Method, StatusCode, header};
+
+use super::dispatch::{Call, ask, read};
+use super::failure::Failure;
+use super::render::{EntryJson, Seq};
+use super::reply::Reply;
+
+pub(crate) async fn entry(call: &Call<'_>) -> Result<Reply, Failure> {
+    match *call.method {
+        Method::PUT => put(call).await,
+        Method::DELETE => delete(call).await,
+        _ if call.params.has("keys") => keys(call).await,
+        _ => get(call).await,
+    }
+}
+
+/// What is not there: 404 with the index, so that one can wait for it.
+fn absent(answer: &AnswerMeta) -> Reply {
+    Reply::empty().status(StatusCode::NOT_FOUND).meta(answer)
+}
+
+async fn get(call: &Call<'_>) -> Result<Reply, Failure> {
+    let mut options = call.options()?;
+    if call.params.has("recurse") {
+        let request = ListRequest { prefix: call.rest.clone() };
+        let (reply, answer) = read!(call, &mut options, KvClient<_>, list, request)?;
+        if reply.entries.is_empty() {
+            return Ok(absent(&answer));
+        }
+        return Ok(call.json(&Seq(reply.entries.iter().map(EntryJson)))?.meta(&answer));
+    }
+    let request = GetRequest { key: call.named("Missing key name")?.to_owned() };
+    let (reply, answer) = read!(call, &mut options, KvClient<_>, get, request)?;
+    let Some(entry) = reply.entry else { return Ok(absent(&answer)) };
+    if call.params.has("raw") {
+        // As text that no browser runs, whatever is in it.
+        return Ok(Reply { body: entry.value, ..Reply::empty() }
+            .header(header::CONTENT_TYPE, "text/plain")
+            .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+            .header(header::CONTENT_SECURITY_POLICY, "sandbox")
+            .meta(&answer));
+    }
+    Ok(call.json(&[EntryJson(&entry)])?.meta(&answer))
+}
+
+async fn keys(call: &Call<'_>) -> Result<Reply, Failure> {
+    let mut options = call.options()?;
+    let request = KeysRequest { prefix: call.rest.clone(), separator: call.params.get("separator").to_owned() };
+    let (reply, answer) = read!(call, &mut options, KvClient<_>, keys, request)?;
+    if reply.keys.is_empty() {
+        return Ok(absent(&answer));
+    }
+    Ok(call.json(&reply.keys)?.meta(&answer))
+}
+
+/// At most one of these may be there; Consul's words name them all.
+fn exclusive(call: &Call<'_>, names: &[&str]) -> Result<(), Failure> {
+    let found: Vec<String> = names
+        .iter()
+        .filter(|name| call.params.has(name))
+        .map(|name| format!("{name}={}", call.params.get(name)))
+        .collect();
+    if found.len() > 1 {
+        return Err(Failure::bad(format!("Conflicting flags: {}", found.join("&"))));
+    }
+    Ok(())
+}
+
+async fn put(call: &Call<'_>) -> Result<Reply, Failure> {
+    let meta = call.meta()?;
+    let key = call.named("Missing key name")?.to_owned();
+    exclusive(call, &["acquire", "cas", "release"])?;
+    let flags = call.params.number("flags")?.unwrap_or(0);
+    let cas = call.params.number("cas")?;
+    let (verb, session) = if cas.is_some() {
+        (Verb::Cas, "")
+    } else if call.params.has("acquire") {
+        (Verb::Lock, call.params.get("acquire"))
+    } else if call.params.has("release") {
+        (Verb::Unlock, call.params.get("release"))
+    } else {
+        (Verb::Set, "")
+    };
+    let request = ApplyRequest {
+        verb: verb.into(),
+        key,
+        value: call.body.to_vec(),
+        flags,
+        index: cas.unwrap_or(0),
+        session: session.to_owned(),
+    };
+    let (reply, _) = ask!(call, meta, KvClient<_>, apply, request)?;
+    call.json(&reply.done)
+}
+
+async fn delete(call: &Call<'_>) -> Result<Reply, Failure> {
+    let meta = call.meta()?;
+    exclusive(call, &["cas", "recurse"])?;
+    let cas = call.params.number("cas")?;
+    let verb = if call.params.has("recurse") {
+        Verb::DeleteTree
+    } else {
+        call.named("Missing key name")?;
+        if cas.is_some() { Verb::DeleteCas } else { Verb::Delete }
+    };
+    let request =
+        ApplyRequest { verb: verb.into(), key: call.rest.clone(), index: cas.unwrap_or(0), ..ApplyRequest::default() };
+    let (reply, _) = ask!(call, meta, KvClient<_>, apply, request)?;
+    call.json(&reply.done)
+}

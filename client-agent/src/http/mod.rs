@@ -1,0 +1,31 @@
+//! The agent's HTTP API, as Consul 1.8.7 speaks it.
+//!
+//! A request goes through [`driver`] (trace, clock, body, compression), the [`gate`] (one table of endpoints) and the file of its
+//! URL family, which asks a server through a door, or the agent's own parts through [`ports`]. JSON is known in this folder only.
+
+mod agent;
+mod catalog;
+mod decode;
+mod dispatch;
+pub mod driver;
+pub mod duration;
+mod failure;
+mod filter;
+mod gate;
+mod health;
+mod kv;
+mod operator;
+pub mod ports;
+mod query;
+mod render;
+mod reply;
+mod session;
+mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod txn;
+
+pub use driver::{Limits, Listener, router, serve};
+pub use ports::{Context, Info};

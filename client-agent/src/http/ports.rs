@@ -1,0 +1,198 @@
+//! What the HTTP API needs of the agent's other parts, as small traits, so that it can be tested alone. `src/run.rs` adapts the
+//! real parts to them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_proto::catalog::{Check, Service, ServiceHealth};
+use causeway_proto::door::Door;
+use causeway_proto::member::Members;
+use futures::future::BoxFuture;
+
+use crate::registry::definition::{CheckDefinition, ServiceDefinition, Status};
+
+/// Why a part of the agent did not do what was asked; the text is for the user, in Consul's words where Consul has them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// The request makes no sense (HTTP 400).
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such thing (HTTP 404).
+    #[error("{0}")]
+    NotFound(String),
+    /// Refused or failed (HTTP 500, as Consul answers).
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The agent's own services and checks, as the registry knows them now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Local {
+    /// By service id.
+    pub services: BTreeMap<String, Arc<Service>>,
+    /// By check id; `status` and `output` are current.
+    pub checks: BTreeMap<String, Arc<Check>>,
+}
+
+/// The registry of this agent. Refusals carry Consul's texts.
+pub trait LocalRegistry: Send + Sync + 'static {
+    /// All there is now. Must not block.
+    fn snapshot(&self) -> Arc<Local>;
+    /// Done at the first change after this call.
+    fn changed(&self) -> BoxFuture<'static, ()>;
+    /// Registers a service by API, with its checks.
+    fn add_service(
+        &self,
+        definition: ServiceDefinition,
+        replace_existing_checks: bool,
+    ) -> BoxFuture<'_, Result<(), PortError>>;
+    /// Removes a service and its checks; an id that is not known is no error.
+    fn remove_service(&self, id: String) -> BoxFuture<'_, Result<(), PortError>>;
+    /// Registers a check by API.
+    fn add_check(&self, definition: CheckDefinition) -> BoxFuture<'_, Result<(), PortError>>;
+    /// Removes a check; an id that is not known is no error.
+    fn remove_check(&self, id: String) -> BoxFuture<'_, Result<(), PortError>>;
+    /// Tells a TTL check what it says now.
+    fn update_ttl(&self, id: String, status: Status, output: String) -> BoxFuture<'_, Result<(), PortError>>;
+    /// Node maintenance on (with a reason, empty: none given) or off (`None`).
+    fn node_maintenance(&self, reason: Option<String>) -> BoxFuture<'_, Result<(), PortError>>;
+    /// Service maintenance on (with a reason, empty: none given) or off (`None`). The service was seen in the snapshot.
+    fn service_maintenance(&self, id: String, reason: Option<String>) -> BoxFuture<'_, Result<(), PortError>>;
+}
+
+/// LAN gossip.
+pub trait LocalMembers: Send + Sync + 'static {
+    /// Members of the datacenter, by name, self included. Must not block.
+    fn members(&self) -> Members;
+    /// Joins others; how many answered. The error's text says for each address why not.
+    fn join(&self, addresses: Vec<String>, deadline: Duration) -> BoxFuture<'_, Result<usize, PortError>>;
+    /// Makes a failed member count as left; `prune`: forgets it.
+    fn force_leave(&self, node: String, prune: bool) -> BoxFuture<'_, Result<(), PortError>>;
+    /// Figures for `agent/self`, under `serf_lan`.
+    fn stats(&self) -> BTreeMap<String, String>;
+}
+
+/// Instances of a service as a view has them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CachedService {
+    /// Instances with their checks.
+    pub instances: Vec<Arc<ServiceHealth>>,
+    /// The topic's index.
+    pub index: u64,
+    /// Since the view's stream broke; `None`: it is up.
+    pub age: Option<Duration>,
+    /// Whether the view was warm before this read.
+    pub hit: bool,
+}
+
+/// Live copies in the agent's memory, for `?cached`.
+pub trait CachedReads: Send + Sync + 'static {
+    /// Instances of a service; `datacenter: None` is the own one. Waits for the first snapshot, until the deadline.
+    fn service<'a>(
+        &'a self,
+        datacenter: Option<&'a str>,
+        service: &'a str,
+        token: Option<&'a str>,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<CachedService, tonic::Status>>;
+}
+
+/// A value of the running configuration, as `agent/self` shows it under `DebugConfig`. Secrets are to be `hidden` already.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Setting {
+    /// Nothing.
+    Null,
+    /// Yes or no.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A text.
+    Text(String),
+    /// Several.
+    List(Vec<Setting>),
+    /// Named ones, in order.
+    Map(Vec<(String, Setting)>),
+}
+
+/// What the agent is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Info {
+    /// Node name.
+    pub node_name: String,
+    /// Node UUID.
+    pub node_id: String,
+    /// Own datacenter.
+    pub datacenter: String,
+    /// Whether a server runs in this process.
+    pub server: bool,
+    /// Version that clients see (`Config.Version`).
+    pub version: String,
+    /// Source revision, or empty.
+    pub revision: String,
+    /// Address that other nodes use.
+    pub advertise: Option<IpAddr>,
+    /// Host name of the machine.
+    pub host_name: String,
+    /// Node metadata.
+    pub meta: BTreeMap<String, String>,
+    /// `DebugConfig`, in order.
+    pub debug_config: Vec<(String, Setting)>,
+}
+
+/// Sizes of request bodies, in bytes, and of what they carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// A KV value (`limits.kv_max_value_size`).
+    pub kv_max_value_size: usize,
+    /// A transaction (`limits.txn_max_req_len`).
+    pub txn_max_req_len: usize,
+    /// Any other body.
+    pub other: usize,
+}
+
+impl Default for BodyLimits {
+    fn default() -> Self {
+        Self { kv_max_value_size: 512 * 1024, txn_max_req_len: 512 * 1024, other: 2 * 1024 * 1024 }
+    }
+}
+
+/// Something the agent can be asked to do; the error's text is for the user.
+pub type Action = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+/// Renders all metrics in Prometheus' text format.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// All that the HTTP API works with.
+#[derive(Clone)]
+pub struct Context {
+    /// To the servers of this datacenter.
+    pub door: Door,
+    /// Own services and checks.
+    pub registry: Arc<dyn LocalRegistry>,
+    /// LAN gossip.
+    pub members: Arc<dyn LocalMembers>,
+    /// Views, for `?cached`; `None`: asked of the servers.
+    pub views: Option<Arc<dyn CachedReads>>,
+    /// What the agent is.
+    pub info: Arc<Info>,
+    /// Reads the configuration again.
+    pub reload: Action,
+    /// Leaves the datacenter in good order and stops the agent. It must return before the process ends, so that the client gets
+    /// its answer.
+    pub leave: Action,
+    /// Metrics; `None`: they are off.
+    pub metrics: Option<RenderMetrics>,
+    /// Whether addresses of other datacenters' nodes are shown as seen from outside (`translate_wan_addrs`).
+    pub translate_wan_addrs: bool,
+    /// Added to every answer (`http_config.response_headers`).
+    pub response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// Sizes of bodies.
+    pub body_limits: BodyLimits,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("info", &self.info.node_name).finish_non_exhaustive()
+    }
+}
