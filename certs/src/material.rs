@@ -1,12 +1,22 @@
 //! Certificates and keys as loaded from files, and taken up anew when the files change.
 
+mod driver;
+mod parse;
+
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use causeway_proto::listen::{Identity, Role};
+
+pub(crate) use parse::Current;
 
 /// Where a party's certificate, key and authorities lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    /// PEM files (or directories of them) of the authorities that are trusted.
+    /// PEM files (or directories of them) of the authorities that are trusted. Empty: nobody is trusted, which does for a
+    /// listener that asks no certificate of its callers.
     pub ca: Vec<PathBuf>,
     /// PEM file: own certificate and intermediates. `None`: we show none.
     pub cert: Option<PathBuf>,
@@ -20,20 +30,98 @@ pub struct Files {
 pub struct LoadError(pub String);
 
 /// What a party shows and trusts. Cheap to read, replaced in one step by [`Material::reload`]; connections made later use the new.
-#[derive(Debug)]
 pub struct Material {
-    _files: Files,
-    _domain: String,
+    files: Files,
+    domain: String,
+    current: ArcSwap<Current>,
 }
 
 impl Material {
     /// Loads and checks: the key fits the certificate, the certificate is signed by one of the authorities and is not expired.
+    ///
+    /// Reads the disk; a clock may be an hour off ([`crate::verify::TOLERANCE`]). Authorities that expired are left out.
     pub fn load(files: Files, domain: &str) -> Result<Arc<Self>, LoadError> {
-        Ok(Arc::new(Self { _files: files, _domain: domain.to_owned() }))
+        let current = driver::load(&files, domain)?;
+        Ok(Arc::new(Self { files, domain: domain.to_owned(), current: ArcSwap::from_pointee(current) }))
     }
 
     /// Reads the files again; `Ok(true)` where something changed. What is in use stays in use on an error.
     pub fn reload(&self) -> Result<bool, LoadError> {
-        Ok(false)
+        let new = driver::load(&self.files, &self.domain)?;
+        if new.digest == self.current.load().digest {
+            return Ok(false);
+        }
+        self.current.store(Arc::new(new));
+        Ok(true)
+    }
+
+    /// Who our own certificate says we are: its names of the form `role.datacenter.domain`.
+    pub fn identities(&self) -> Vec<Identity> {
+        self.current.load().identities.clone()
+    }
+
+    /// From when our own certificate is valid; without one, the youngest authority.
+    pub fn not_before(&self) -> SystemTime {
+        self.current.load().not_before
+    }
+
+    /// Until when our own certificate (and its intermediates) is valid; without one, the authority that expires first.
+    pub fn not_after(&self) -> SystemTime {
+        self.current.load().not_after
+    }
+
+    /// Whether there is a certificate to show.
+    pub fn has_certificate(&self) -> bool {
+        self.current.load().key.is_some()
+    }
+
+    /// Whether any authority is trusted.
+    pub fn has_authorities(&self) -> bool {
+        !self.current.load().roots.is_empty()
+    }
+
+    /// The federation's domain, as given.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// Says clearly what is missing where our own certificate does not speak for this role of this datacenter, so that a wrong
+    /// file shows at start and not as refused handshakes later.
+    pub fn require(&self, role: Role, datacenter: &str) -> Result<(), LoadError> {
+        let wanted = Identity { role, datacenter: datacenter.to_owned(), domain: self.domain.clone() };
+        let current = self.current.load();
+        if current.identities.contains(&wanted) {
+            return Ok(());
+        }
+        let kind = match role {
+            Role::Server => "-server",
+            Role::Gateway => "-gateway",
+            Role::Agent => "-client",
+        };
+        let Some(cert) = &self.files.cert else {
+            return Err(LoadError(format!(
+                "no certificate is configured, and one for {} is needed",
+                wanted.dns_name()
+            )));
+        };
+        let has: Vec<_> = current.identities.iter().map(Identity::dns_name).collect();
+        Err(LoadError(format!(
+            "{}: speaks for [{}], and {} is needed: issue one with `causeway tls cert create {kind} -dc {datacenter}`",
+            cert.display(),
+            has.join(", "),
+            wanted.dns_name(),
+        )))
+    }
+
+    pub(crate) fn current(&self) -> arc_swap::Guard<Arc<Current>> {
+        self.current.load()
+    }
+}
+
+impl std::fmt::Debug for Material {
+    /// Names files and identities, never keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.current.load().identities.iter().map(Identity::dns_name).collect();
+        f.debug_struct("Material").field("files", &self.files).field("identities", &names).finish_non_exhaustive()
     }
 }
