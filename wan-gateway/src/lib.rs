@@ -22,9 +22,8 @@ pub mod forward;
 pub mod gateway;
 pub mod link;
 pub mod path;
+mod task;
 mod tls;
-#[cfg(test)]
-mod tests;
 
 pub use config::{Config, Congestion, Limits};
 pub use gateway::{Gateway, StartError, World};

@@ -115,13 +115,14 @@ impl Directory {
                 continue;
             }
             let key = (site.datacenter.clone(), site.gateway.clone());
+            let room = self.records.len() < MAX_RECORDS;
             match self.records.get_mut(&key) {
                 Some(record) if (site.incarnation, site.version) <= (record.site.incarnation, record.site.version) => {}
                 Some(record) => {
                     *record = Record { site: site.clone(), alive: now };
                     merged.news.push(site);
                 }
-                None if self.records.len() < MAX_RECORDS => {
+                None if room => {
                     self.records.insert(key, Record { site: site.clone(), alive: now });
                     merged.news.push(site);
                 }

@@ -23,7 +23,7 @@ use super::frame::{self, Item};
 use super::stream::{Cut, Incoming, Outgoing};
 use crate::admission::{self, Class};
 use crate::directory::Known;
-use crate::gateway::routes::Routes;
+use crate::task::routes::Routes;
 use crate::link::State;
 use crate::link::driver::Link;
 

@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::brain::{Brain, Order};
-use super::routes::Routes;
+use crate::task::driver::{Brain, Order};
+use crate::task::routes::Routes;
 use super::{StartError, World};
 use crate::config::Config;
 use crate::forward;
@@ -79,7 +79,7 @@ impl Gateway {
             let handshakes = config.limits.handshakes;
             tasks.spawn(links::accept(endpoint.clone(), notes_tx.clone(), tasks.clone(), stop.clone(), handshakes));
         }
-        let brain = Brain::new(super::brain::Parts {
+        let brain = Brain::new(crate::task::driver::Parts {
             config: Arc::clone(&config),
             advertised: config.advertised(local_addr),
             tls,

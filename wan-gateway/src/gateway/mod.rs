@@ -1,8 +1,6 @@
 //! A gateway as a whole: what it is given, what it offers.
 
-pub(crate) mod brain;
 mod driver;
-pub(crate) mod routes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

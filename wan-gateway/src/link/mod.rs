@@ -5,8 +5,6 @@
 
 mod dial;
 pub(crate) mod driver;
-#[cfg(test)]
-mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,7 +12,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 
 pub use dial::Target;
-use dial::{Dialling, Wish};
+use dial::Wish;
 
 /// A connection, for as long as this process lives.
 pub type ConnId = u64;
