@@ -46,19 +46,10 @@ pub struct Gateway {
 impl Gateway {
     /// Opens the socket and begins to dial and to accept. `stop` ends everything at once; [`Gateway::stop`] ends it politely.
     pub async fn start(config: Config, world: World, stop: CancellationToken) -> Result<Self, StartError> {
-        let tls = Tls::of(&world.material, &config.domain);
-        Self::start_with(config, tls, world.servers, world.members, stop).await
-    }
-
-    pub(crate) async fn start_with(
-        config: Config,
-        tls: Tls,
-        servers: Door,
-        members: watch::Receiver<causeway_proto::member::Members>,
-        stop: CancellationToken,
-    ) -> Result<Self, StartError> {
         causeway_proto::name::datacenter(&config.datacenter)?;
         causeway_proto::name::node(&config.node_name)?;
+        let World { material, servers, members } = world;
+        let tls = Tls::new(material, &config.domain);
         let endpoint = links::endpoint(&config, &tls)?;
         let local_addr = endpoint.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
         let known = match config.data_dir.clone() {

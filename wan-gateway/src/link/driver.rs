@@ -191,7 +191,7 @@ pub(crate) fn endpoint(config: &Config, tls: &Tls) -> Result<Endpoint, StartErro
     let server = match config.listen {
         None => None,
         Some(_) => {
-            let crypto = QuicServerConfig::try_from(Arc::clone(&tls.server)).map_err(|e| StartError::Tls(e.to_string()))?;
+            let crypto = QuicServerConfig::try_from(tls.server()).map_err(|e| StartError::Tls(e.to_string()))?;
             let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
             server
                 .transport_config(transport(config))
@@ -268,7 +268,7 @@ pub(crate) async fn dial(
     expect: Option<&str>,
     deadline: Duration,
 ) -> Result<Connection, String> {
-    let crypto = QuicClientConfig::try_from((tls.client)(expect)).map_err(|e| e.to_string())?;
+    let crypto = QuicClientConfig::try_from(tls.client(expect)).map_err(|e| e.to_string())?;
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
     client.transport_config(transport(config));
     let name = match expect {
@@ -321,7 +321,7 @@ pub(crate) async fn dial(
 pub(crate) fn identities(conn: &Connection, tls: &Tls) -> Vec<Identity> {
     let Some(any) = conn.peer_identity() else { return Vec::new() };
     let Ok(chain) = any.downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>() else { return Vec::new() };
-    (tls.identities)(&chain)
+    tls.identities(&chain)
 }
 
 /// The other end, for the requests it sends.

@@ -482,6 +482,7 @@ mod tests {
 
     /// Runs the clock to `until`, giving each effect to `see`.
     fn run(links: &mut Links, mut now: Instant, until: Instant, mut see: impl FnMut(&mut Links, Instant, Effect)) {
+        links.effects();
         while let Some(next) = links.next_wakeup().filter(|n| *n <= until) {
             now = next.max(now);
             links.handle(now, Event::Tick);
