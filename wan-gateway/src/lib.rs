@@ -1,1 +1,29 @@
-//! placeholder
+//! The gateways: how the datacenters of a federation reach each other.
+//!
+//! Gateways of different sites hold QUIC connections with mutual TLS; a call crosses as one stream, undecoded. Whichever end
+//! dialled, either site can call the other. [`Gateway::door`] takes calls for other datacenters; calls from other sites go to the
+//! door of [`World::servers`].
+//!
+//! | module | question | shape |
+//! |---|---|---|
+//! | [`directory`] | who is where, and who says so | machine |
+//! | [`path`] | which way to a datacenter | decision |
+//! | [`link`] | the life of connections and of dialling | machine + driver |
+//! | [`admission`] | what may cross | decision |
+//! | [`forward`] | a call goes out: frames, retries | translator + driver |
+//! | [`accept`] | a call comes in | decision + driver |
+//! | [`gateway`] | all of it together | driver |
+
+pub mod accept;
+pub mod admission;
+pub mod config;
+pub mod directory;
+pub mod forward;
+pub mod gateway;
+pub mod link;
+pub mod path;
+mod task;
+mod tls;
+
+pub use config::{Config, Congestion, Limits};
+pub use gateway::{Gateway, StartError, World};

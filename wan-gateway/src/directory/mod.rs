@@ -1,0 +1,393 @@
+//! Who is where: what every gateway of every site says of itself, as gossip between sites carries it.
+//!
+//! Each gateway speaks for itself in a record of its own, replaced by one with a higher (incarnation, version). Records travel from
+//! gateway to gateway, so that a site learns of those it has no link to, and dials them. A gateway that has gone silent is told by
+//! links, not by records: a record does not age while it can be reached. Decisions never look at clocks of others.
+
+pub(crate) mod driver;
+mod show;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use causeway_proto::federation::v1::{Gateway, Server, Site};
+
+pub use show::{LinkView, Status};
+
+/// A record that nothing was heard of and nothing links to is dropped after this.
+pub const FORGET: Duration = Duration::from_secs(72 * 3600);
+/// The record of one that left is kept this long, so that late gossip does not bring it back.
+pub const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
+/// Records in all; further ones are not taken up.
+pub const MAX_RECORDS: usize = 4096;
+const MAX_ADDRESSES: usize = 16;
+const MAX_LISTED: usize = 1024;
+const MAX_ADDRESS: usize = 262;
+
+/// What is known of a datacenter's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Never heard of.
+    No,
+    /// Known.
+    Yes,
+    /// Every gateway of it left of its own will.
+    Left,
+}
+
+#[derive(Debug, Clone)]
+struct Record {
+    site: Site,
+    /// When it was last news, or had a link.
+    alive: Instant,
+}
+
+/// What a frame changed.
+#[derive(Debug, Default, PartialEq)]
+pub struct Merged {
+    /// Records that were news, to be passed on.
+    pub news: Vec<Site>,
+    /// Our own record had to be raised above an old one of ours; tell everyone.
+    pub own: bool,
+}
+
+/// The machine. Key of a record: datacenter and gateway.
+#[derive(Debug)]
+pub struct Directory {
+    own: Site,
+    records: BTreeMap<(String, String), Record>,
+}
+
+impl Directory {
+    /// `incarnation`: higher than in any earlier life of this gateway (its start in Unix milliseconds).
+    pub fn new(datacenter: &str, gateway: &str, incarnation: u64, addresses: Vec<String>) -> Self {
+        let own = Site {
+            datacenter: datacenter.to_owned(),
+            gateway: gateway.to_owned(),
+            incarnation,
+            version: 1,
+            gateways: vec![Gateway { name: gateway.to_owned(), addresses }],
+            ..Site::default()
+        };
+        Self { own, records: BTreeMap::new() }
+    }
+
+    /// Our own record.
+    pub fn own(&self) -> &Site {
+        &self.own
+    }
+
+    /// Updates what we say of ourselves; whether it is news.
+    pub fn update(&mut self, servers: Vec<Server>, neighbours: BTreeSet<String>) -> bool {
+        let neighbours: Vec<String> = neighbours.into_iter().take(MAX_LISTED).collect();
+        let servers: Vec<Server> = servers.into_iter().take(MAX_LISTED).collect();
+        if self.own.servers == servers && self.own.neighbours == neighbours {
+            return false;
+        }
+        self.own.servers = servers;
+        self.own.neighbours = neighbours;
+        self.own.version += 1;
+        true
+    }
+
+    /// From now on we say that we left.
+    pub fn leave(&mut self) {
+        self.own.left = true;
+        self.own.neighbours.clear();
+        self.own.version += 1;
+    }
+
+    /// Takes up what a peer told.
+    pub fn merge(&mut self, now: Instant, sites: Vec<Site>) -> Merged {
+        let mut merged = Merged::default();
+        for site in sites {
+            let Some(site) = checked(site) else { continue };
+            if site.datacenter == self.own.datacenter && site.gateway == self.own.gateway {
+                // An earlier life of ours, or a clock that went back: what we say now must win everywhere.
+                let theirs = (site.incarnation, site.version);
+                if theirs > (self.own.incarnation, self.own.version)
+                    || (theirs == (self.own.incarnation, self.own.version) && site != self.own)
+                {
+                    self.own.incarnation = site.incarnation.saturating_add(1);
+                    self.own.version = 1;
+                    merged.own = true;
+                }
+                continue;
+            }
+            let key = (site.datacenter.clone(), site.gateway.clone());
+            let room = self.records.len() < MAX_RECORDS;
+            match self.records.get_mut(&key) {
+                Some(record) if (site.incarnation, site.version) <= (record.site.incarnation, record.site.version) => {}
+                Some(record) => {
+                    *record = Record { site: site.clone(), alive: now };
+                    merged.news.push(site);
+                }
+                None if room => {
+                    self.records.insert(key, Record { site: site.clone(), alive: now });
+                    merged.news.push(site);
+                }
+                None => {}
+            }
+        }
+        merged
+    }
+
+    /// Notes that there is a link to this gateway.
+    pub fn linked(&mut self, now: Instant, datacenter: &str, gateway: &str) {
+        if let Some(record) = self.records.get_mut(&(datacenter.to_owned(), gateway.to_owned())) {
+            record.alive = now;
+        }
+    }
+
+    /// Drops records of which nothing was heard for too long; whether any was.
+    pub fn expire(&mut self, now: Instant) -> bool {
+        let before = self.records.len();
+        self.records.retain(|_, r| {
+            let keep = if r.site.left { TOMBSTONE } else { FORGET };
+            now.saturating_duration_since(r.alive) < keep
+        });
+        before != self.records.len()
+    }
+
+    /// All records, our own first.
+    pub fn sites(&self) -> Vec<Site> {
+        std::iter::once(&self.own).chain(self.records.values().map(|r| &r.site)).cloned().collect()
+    }
+
+    /// A number that two directories share where they hold the same records, whatever the order in which they learnt them.
+    pub fn digest(&self) -> u64 {
+        std::iter::once(&self.own).chain(self.records.values().map(|r| &r.site)).fold(0, |sum, s| sum ^ fingerprint(s))
+    }
+
+    /// Gateways of other sites that can be dialled, with their addresses.
+    pub fn dialable(&self) -> impl Iterator<Item = (&str, &str, &[String])> {
+        self.records.values().filter(|r| !r.site.left && r.site.datacenter != self.own.datacenter).filter_map(|r| {
+            let gateway = r.site.gateways.iter().find(|g| g.name == r.site.gateway)?;
+            (!gateway.addresses.is_empty()).then_some((
+                r.site.datacenter.as_str(),
+                r.site.gateway.as_str(),
+                gateway.addresses.as_slice(),
+            ))
+        })
+    }
+
+    /// Whether a datacenter is known.
+    pub fn known(&self, datacenter: &str) -> Known {
+        if datacenter == self.own.datacenter {
+            return Known::Yes;
+        }
+        self.records.values().filter(|r| r.site.datacenter == datacenter).fold(Known::No, |sum, r| {
+            if sum == Known::Yes || !r.site.left { Known::Yes } else { Known::Left }
+        })
+    }
+
+    /// Every other datacenter with what is known of it.
+    pub fn datacenters(&self) -> BTreeMap<&str, Known> {
+        self.records.values().filter(|r| r.site.datacenter != self.own.datacenter).fold(BTreeMap::new(), |mut map, r| {
+            let known = map.entry(r.site.datacenter.as_str()).or_insert(Known::Left);
+            if !r.site.left {
+                *known = Known::Yes;
+            }
+            map
+        })
+    }
+
+    /// For each site, the sites its gateways say they have links to.
+    pub fn neighbours(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut map: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for site in std::iter::once(&self.own).chain(self.records.values().map(|r| &r.site)) {
+            map.entry(site.datacenter.clone()).or_default().extend(site.neighbours.iter().cloned());
+        }
+        map
+    }
+
+    /// What the gateways of a datacenter say, as one: gateways and neighbours together, servers as told last.
+    pub fn merged(&self, datacenter: &str) -> Option<Site> {
+        let mut all: Vec<&Site> = std::iter::once(&self.own)
+            .chain(self.records.values().map(|r| &r.site))
+            .filter(|s| s.datacenter == datacenter)
+            .collect();
+        all.sort_by_key(|s| (!s.left, s.incarnation, s.version));
+        let newest = (*all.last()?).clone();
+        let mut neighbours = BTreeSet::new();
+        let mut gateways = BTreeMap::new();
+        for site in all.iter().filter(|s| !s.left || newest.left) {
+            neighbours.extend(site.neighbours.iter().cloned());
+            gateways.extend(site.gateways.iter().map(|g| (g.name.clone(), g.clone())));
+        }
+        Some(Site {
+            gateway: String::new(),
+            neighbours: neighbours.into_iter().collect(),
+            gateways: gateways.into_values().collect(),
+            ..newest
+        })
+    }
+}
+
+/// What a peer tells is checked before it is believed or passed on.
+fn checked(site: Site) -> Option<Site> {
+    let well_formed = causeway_proto::name::datacenter(&site.datacenter).is_ok_and(|name| name == site.datacenter)
+        && causeway_proto::name::node(&site.gateway).is_ok()
+        && site.gateways.len() <= MAX_ADDRESSES
+        && site.gateways.iter().all(|g| {
+            g.addresses.len() <= MAX_ADDRESSES && g.addresses.iter().all(|a| !a.is_empty() && a.len() <= MAX_ADDRESS)
+        })
+        && site.servers.len() <= MAX_LISTED
+        && site.neighbours.len() <= MAX_LISTED;
+    well_formed.then_some(site)
+}
+
+/// FNV-1a over what identifies a record's state, mixed so that a fold by exclusive or tells sets apart.
+fn fingerprint(site: &Site) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut eat = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    eat(site.datacenter.as_bytes());
+    eat(&[0]);
+    eat(site.gateway.as_bytes());
+    eat(&[0]);
+    eat(&site.incarnation.to_be_bytes());
+    eat(&site.version.to_be_bytes());
+    hash ^ (hash >> 29)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::seq::SliceRandom;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    fn site(dc: &str, gw: &str, incarnation: u64, version: u64) -> Site {
+        Site { datacenter: dc.into(), gateway: gw.into(), incarnation, version, ..Site::default() }
+    }
+
+    #[test]
+    fn the_higher_record_wins_in_any_order() {
+        let now = Instant::now_for_tests();
+        let seed = 3;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut told: Vec<Site> = Vec::new();
+        for _ in 0..200 {
+            let (i, v) = (rng.random_range(1..4), rng.random_range(1..4));
+            told.push(Site {
+                // The same (incarnation, version) always says the same.
+                neighbours: vec![format!("n{i}{v}")],
+                ..site(&format!("dc{}", rng.random_range(1..6)), &format!("g{}", rng.random_range(1..3)), i, v)
+            });
+        }
+        let mut first = Directory::new("own", "g", 1, vec![]);
+        first.merge(now, told.clone());
+        for _ in 0..20 {
+            told.shuffle(&mut rng);
+            let mut other = Directory::new("own", "g", 1, vec![]);
+            for chunk in told.chunks(7) {
+                other.merge(now, chunk.to_vec());
+            }
+            assert_eq!(other.sites(), first.sites(), "seed {seed}");
+            assert_eq!(other.digest(), first.digest(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn news_is_news_once() {
+        let now = Instant::now_for_tests();
+        let mut d = Directory::new("own", "g", 1, vec![]);
+        assert_eq!(d.merge(now, vec![site("b", "g", 1, 1)]).news.len(), 1);
+        assert_eq!(d.merge(now, vec![site("b", "g", 1, 1)]).news.len(), 0);
+        assert_eq!(d.merge(now, vec![site("b", "g", 2, 1)]).news.len(), 1);
+        assert_eq!(d.merge(now, vec![site("b", "g", 1, 9)]).news.len(), 0);
+    }
+
+    #[test]
+    fn nobody_speaks_for_us() {
+        let now = Instant::now_for_tests();
+        let mut d = Directory::new("own", "g", 5, vec!["1.2.3.4:1".into()]);
+        let merged = d.merge(now, vec![Site { left: true, ..site("own", "g", 9, 4) }]);
+        assert!(merged.own && merged.news.is_empty());
+        assert!(!d.own().left && (d.own().incarnation, d.own().version) == (10, 1));
+        assert!(!d.merge(now, vec![site("own", "g", 9, 5)]).own);
+    }
+
+    #[test]
+    fn two_gateways_of_a_site_do_not_overwrite_each_other() {
+        let now = Instant::now_for_tests();
+        let mut d = Directory::new("own", "g", 5, vec![]);
+        let gateway = |n: &str| vec![Gateway { name: n.into(), addresses: vec![format!("{n}:1")] }];
+        d.merge(now, vec![
+            Site { gateways: gateway("g1"), neighbours: vec!["x".into()], ..site("b", "g1", 1, 1) },
+            Site { gateways: gateway("g2"), neighbours: vec!["y".into()], ..site("b", "g2", 7, 7) },
+        ]);
+        let b = d.merged("b").unwrap();
+        assert_eq!(b.neighbours, ["x", "y"]);
+        assert_eq!(b.gateways.len(), 2);
+        assert_eq!(d.dialable().count(), 2);
+    }
+
+    #[test]
+    fn a_site_left_when_all_its_gateways_did() {
+        let now = Instant::now_for_tests();
+        let mut d = Directory::new("own", "g", 5, vec![]);
+        assert_eq!(d.known("b"), Known::No);
+        d.merge(now, vec![site("b", "g1", 1, 1), site("b", "g2", 1, 1)]);
+        d.merge(now, vec![Site { left: true, ..site("b", "g1", 1, 2) }]);
+        assert_eq!(d.known("b"), Known::Yes);
+        d.merge(now, vec![Site { left: true, ..site("b", "g2", 1, 2) }]);
+        assert_eq!(d.known("b"), Known::Left);
+        d.merge(now, vec![site("b", "g2", 2, 1)]);
+        assert_eq!(d.known("b"), Known::Yes, "it came back in a new life");
+    }
+
+    #[test]
+    fn records_expire() {
+        let now = Instant::now_for_tests();
+        let mut d = Directory::new("own", "g", 5, vec![]);
+        d.merge(now, vec![site("b", "g", 1, 1), Site { left: true, ..site("c", "g", 1, 1) }]);
+        assert!(!d.expire(now + TOMBSTONE / 2));
+        d.linked(now + TOMBSTONE, "b", "g");
+        assert!(d.expire(now + TOMBSTONE));
+        assert_eq!((d.known("b"), d.known("c")), (Known::Yes, Known::No));
+        assert!(!d.expire(now + FORGET));
+        assert!(d.expire(now + FORGET + TOMBSTONE));
+    }
+
+    #[test]
+    fn what_is_not_well_formed_is_not_taken_up() {
+        let now = Instant::now_for_tests();
+        let mut d = Directory::new("own", "g", 5, vec![]);
+        let many = Gateway { name: "g".into(), addresses: vec!["a:1".into(); 100] };
+        let bad = vec![
+            site("", "g", 1, 1),
+            site("B", "g", 1, 1),
+            site("b", "", 1, 1),
+            site("b", "g/x", 1, 1),
+            Site { gateways: vec![many], ..site("b", "g", 1, 1) },
+        ];
+        assert_eq!(d.merge(now, bad), Merged::default());
+    }
+
+    #[test]
+    fn the_directory_is_bounded() {
+        let now = Instant::now_for_tests();
+        let mut d = Directory::new("own", "g", 5, vec![]);
+        for i in 0..MAX_RECORDS + 10 {
+            d.merge(now, vec![site("b", &format!("g{i}"), 1, 1)]);
+        }
+        assert_eq!(d.sites().len(), MAX_RECORDS + 1);
+    }
+
+    /// Tests need some instant to count from.
+    trait ForTests {
+        fn now_for_tests() -> Instant;
+    }
+    impl ForTests for Instant {
+        #[allow(clippy::disallowed_methods, reason = "an instant to count from")]
+        fn now_for_tests() -> Instant {
+            Instant::now()
+        }
+    }
+}

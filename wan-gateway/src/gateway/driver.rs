@@ -1,0 +1,161 @@
+#![allow(clippy::disallowed_methods, reason = "starts and stops the gateway's tasks")]
+//! Starts a gateway, offers its door, stops it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use causeway_proto::door::{Door, Request};
+use causeway_proto::federation::v1::directory_server::{Directory, DirectoryServer};
+use causeway_proto::federation::v1::{SiteStatus, SitesReply, SitesRequest};
+use quinn::{Endpoint, VarInt};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::task::driver::{Brain, Order};
+use crate::task::routes::Routes;
+use super::{StartError, World};
+use crate::config::Config;
+use crate::forward;
+use crate::link::CloseCode;
+use crate::link::driver as links;
+use crate::tls::Tls;
+
+/// Notes that wait for the gateway's task.
+const NOTES: usize = 4096;
+/// Calls under way may take this long to finish when the gateway stops.
+const DRAIN: Duration = Duration::from_millis(600);
+/// Time for the last packets.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    config: Arc<Config>,
+    routes: Arc<ArcSwap<Routes>>,
+    sites: watch::Receiver<Arc<Vec<SiteStatus>>>,
+    endpoint: Endpoint,
+    local_addr: SocketAddr,
+    orders: mpsc::Sender<Order>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Gateway {
+    /// Opens the socket and begins to dial and to accept. `stop` ends everything at once; [`Gateway::stop`] ends it politely.
+    pub async fn start(config: Config, world: World, stop: CancellationToken) -> Result<Self, StartError> {
+        causeway_proto::name::datacenter(&config.datacenter)?;
+        causeway_proto::name::node(&config.node_name)?;
+        let World { material, servers, members } = world;
+        let tls = Tls::new(material, &config.domain);
+        let endpoint = links::endpoint(&config, &tls)?;
+        let local_addr = endpoint.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
+        let known = match config.data_dir.clone() {
+            // A read that fails is reported there; a thread that dies counts as nothing kept.
+            Some(dir) => {
+                tokio::task::spawn_blocking(move || crate::directory::driver::load(&dir)).await.unwrap_or_default()
+            }
+            None => Vec::new(),
+        };
+        let config = Arc::new(config);
+        let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
+        let (sites_tx, sites) = watch::channel(Arc::new(Vec::new()));
+        let (notes_tx, notes) = mpsc::channel(NOTES);
+        let (orders, orders_rx) = mpsc::channel(4);
+        let tasks = TaskTracker::new();
+        let stop = stop.child_token();
+        if config.listen.is_some() {
+            let handshakes = config.limits.handshakes;
+            tasks.spawn(links::accept(endpoint.clone(), notes_tx.clone(), tasks.clone(), stop.clone(), handshakes));
+        }
+        let brain = Brain::new(crate::task::driver::Parts {
+            config: Arc::clone(&config),
+            advertised: config.advertised(local_addr),
+            tls,
+            servers,
+            members,
+            endpoint: endpoint.clone(),
+            routes: Arc::clone(&routes),
+            sites: sites_tx,
+            notes: notes_tx,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            known,
+        });
+        tasks.spawn(brain.run(notes, orders_rx));
+        Ok(Self { config, routes, sites, endpoint, local_addr, orders, tasks, stop })
+    }
+
+    /// The LAN side: takes calls with the header `causeway-dc` for other sites, and `Directory.Sites`.
+    pub fn door(&self) -> Door {
+        let (routes, config) = (Arc::clone(&self.routes), Arc::clone(&self.config));
+        let directory = DirectoryServer::new(Sites(self.sites.clone()));
+        Door::from_fn(move |request: Request| {
+            let (routes, config, mut directory) = (Arc::clone(&routes), Arc::clone(&config), directory.clone());
+            async move {
+                if request.uri().path() == "/causeway.federation.v1.Directory/Sites" {
+                    return match tower::Service::call(&mut directory, request).await {
+                        Ok(response) => Ok(response),
+                        Err(never) => match never {},
+                    };
+                }
+                let limit = config.limits.request_bytes;
+                Ok(Box::pin(forward::driver::call(&routes, &config.datacenter, limit, request)).await)
+            }
+        })
+    }
+
+    /// All known sites, our own first; anew when something changes and once a second.
+    pub fn sites(&self) -> watch::Receiver<Arc<Vec<SiteStatus>>> {
+        self.sites.clone()
+    }
+
+    /// The UDP address.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Tells the other sites that this gateway leaves for good (where it is the last one of its site: that the site left), and stops.
+    pub async fn leave(self) {
+        self.end(true).await;
+    }
+
+    /// Lets calls under way finish for a moment, takes no new ones, closes the links. Within one second.
+    pub async fn stop(self) {
+        self.end(false).await;
+    }
+
+    async fn end(self, leave: bool) {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        if self.orders.send(Order::Drain { leave, done }).await.is_ok() {
+            let _ = tokio::time::timeout(DRAIN, wait).await;
+        }
+        self.stop.cancel();
+        self.endpoint.close(VarInt::from_u32(CloseCode::Stopping as u32), b"");
+        self.tasks.close();
+        let _ = tokio::time::timeout(FAREWELL, async {
+            self.tasks.wait().await;
+            self.endpoint.wait_idle().await;
+        })
+        .await;
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.endpoint.close(VarInt::from_u32(CloseCode::Stopping as u32), b"");
+    }
+}
+
+struct Sites(watch::Receiver<Arc<Vec<SiteStatus>>>);
+
+#[tonic::async_trait]
+impl Directory for Sites {
+    async fn sites(&self, _: tonic::Request<SitesRequest>) -> Result<tonic::Response<SitesReply>, tonic::Status> {
+        let sites = self.0.borrow().as_ref().clone();
+        Ok(tonic::Response::new(SitesReply { sites }))
+    }
+}

@@ -1,0 +1,44 @@
+//! A gateway as a whole: what it is given, what it offers.
+
+mod driver;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use causeway_certs::material::Material;
+use causeway_proto::door::Door;
+use causeway_proto::member::Members;
+use tokio::sync::watch;
+
+pub use driver::Gateway;
+
+/// What a gateway is handed of the rest of its site.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// Certificate, key and authorities of this gateway.
+    pub material: Arc<Material>,
+    /// The servers of this site; takes the calls that come from other sites.
+    pub servers: Door,
+    /// Members of this datacenter, as LAN gossip knows them; other sites are told of its servers.
+    pub members: watch::Receiver<Members>,
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The UDP socket.
+    #[error("cannot open UDP {}: {source}; choose another address for the gateway or stop what uses it", addr.map_or_else(|| "[::]:0".to_owned(), |a| a.to_string()))]
+    Bind {
+        /// What was to be opened; `None`: any port.
+        addr: Option<SocketAddr>,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// TLS cannot be used for QUIC.
+    #[error("the certificates cannot be used for links: {0}")]
+    Tls(String),
+    /// A name that is not allowed.
+    #[error(transparent)]
+    Name(#[from] causeway_proto::name::NameError),
+}

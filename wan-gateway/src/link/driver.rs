@@ -1,0 +1,439 @@
+#![allow(clippy::disallowed_methods, reason = "opens the UDP socket, dials, runs connections")]
+//! The QUIC endpoint, dialling, and what runs on a connection.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use causeway_proto::federation::v1::GossipFrame;
+use causeway_proto::listen::{Identity, Peer, Role};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use prost::Message;
+use quinn::congestion::{BbrConfig, CubicConfig};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{CloseCode, ConnId, End, State};
+use crate::accept::driver::{Desk, serve};
+use crate::admission::GOSSIP_PRIORITY;
+use crate::config::{Config, Congestion};
+use crate::gateway::StartError;
+use crate::tls::Tls;
+
+/// QUIC's own sign of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// A connection on which nothing is heard is over. A blackout of three seconds must not end it.
+const IDLE_MS: u32 = 6000;
+/// Before a round trip is measured; lost first packets are sent again after three of these.
+const FIRST_RTT: Duration = Duration::from_millis(100);
+/// Calls that the other end may have under way on one connection.
+const STREAMS: u32 = 8192;
+/// Frames of gossip that the other end may have under way.
+const FRAMES: u32 = 16;
+/// Bytes of the UDP socket's buffers; the kernel may give less.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// Time for a handshake that came in.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Time to read or write one frame of gossip.
+const FRAME_TIME: Duration = Duration::from_secs(5);
+/// Bytes of one frame of gossip.
+const MAX_FRAME: usize = 4 << 20;
+/// Between dials of several addresses of one target.
+const STAGGER: Duration = Duration::from_millis(150);
+/// Addresses dialled for one target.
+const MAX_DIALLED: usize = 8;
+
+/// First byte of a one-way stream that carries a frame of gossip.
+const FRAME: u8 = 1;
+/// First byte of a one-way stream that says: I am about to stop.
+const DRAIN: u8 = 2;
+
+/// A datagram that asks for a sign of life, or is one.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Probe {
+    #[prost(bool, tag = "1")]
+    reply: bool,
+    /// Of the sender's directory.
+    #[prost(fixed64, tag = "2")]
+    digest: u64,
+    /// To show clock skew only.
+    #[prost(uint64, tag = "3")]
+    unix_ms: u64,
+}
+
+/// A connection between two gateways.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) id: ConnId,
+    pub(crate) datacenter: String,
+    pub(crate) conn: Connection,
+    /// Calls of ours under way on it.
+    pub(crate) busy: AtomicUsize,
+    /// Calls of ours in all.
+    pub(crate) calls: AtomicU64,
+    /// Their clock minus ours, milliseconds.
+    pub(crate) skew_ms: AtomicI64,
+    /// Frames of acknowledgement seen when it was last looked at.
+    pub(crate) acks: AtomicU64,
+    state: watch::Sender<State>,
+}
+
+impl Link {
+    pub(crate) fn new(id: ConnId, datacenter: String, conn: Connection) -> Self {
+        Self {
+            id,
+            datacenter,
+            conn,
+            busy: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
+            skew_ms: AtomicI64::new(0),
+            acks: AtomicU64::new(0),
+            state: watch::Sender::new(State::Greeting),
+        }
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    pub(crate) fn turn(&self, state: State) {
+        self.state.send_replace(state);
+    }
+
+    pub(crate) fn close(&self, code: CloseCode) {
+        self.conn.close(VarInt::from_u32(code as u32), b"");
+    }
+
+    /// Whether something of ours was acknowledged since this was last asked: proof that both directions work.
+    pub(crate) fn acknowledged(&self) -> bool {
+        let acks = self.conn.stats().frame_rx.acks;
+        self.acks.swap(acks, Ordering::Relaxed) != acks
+    }
+
+    /// Asks for a sign of life.
+    pub(crate) fn probe(&self, digest: u64) {
+        let probe = Probe { reply: false, digest, unix_ms: unix_ms() };
+        // Fails when the connection is closed, which is told elsewhere.
+        let _ = self.conn.send_datagram(Bytes::from(probe.encode_to_vec()));
+    }
+}
+
+/// Milliseconds since 1970 by our clock.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What connections and dials tell the gateway's task.
+#[derive(Debug)]
+pub(crate) enum Note {
+    Dialled { key: String, attempt: u64, result: Result<Connection, String> },
+    Accepted(Connection),
+    Frame(ConnId, GossipFrame),
+    Answered(ConnId),
+    Probed { conn: ConnId, digest: u64, their_ms: u64, our_ms: u64 },
+    Drain(ConnId),
+    Closed(ConnId, ConnectionError),
+}
+
+fn transport(config: &Config) -> Arc<TransportConfig> {
+    let mut transport = TransportConfig::default();
+    transport
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
+        .initial_rtt(FIRST_RTT)
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(FRAMES))
+        .stream_receive_window(VarInt::from_u32(config.limits.stream_window))
+        .receive_window(VarInt::from_u32(config.limits.receive_window))
+        .send_window(u64::from(config.limits.receive_window))
+        .datagram_receive_buffer_size(Some(64 << 10))
+        .datagram_send_buffer_size(64 << 10);
+    match config.congestion {
+        Congestion::Bbr => transport.congestion_controller_factory(Arc::new(BbrConfig::default())),
+        Congestion::Cubic => transport.congestion_controller_factory(Arc::new(CubicConfig::default())),
+    };
+    Arc::new(transport)
+}
+
+fn socket(listen: Option<SocketAddr>) -> std::io::Result<std::net::UdpSocket> {
+    // Never connected and bound to any address, so that links survive a change of our own address.
+    let open = |addr: SocketAddr| {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::DGRAM, None)?;
+        if addr.is_ipv6() && addr.ip().is_unspecified() {
+            socket.set_only_v6(false)?;
+        }
+        // As much as the kernel gives.
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        socket.bind(&addr.into())?;
+        Ok(socket.into())
+    };
+    match listen {
+        Some(addr) => open(addr),
+        None => open(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
+            .or_else(|_: std::io::Error| open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))),
+    }
+}
+
+/// Opens the endpoint.
+pub(crate) fn endpoint(config: &Config, tls: &Tls) -> Result<Endpoint, StartError> {
+    let server = match config.listen {
+        None => None,
+        Some(_) => {
+            let crypto = QuicServerConfig::try_from(tls.server()).map_err(|e| StartError::Tls(e.to_string()))?;
+            let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+            server
+                .transport_config(transport(config))
+                .migration(true)
+                .max_incoming(1024)
+                .incoming_buffer_size(64 << 10)
+                .incoming_buffer_size_total(8 << 20);
+            Some(server)
+        }
+    };
+    let bind = |source| StartError::Bind { addr: config.listen, source };
+    let socket = socket(config.listen).map_err(bind)?;
+    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind)
+}
+
+/// Takes connections in until stopped.
+pub(crate) async fn accept(
+    endpoint: Endpoint,
+    notes: mpsc::Sender<Note>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    handshakes: usize,
+) {
+    let under_way = Arc::new(AtomicUsize::new(0));
+    loop {
+        let incoming = tokio::select! {
+            () = stop.cancelled() => return,
+            incoming = endpoint.accept() => match incoming {
+                Some(incoming) => incoming,
+                None => return,
+            },
+        };
+        let busy = under_way.load(Ordering::Relaxed);
+        if busy >= handshakes && incoming.may_retry() {
+            // Fails only where the address is proven already.
+            let _ = incoming.retry();
+            continue;
+        }
+        if busy >= handshakes * 4 {
+            incoming.ignore();
+            continue;
+        }
+        under_way.fetch_add(1, Ordering::Relaxed);
+        let (notes, under_way, stop) = (notes.clone(), Arc::clone(&under_way), stop.clone());
+        tasks.spawn(async move {
+            let from = incoming.remote_address();
+            let result = tokio::select! {
+                () = stop.cancelled() => None,
+                result = tokio::time::timeout(HANDSHAKE, incoming) => Some(result),
+            };
+            under_way.fetch_sub(1, Ordering::Relaxed);
+            match result {
+                Some(Ok(Ok(conn))) => {
+                    // Fails when the gateway stops.
+                    let _ = notes.send(Note::Accepted(conn)).await;
+                }
+                Some(Ok(Err(error))) => {
+                    metrics::counter!("causeway_gateway_handshakes_refused_total").increment(1);
+                    tracing::debug!(%from, %error, "a handshake failed");
+                }
+                Some(Err(_)) => tracing::debug!(%from, "a handshake took too long"),
+                None => {}
+            }
+        });
+    }
+}
+
+/// Dials all addresses of a target, a little apart, and gives the first that answers.
+pub(crate) async fn dial(
+    endpoint: &Endpoint,
+    config: &Config,
+    tls: &Tls,
+    addresses: &[String],
+    expect: Option<&str>,
+    deadline: Duration,
+) -> Result<Connection, String> {
+    let crypto = QuicClientConfig::try_from(tls.client(expect)).map_err(|e| e.to_string())?;
+    let mut client = quinn::ClientConfig::new(Arc::new(crypto));
+    client.transport_config(transport(config));
+    let name = match expect {
+        Some(dc) => format!("gateway.{dc}.{}", config.domain),
+        None => format!("gateway.{}", config.domain),
+    };
+    let mut last = None;
+    let work = async {
+        let mut resolved: Vec<SocketAddr> = Vec::new();
+        for address in addresses {
+            match address.parse::<SocketAddr>() {
+                Ok(addr) => resolved.push(addr),
+                Err(_) => match tokio::net::lookup_host(address.as_str()).await {
+                    Ok(addrs) => resolved.extend(addrs),
+                    Err(error) => last = Some(format!("{address}: {error}")),
+                },
+            }
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        resolved.retain(|addr| seen.insert(*addr));
+        let mut attempts: FuturesUnordered<_> = resolved
+            .into_iter()
+            .take(MAX_DIALLED)
+            .enumerate()
+            .map(|(i, addr)| {
+                let (client, name) = (client.clone(), name.as_str());
+                async move {
+                    tokio::time::sleep(STAGGER * u32::try_from(i).unwrap_or(u32::MAX)).await;
+                    let connecting = endpoint.connect_with(client, addr, name).map_err(|e| format!("{addr}: {e}"))?;
+                    connecting.await.map_err(|e| format!("{addr}: {e}"))
+                }
+            })
+            .collect();
+        while let Some(result) = attempts.next().await {
+            match result {
+                Ok(conn) => return Some(conn),
+                Err(why) => last = Some(why),
+            }
+        }
+        None
+    };
+    let result = tokio::time::timeout(deadline, work).await;
+    match result {
+        Ok(Some(conn)) => Ok(conn),
+        _ => Err(last.unwrap_or_else(|| format!("{}: no answer within {deadline:?}", addresses.join(", ")))),
+    }
+}
+
+/// The gateway's names that the certificate at the other end proves.
+pub(crate) fn identities(conn: &Connection, tls: &Tls) -> Vec<Identity> {
+    let Some(any) = conn.peer_identity() else { return Vec::new() };
+    let Ok(chain) = any.downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>() else { return Vec::new() };
+    tls.identities(&chain)
+}
+
+/// The other end, for the requests it sends.
+pub(crate) fn peer(conn: &Connection, identities: Vec<Identity>) -> Peer {
+    let addr = conn.remote_address();
+    Peer { addr: Some(SocketAddr::new(addr.ip().to_canonical(), addr.port())), identities, verified: true }
+}
+
+/// The datacenter whose gateway a certificate names.
+pub(crate) fn datacenter_of(identities: &[Identity], domain: &str) -> Option<String> {
+    identities.iter().find(|i| i.role == Role::Gateway && i.domain == domain).map(|i| i.datacenter.clone())
+}
+
+/// What a closed connection means for dialling again.
+pub(crate) fn end_of(error: &ConnectionError) -> End {
+    match error {
+        ConnectionError::ApplicationClosed(close) => match close.error_code.into_inner() {
+            code if code == CloseCode::Superseded as u64 => End::Superseded,
+            code if code == CloseCode::OwnSite as u64 => End::OwnSite,
+            _ => End::Gone,
+        },
+        _ => End::Gone,
+    }
+}
+
+/// Runs a connection until it is closed: serves its calls, takes its gossip, answers its probes.
+pub(crate) async fn run(link: Arc<Link>, desk: Desk, notes: mpsc::Sender<Note>, tasks: TaskTracker) {
+    let error = tokio::select! {
+        error = calls(&link, &desk, &tasks) => error,
+        error = frames(&link, &notes) => error,
+        error = datagrams(&link, &notes) => error,
+    };
+    // Fails when the gateway stops.
+    let _ = notes.send(Note::Closed(link.id, error)).await;
+}
+
+async fn calls(link: &Link, desk: &Desk, tasks: &TaskTracker) -> ConnectionError {
+    loop {
+        match link.conn.accept_bi().await {
+            Ok((send, recv)) => {
+                // Bounded by the streams that we allow the other end; ends with the connection.
+                tasks.spawn(serve(desk.clone(), send, recv));
+            }
+            Err(error) => return error,
+        }
+    }
+}
+
+async fn frames(link: &Link, notes: &mpsc::Sender<Note>) -> ConnectionError {
+    loop {
+        let mut stream = match link.conn.accept_uni().await {
+            Ok(stream) => stream,
+            Err(error) => return error,
+        };
+        let Ok(Ok(bytes)) = tokio::time::timeout(FRAME_TIME, stream.read_to_end(MAX_FRAME)).await else { continue };
+        let note = match bytes.split_first() {
+            Some((&FRAME, body)) => match GossipFrame::decode(body) {
+                Ok(frame) => Note::Frame(link.id, frame),
+                Err(_) => continue,
+            },
+            Some((&DRAIN, _)) => Note::Drain(link.id),
+            // A newer peer may say more than we know.
+            _ => continue,
+        };
+        let _ = notes.send(note).await;
+    }
+}
+
+async fn datagrams(link: &Link, notes: &mpsc::Sender<Note>) -> ConnectionError {
+    loop {
+        let bytes = match link.conn.read_datagram().await {
+            Ok(bytes) => bytes,
+            Err(error) => return error,
+        };
+        let Ok(probe) = Probe::decode(bytes) else { continue };
+        let note = if probe.reply {
+            Note::Answered(link.id)
+        } else {
+            let reply = Probe { reply: true, ..Probe::default() };
+            let _ = link.conn.send_datagram(Bytes::from(reply.encode_to_vec()));
+            Note::Probed { conn: link.id, digest: probe.digest, their_ms: probe.unix_ms, our_ms: unix_ms() }
+        };
+        // What is dropped while the gateway's task is busy comes again with the next probe.
+        let _ = notes.try_send(note);
+    }
+}
+
+async fn say(link: Arc<Link>, bytes: Vec<u8>) {
+    let said = tokio::time::timeout(FRAME_TIME, async {
+        let mut stream = link.conn.open_uni().await?;
+        let _ = stream.set_priority(GOSSIP_PRIORITY);
+        stream.write_all(&bytes).await?;
+        let _ = stream.finish();
+        // Dropping a finished stream does not take back what was written.
+        Ok::<(), quinn::WriteError>(())
+    })
+    .await;
+    if !matches!(said, Ok(Ok(()))) {
+        tracing::debug!(link = link.id, datacenter = link.datacenter, "gossip could not be sent");
+    }
+}
+
+/// Sends a frame of gossip.
+pub(crate) async fn tell(link: Arc<Link>, frame: GossipFrame) {
+    let mut bytes = Vec::with_capacity(1 + frame.encoded_len());
+    bytes.push(FRAME);
+    // Growing a vector does not fail.
+    let _ = frame.encode(&mut bytes);
+    say(link, bytes).await;
+}
+
+/// Says that we are about to stop.
+pub(crate) async fn drain(link: Arc<Link>) {
+    say(link, vec![DRAIN]).await;
+}

@@ -1,0 +1,600 @@
+//! The life of links: connections from their handshake to their end, and dialling what is not linked, over and over.
+//!
+//! [`Links`] is one machine for both, since they meet in every decision: a connection that no longer answers starts a dial in parallel,
+//! a connection that came in ends one. Every state has a timer. What it says is done by `driver.rs`.
+
+mod dial;
+pub(crate) mod driver;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+
+pub use dial::Target;
+use dial::Wish;
+
+/// A connection, for as long as this process lives.
+pub type ConnId = u64;
+
+/// A connection that is up is asked for a sign of life this often.
+pub const PROBE_EVERY: Duration = Duration::from_millis(400);
+/// A probe is missed when nothing came back for this long, or three smoothed round trips if that is longer.
+pub const PROBE_WINDOW: Duration = Duration::from_millis(500);
+/// Missed in a row before new work avoids the connection.
+pub const MISSES: u32 = 2;
+/// A suspected connection is asked more often, so that it is back sooner.
+pub const SUSPECT_EVERY: Duration = Duration::from_millis(200);
+/// A suspected connection is lost after this: calls under way on it end. It may still come back, until QUIC gives it up.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// A lost connection is closed after this, should QUIC not have done so.
+pub const LOST_FOR: Duration = Duration::from_secs(10);
+/// The first frame of the other end must come within this.
+pub const HELLO: Duration = Duration::from_secs(5);
+/// A connection whose other end is about to stop is closed after this.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why we close a connection; QUIC application close codes, known to both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CloseCode {
+    /// The gateway stops.
+    Stopping = 0,
+    /// A newer connection between the same two gateways took its place.
+    Superseded = 1,
+    /// Both ends are of the same datacenter.
+    OwnSite = 2,
+    /// What the other end says does not fit its certificate.
+    Identity = 3,
+    /// No first frame, or no sign of life.
+    Silent = 4,
+    /// Too many connections.
+    Full = 5,
+}
+
+/// What a connection awaits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Nothing: it works.
+    Up,
+    /// The first frame, which names the gateway at the other end.
+    Greeting,
+    /// Its end: the other gateway is about to stop. Calls under way may finish.
+    Draining,
+    /// A sign of life; new work avoids it.
+    Suspected,
+    /// A sign of life, for too long: calls under way end.
+    Lost,
+    /// Nothing any more.
+    Closed,
+}
+
+impl State {
+    /// For metrics and status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Greeting => "greeting",
+            Self::Draining => "draining",
+            Self::Suspected => "suspected",
+            Self::Lost => "lost",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// How a connection ended, as far as it matters for dialling again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Lost or closed; dial again soon.
+    Gone,
+    /// The other end has a newer one from this node: leave it alone for a while, or two would replace each other forever.
+    Superseded,
+    /// The other end is of our own site; it is not one to link to.
+    OwnSite,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// What is to be dialled when it is not linked, all of it.
+    Targets(Vec<Target>),
+    /// A dial ended without a connection.
+    DialFailed {
+        /// [`Target::key`].
+        key: String,
+        /// As in [`Effect::Dial`].
+        attempt: u64,
+        /// For people.
+        why: String,
+    },
+    /// A handshake is done and the certificate of the other end is that of a gateway of this datacenter.
+    Connected {
+        /// Its number from now on.
+        conn: ConnId,
+        /// The target and attempt, where we dialled.
+        dialled: Option<(String, u64)>,
+        /// From the certificate.
+        datacenter: String,
+    },
+    /// The first frame came.
+    Hello {
+        /// The connection.
+        conn: ConnId,
+        /// Node name at the other end.
+        gateway: String,
+    },
+    /// Something of ours was acknowledged or answered.
+    Heard {
+        /// The connection.
+        conn: ConnId,
+        /// Smoothed round trip.
+        rtt: Duration,
+    },
+    /// The other end is about to stop.
+    Drain {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The connection is no more.
+    Closed {
+        /// The connection.
+        conn: ConnId,
+        /// How.
+        end: End,
+        /// For people.
+        why: String,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Dial any of these addresses, and say within the deadline how it went.
+    Dial {
+        /// [`Target::key`].
+        key: String,
+        /// To tell a late answer from a current one.
+        attempt: u64,
+        /// `host:port` each.
+        addresses: Vec<String>,
+        /// The datacenter that must answer; `None`: any.
+        expect: Option<String>,
+        /// Time for all of it.
+        deadline: Duration,
+    },
+    /// Ask for a sign of life.
+    Probe(ConnId),
+    /// The state of a connection changed; comes before any [`Effect::Close`] that it brings about.
+    State(ConnId, State),
+    /// Close it.
+    Close(ConnId, CloseCode),
+}
+
+#[derive(Debug)]
+struct Conn {
+    datacenter: String,
+    gateway: Option<String>,
+    dialled: Option<String>,
+    state: State,
+    since: Instant,
+    rtt: Duration,
+    /// When the probe was sent that has no answer yet.
+    asked: Option<Instant>,
+    misses: u32,
+    next_probe: Instant,
+}
+
+impl Conn {
+    fn window(&self) -> Duration {
+        match self.state {
+            State::Suspected | State::Lost => SUSPECT_EVERY,
+            _ => PROBE_WINDOW.max(self.rtt * 3),
+        }
+    }
+
+    /// When this connection needs attention next.
+    fn due(&self) -> Instant {
+        let probe = self.asked.map_or(self.next_probe, |asked| asked + self.window());
+        let state = match self.state {
+            State::Greeting => Some(HELLO),
+            State::Draining => Some(DRAIN),
+            State::Suspected => Some(PATIENCE),
+            State::Lost => Some(LOST_FOR),
+            State::Up | State::Closed => None,
+        };
+        state.map_or(probe, |limit| probe.min(self.since + limit))
+    }
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Links {
+    own: String,
+    conns: BTreeMap<ConnId, Conn>,
+    wishes: BTreeMap<String, Wish>,
+    effects: Vec<Effect>,
+    rng: StdRng,
+    attempts: u64,
+}
+
+impl Links {
+    /// A gateway of this datacenter without links.
+    pub fn new(own: &str, rng: StdRng) -> Self {
+        Self {
+            own: own.to_owned(),
+            conns: BTreeMap::new(),
+            wishes: BTreeMap::new(),
+            effects: Vec::new(),
+            rng,
+            attempts: 0,
+        }
+    }
+
+    /// What is to be done now, in order.
+    pub fn effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Connections that work: number, datacenter, gateway, round trip.
+    pub fn up(&self) -> impl Iterator<Item = (ConnId, &str, &str, Duration)> {
+        self.conns.iter().filter(|(_, c)| c.state == State::Up).filter_map(|(id, c)| {
+            Some((*id, c.datacenter.as_str(), c.gateway.as_deref()?, c.rtt))
+        })
+    }
+
+    /// A connection's state.
+    pub fn state(&self, conn: ConnId) -> State {
+        self.conns.get(&conn).map_or(State::Closed, |c| c.state)
+    }
+
+    /// Datacenters with a link that works.
+    pub fn neighbours(&self) -> BTreeSet<String> {
+        self.up().map(|(_, dc, _, _)| dc.to_owned()).collect()
+    }
+
+    /// What went wrong last with dialling a datacenter; `""`: nothing.
+    pub fn last_error(&self, datacenter: &str) -> &str {
+        self.wishes
+            .values()
+            .filter(|w| w.datacenter() == Some(datacenter) && !w.error.is_empty())
+            .map(|w| w.error.as_str())
+            .next_back()
+            .unwrap_or("")
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        self.conns.values().map(Conn::due).chain(self.wishes.values().filter_map(Wish::due)).min()
+    }
+
+    /// Takes up an event.
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Targets(targets) => self.want(now, targets),
+            Event::DialFailed { key, attempt, why } => {
+                if let Some(wish) = self.wishes.get_mut(&key) {
+                    wish.failed(now, attempt, why, &mut self.rng);
+                }
+            }
+            Event::Connected { conn, dialled, datacenter } => self.connected(now, conn, dialled, datacenter),
+            Event::Hello { conn, gateway } => self.hello(now, conn, gateway),
+            Event::Heard { conn, rtt } => self.heard(now, conn, rtt),
+            Event::Drain { conn } => {
+                if self.conns.get(&conn).is_some_and(|c| c.state != State::Draining) {
+                    self.turn(now, conn, State::Draining);
+                }
+            }
+            Event::Closed { conn, end, why } => self.closed(now, conn, end, why),
+            Event::Tick => self.tick(now),
+        }
+        self.dial(now);
+    }
+
+    fn turn(&mut self, now: Instant, id: ConnId, state: State) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.state = state;
+            conn.since = now;
+            self.effects.push(Effect::State(id, state));
+        }
+    }
+
+    fn drop_conn(&mut self, id: ConnId, code: CloseCode) {
+        if self.conns.remove(&id).is_some() {
+            self.effects.push(Effect::State(id, State::Closed));
+            self.effects.push(Effect::Close(id, code));
+        }
+    }
+
+    fn connected(&mut self, now: Instant, id: ConnId, dialled: Option<(String, u64)>, datacenter: String) {
+        if datacenter == self.own {
+            if let Some((key, _)) = dialled
+                && let Some(wish) = self.wishes.get_mut(&key)
+            {
+                wish.own_site(now, &mut self.rng);
+            }
+            self.effects.push(Effect::Close(id, CloseCode::OwnSite));
+            return;
+        }
+        let dialled = dialled.map(|(key, attempt)| {
+            if let Some(wish) = self.wishes.get_mut(&key) {
+                wish.connected(now, attempt);
+            }
+            key
+        });
+        self.conns.insert(id, Conn {
+            datacenter,
+            gateway: None,
+            dialled,
+            state: State::Greeting,
+            since: now,
+            rtt: Duration::ZERO,
+            asked: None,
+            misses: 0,
+            next_probe: now + PROBE_EVERY,
+        });
+    }
+
+    fn hello(&mut self, now: Instant, id: ConnId, gateway: String) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if conn.state != State::Greeting {
+            return;
+        }
+        conn.gateway = Some(gateway.clone());
+        let (datacenter, dialled) = (conn.datacenter.clone(), conn.dialled.clone());
+        if let Some(wish) = dialled.as_ref().and_then(|key| self.wishes.get_mut(key)) {
+            wish.found(&datacenter, &gateway);
+        }
+        self.turn(now, id, State::Up);
+        // The newest takes the place of an older one that was dialled from the same end, and of any that no longer answers. Two that
+        // were dialled from both ends at once both stay: were each end to choose, both might be closed.
+        let older: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(other, c)| {
+                **other != id
+                    && c.datacenter == datacenter
+                    && c.gateway.as_deref() == Some(gateway.as_str())
+                    && (c.dialled.is_some() == dialled.is_some() || matches!(c.state, State::Suspected | State::Lost))
+                    && c.state != State::Draining
+            })
+            .map(|(other, _)| *other)
+            .collect();
+        for other in older {
+            self.drop_conn(other, CloseCode::Superseded);
+        }
+    }
+
+    fn heard(&mut self, now: Instant, id: ConnId, rtt: Duration) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        conn.rtt = rtt;
+        conn.misses = 0;
+        if conn.asked.take().is_some() {
+            conn.next_probe = now + PROBE_EVERY;
+        }
+        if matches!(conn.state, State::Suspected | State::Lost) {
+            self.turn(now, id, State::Up);
+        }
+    }
+
+    fn closed(&mut self, now: Instant, id: ConnId, end: End, why: String) {
+        let Some(conn) = self.conns.remove(&id) else { return };
+        self.effects.push(Effect::State(id, State::Closed));
+        if let Some(wish) = conn.dialled.and_then(|key| self.wishes.get_mut(&key)) {
+            wish.ended(now, end, why, &mut self.rng);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let due: Vec<ConnId> = self.conns.iter().filter(|(_, c)| c.due() <= now).map(|(id, _)| *id).collect();
+        for id in due {
+            let Some(conn) = self.conns.get_mut(&id) else { continue };
+            let age = now.saturating_duration_since(conn.since);
+            match conn.state {
+                State::Greeting if age >= HELLO => {
+                    self.drop_conn(id, CloseCode::Silent);
+                    continue;
+                }
+                State::Draining if age >= DRAIN => {
+                    self.drop_conn(id, CloseCode::Stopping);
+                    continue;
+                }
+                State::Lost if age >= LOST_FOR => {
+                    self.drop_conn(id, CloseCode::Silent);
+                    continue;
+                }
+                _ => {}
+            }
+            if conn.asked.is_some_and(|asked| asked + conn.window() <= now) {
+                conn.misses = conn.misses.saturating_add(1);
+                conn.asked = None;
+                conn.next_probe = now;
+            }
+            if conn.asked.is_none() && conn.next_probe <= now {
+                conn.asked = Some(now);
+                self.effects.push(Effect::Probe(id));
+            }
+            if conn.state == State::Up && conn.misses >= MISSES {
+                self.turn(now, id, State::Suspected);
+            } else if conn.state == State::Suspected && age >= PATIENCE {
+                self.turn(now, id, State::Lost);
+            }
+        }
+    }
+
+    fn want(&mut self, now: Instant, targets: Vec<Target>) {
+        let keys: BTreeSet<String> = targets.iter().map(|t| t.key.clone()).collect();
+        self.wishes.retain(|key, _| keys.contains(key));
+        for target in targets {
+            match self.wishes.get_mut(&target.key) {
+                Some(wish) => wish.target = target,
+                None => {
+                    self.wishes.insert(target.key.clone(), Wish::new(now, target, &mut self.rng));
+                }
+            }
+        }
+    }
+
+    /// Dials what is due and not linked.
+    fn dial(&mut self, now: Instant) {
+        for (key, wish) in &mut self.wishes {
+            let linked = self.conns.values().any(|c| {
+                (c.state == State::Up
+                    && wish.identity().is_some_and(|(dc, gw)| c.datacenter == dc && c.gateway.as_deref() == Some(gw)))
+                    || (matches!(c.state, State::Up | State::Greeting) && c.dialled.as_ref() == Some(key))
+            });
+            if linked {
+                wish.satisfied();
+                continue;
+            }
+            if wish.start(now, &mut self.rng, &mut self.attempts) {
+                self.effects.push(wish.effect());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[allow(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn start() -> (Links, Instant) {
+        (Links::new("a", StdRng::seed_from_u64(1)), Instant::now())
+    }
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn up(links: &mut Links, now: Instant, conn: ConnId, gateway: &str, dialled: Option<(String, u64)>) {
+        links.handle(now, Event::Connected { conn, dialled, datacenter: "b".into() });
+        links.handle(now, Event::Hello { conn, gateway: gateway.into() });
+    }
+
+    fn target(key: &str) -> Target {
+        Target { key: key.into(), addresses: vec![key.into()], learnt: None, patient: false }
+    }
+
+    /// Runs the clock to `until`, giving each effect to `see`.
+    fn run(links: &mut Links, mut now: Instant, until: Instant, mut see: impl FnMut(&mut Links, Instant, Effect)) {
+        links.effects();
+        while let Some(next) = links.next_wakeup().filter(|n| *n <= until) {
+            now = next.max(now);
+            links.handle(now, Event::Tick);
+            for effect in links.effects() {
+                see(links, now, effect);
+            }
+        }
+    }
+
+    #[test]
+    fn silence_is_suspected_then_lost_and_life_brings_it_back() {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        links.handle(t0, Event::Heard { conn: 1, rtt: ms(10) });
+        let mut changes = Vec::new();
+        run(&mut links, t0, t0 + ms(5000), |_, now, effect| {
+            if let Effect::State(1, state) = effect {
+                changes.push((state, now - t0));
+            }
+        });
+        assert_eq!(changes, [(State::Suspected, ms(1400)), (State::Lost, ms(3400))]);
+        links.handle(t0 + ms(5000), Event::Heard { conn: 1, rtt: ms(10) });
+        assert_eq!(links.state(1), State::Up);
+    }
+
+    #[test]
+    fn a_slow_link_gets_three_round_trips() {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        links.handle(t0, Event::Heard { conn: 1, rtt: ms(1000) });
+        run(&mut links, t0, t0 + ms(6000), |_, _, _| {});
+        assert_eq!(links.state(1), State::Up);
+        run(&mut links, t0 + ms(6000), t0 + ms(6500), |_, _, _| {});
+        assert_eq!(links.state(1), State::Suspected);
+    }
+
+    #[test]
+    fn one_missed_probe_is_nothing() {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        let mut probes = 0;
+        run(&mut links, t0, t0 + ms(60_000), |links, now, effect| match effect {
+            Effect::Probe(1) => {
+                probes += 1;
+                if probes % 2 == 0 {
+                    links.handle(now, Event::Heard { conn: 1, rtt: ms(10) });
+                }
+            }
+            Effect::State(..) => panic!("{effect:?}"),
+            _ => {}
+        });
+        assert!(probes > 60, "{probes}");
+    }
+
+    #[test]
+    fn a_newer_connection_takes_the_place_of_the_old() {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        up(&mut links, t0, 2, "g", None);
+        assert_eq!((links.state(1), links.state(2)), (State::Closed, State::Up));
+        up(&mut links, t0, 3, "other", None);
+        assert_eq!(links.up().count(), 2);
+        let closes: Vec<_> = links.effects().into_iter().filter(|e| matches!(e, Effect::Close(..))).collect();
+        assert_eq!(closes, [Effect::Close(1, CloseCode::Superseded)]);
+    }
+
+    #[test]
+    fn dialled_from_both_ends_at_once_both_stay() {
+        let (mut links, t0) = start();
+        links.handle(t0, Event::Targets(vec![target("b:1")]));
+        up(&mut links, t0, 1, "g", None);
+        up(&mut links, t0, 2, "g", Some(("b:1".into(), 1)));
+        assert_eq!(links.up().count(), 2);
+    }
+
+    #[test]
+    fn a_suspected_link_is_dialled_anew_and_then_replaced() {
+        let (mut links, t0) = start();
+        links.handle(t0, Event::Targets(vec![target("b:1")]));
+        let dial = |effects: Vec<Effect>| effects.into_iter().find_map(|e| match e {
+            Effect::Dial { key, attempt, .. } => Some((key, attempt)),
+            _ => None,
+        });
+        let mut first = dial(links.effects());
+        run(&mut links, t0, t0 + ms(500), |_, _, e| first = first.take().or_else(|| dial(vec![e])));
+        up(&mut links, t0 + ms(500), 1, "g", first);
+        let mut second = None;
+        run(&mut links, t0 + ms(500), t0 + ms(2600), |_, _, e| second = second.take().or_else(|| dial(vec![e])));
+        assert_eq!(links.state(1), State::Suspected);
+        up(&mut links, t0 + ms(2600), 2, "g", Some(second.expect("no dial while suspected")));
+        assert_eq!((links.state(1), links.state(2)), (State::Closed, State::Up));
+    }
+
+    #[test]
+    fn no_state_is_without_a_timer() {
+        let (mut links, t0) = start();
+        links.handle(t0, Event::Connected { conn: 1, dialled: None, datacenter: "b".into() });
+        up(&mut links, t0, 2, "g", None);
+        links.handle(t0, Event::Drain { conn: 2 });
+        let mut closed = BTreeSet::new();
+        run(&mut links, t0, t0 + ms(30_000), |_, _, e| {
+            if let Effect::Close(id, _) = e {
+                closed.insert(id);
+            }
+        });
+        assert_eq!(closed, BTreeSet::from([1, 2]));
+    }
+
+    #[test]
+    fn our_own_site_is_not_linked() {
+        let (mut links, t0) = start();
+        links.handle(t0, Event::Connected { conn: 1, dialled: None, datacenter: "a".into() });
+        assert_eq!(links.effects(), [Effect::Close(1, CloseCode::OwnSite)]);
+    }
+}

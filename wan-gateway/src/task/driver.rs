@@ -1,0 +1,546 @@
+#![allow(clippy::disallowed_methods, reason = "the gateway's one task: reads the clock and does what the machines say")]
+//! The task that owns directory and links: feeds them what happens, does what they say, publishes what follows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use causeway_proto::door::Door;
+use causeway_proto::federation::v1::{GossipFrame, Server, Site, SiteStatus};
+use causeway_proto::member::Members;
+use quinn::{Connection, Endpoint, VarInt};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::routes::{self, Routes};
+use crate::accept::driver::Desk;
+use crate::config::Config;
+use crate::directory::{Directory, LinkView, Status};
+use crate::link::driver::{self as links, Link, Note};
+use crate::link::{CloseCode, ConnId, Effect, Event, Links, State, Target};
+use crate::path::{self, DirectLink};
+use crate::tls::Tls;
+
+/// Connections are looked at this often at least.
+const LOOK: Duration = Duration::from_millis(250);
+/// Round trips, statuses and metrics are published this often.
+const PUBLISH: Duration = Duration::from_secs(1);
+/// A whole directory goes to the same link at most this often.
+const RESEND: Duration = Duration::from_secs(1);
+/// Changes are gathered for this long before they are written to disk.
+const SAVE: Duration = Duration::from_secs(2);
+/// Notes taken up before effects are done.
+const BATCH: usize = 256;
+
+/// What [`super::Gateway`] asks of the task.
+pub(crate) enum Order {
+    /// Tell everyone that we stop; `done` once no call is under way.
+    Drain { leave: bool, done: oneshot::Sender<()> },
+}
+
+/// What the task is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Arc<Config>,
+    pub(crate) advertised: Vec<String>,
+    pub(crate) tls: Tls,
+    pub(crate) servers: Door,
+    pub(crate) members: watch::Receiver<Members>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) routes: Arc<ArcSwap<Routes>>,
+    pub(crate) sites: watch::Sender<Arc<Vec<SiteStatus>>>,
+    pub(crate) notes: mpsc::Sender<Note>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    pub(crate) known: Vec<Site>,
+}
+
+/// A link and what the task remembers of it.
+struct Held {
+    link: Arc<Link>,
+    names: Vec<String>,
+    sent_whole: Option<Instant>,
+    /// Digests in a row that differed from ours; one may differ because news is under way.
+    differs: u32,
+}
+
+pub(crate) struct Brain {
+    parts: Parts,
+    directory: Directory,
+    links: Links,
+    held: BTreeMap<ConnId, Held>,
+    next_conn: ConnId,
+    permits: BTreeMap<String, Arc<Semaphore>>,
+    /// Calls that each site may have under way with us.
+    desks: BTreeMap<String, Arc<Semaphore>>,
+    status: Status,
+    targets: Vec<Target>,
+    publish_at: Instant,
+    save_at: Option<Instant>,
+    saving: Option<JoinHandle<()>>,
+    draining: Option<oneshot::Sender<()>>,
+    changed: bool,
+}
+
+impl Brain {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let now = Instant::now();
+        let config = &parts.config;
+        let mut directory =
+            Directory::new(&config.datacenter, &config.node_name, links::unix_ms(), parts.advertised.clone());
+        directory.merge(now, parts.known.clone());
+        let links = Links::new(&config.datacenter, StdRng::from_os_rng());
+        Self {
+            directory,
+            links,
+            held: BTreeMap::new(),
+            next_conn: 1,
+            permits: BTreeMap::new(),
+            desks: BTreeMap::new(),
+            status: Status::default(),
+            targets: Vec::new(),
+            publish_at: now,
+            save_at: None,
+            saving: None,
+            draining: None,
+            changed: true,
+            parts,
+        }
+    }
+
+    pub(crate) async fn run(mut self, mut notes: mpsc::Receiver<Note>, mut orders: mpsc::Receiver<Order>) {
+        self.speak_of_ourselves();
+        let stop = self.parts.stop.clone();
+        let mut members_open = true;
+        let mut orders_open = true;
+        loop {
+            self.settle();
+            let wake = self.next_wakeup();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                note = notes.recv() => {
+                    if let Some(note) = note {
+                        self.note(note);
+                    }
+                    for _ in 0..BATCH {
+                        let Ok(note) = notes.try_recv() else { break };
+                        self.note(note);
+                    }
+                }
+                changed = self.parts.members.changed(), if members_open => {
+                    members_open = changed.is_ok();
+                    self.speak_of_ourselves();
+                }
+                order = orders.recv(), if orders_open => match order {
+                    Some(Order::Drain { leave, done }) => self.drain(leave, done),
+                    None => orders_open = false,
+                },
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+        }
+        for held in self.held.values() {
+            held.link.turn(State::Closed);
+        }
+        self.parts.routes.store(Arc::new(Routes::default()));
+        self.parts.endpoint.close(VarInt::from_u32(CloseCode::Stopping as u32), b"");
+    }
+
+    fn next_wakeup(&self) -> Instant {
+        let mut wake = self.publish_at;
+        if !self.held.is_empty() {
+            wake = wake.min(Instant::now() + LOOK);
+        }
+        if self.draining.is_some() {
+            wake = wake.min(Instant::now() + Duration::from_millis(10));
+        }
+        // Never in the past for long: what is due is done by the next `settle`.
+        self.links.next_wakeup().map_or(wake, |due| wake.min(due)).max(Instant::now())
+    }
+
+    /// Takes up what happened on connections and dials.
+    fn note(&mut self, note: Note) {
+        let now = Instant::now();
+        match note {
+            Note::Dialled { key, attempt, result: Ok(conn) } => self.connected(now, conn, Some((key, attempt))),
+            Note::Dialled { key, attempt, result: Err(why) } => {
+                tracing::debug!(target = key, why, "a dial failed");
+                self.links.handle(now, Event::DialFailed { key, attempt, why });
+            }
+            Note::Accepted(conn) => self.connected(now, conn, None),
+            Note::Frame(id, frame) => self.frame(now, id, frame),
+            Note::Answered(id) => self.heard(now, id),
+            Note::Probed { conn, digest, their_ms, our_ms } => self.probed(now, conn, digest, their_ms, our_ms),
+            Note::Drain(id) => self.links.handle(now, Event::Drain { conn: id }),
+            Note::Closed(id, error) => {
+                if let Some(held) = self.held.remove(&id) {
+                    held.link.turn(State::Closed);
+                    tracing::info!(datacenter = held.link.datacenter, link = id, %error, "a link closed");
+                }
+                let end = links::end_of(&error);
+                self.links.handle(now, Event::Closed { conn: id, end, why: error.to_string() });
+            }
+        }
+    }
+
+    fn connected(&mut self, now: Instant, conn: Connection, dialled: Option<(String, u64)>) {
+        let identities = links::identities(&conn, &self.parts.tls);
+        let config = Arc::clone(&self.parts.config);
+        let from = conn.remote_address();
+        let Some(datacenter) = links::datacenter_of(&identities, &config.domain) else {
+            tracing::warn!(%from, domain = config.domain, "a peer whose certificate names no gateway of our federation was refused");
+            conn.close(VarInt::from_u32(CloseCode::Identity as u32), b"");
+            if let Some((key, attempt)) = dialled {
+                let why = format!("{from} shows a certificate that names no gateway of {}", config.domain);
+                self.links.handle(now, Event::DialFailed { key, attempt, why });
+            }
+            return;
+        };
+        if self.held.len() >= config.limits.connections {
+            conn.close(VarInt::from_u32(CloseCode::Full as u32), b"");
+            return;
+        }
+        let id = self.next_conn;
+        self.next_conn += 1;
+        let link = Arc::new(Link::new(id, datacenter.clone(), conn));
+        let names = identities.iter().filter(|i| i.domain == config.domain).map(|i| i.datacenter.clone()).collect();
+        let permits = self
+            .desks
+            .entry(datacenter.clone())
+            .or_insert_with(|| Arc::new(Semaphore::new(config.limits.calls_in)));
+        let desk = Desk {
+            own: config.datacenter.as_str().into(),
+            servers: self.parts.servers.clone(),
+            peer: links::peer(&link.conn, identities),
+            from: datacenter.as_str().into(),
+            calls: Arc::clone(permits),
+            request_limit: config.limits.request_bytes,
+        };
+        self.held.insert(id, Held { link: Arc::clone(&link), names, sent_whole: None, differs: 0 });
+        self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone() });
+        if self.links.state(id) == State::Closed {
+            // Of our own site; the close is among the effects.
+            return;
+        }
+        let tasks = self.parts.tasks.clone();
+        self.parts.tasks.spawn(links::run(Arc::clone(&link), desk, self.parts.notes.clone(), tasks));
+        self.send_whole(now, id);
+    }
+
+    fn send_whole(&mut self, now: Instant, id: ConnId) {
+        let frame = self.frame_of(self.directory.sites());
+        if let Some(held) = self.held.get_mut(&id) {
+            held.sent_whole = Some(now);
+            held.differs = 0;
+            self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), frame));
+        }
+    }
+
+    fn frame_of(&self, sites: Vec<Site>) -> GossipFrame {
+        GossipFrame {
+            from_datacenter: self.parts.config.datacenter.clone(),
+            from_gateway: self.parts.config.node_name.clone(),
+            sent_unix_ms: links::unix_ms(),
+            sites,
+        }
+    }
+
+    fn frame(&mut self, now: Instant, id: ConnId, frame: GossipFrame) {
+        let Some(held) = self.held.get(&id) else { return };
+        if !held.names.contains(&frame.from_datacenter)
+            || frame.from_datacenter != held.link.datacenter
+            || causeway_proto::name::node(&frame.from_gateway).is_err()
+        {
+            tracing::warn!(datacenter = held.link.datacenter, says = frame.from_datacenter, "a peer says what its certificate does not");
+            held.link.close(CloseCode::Identity);
+            return;
+        }
+        let from = held.link.datacenter.clone();
+        if self.links.state(id) == State::Greeting {
+            tracing::info!(datacenter = from, gateway = frame.from_gateway, link = id, "a link is up");
+        }
+        self.links.handle(now, Event::Hello { conn: id, gateway: frame.from_gateway.clone() });
+        let merged = self.directory.merge(now, frame.sites);
+        self.directory.linked(now, &from, &frame.from_gateway);
+        if !merged.news.is_empty() {
+            self.changed = true;
+            self.save_at.get_or_insert(now + SAVE);
+            self.pass_on(id, merged.news);
+        }
+        if merged.own {
+            self.tell_all(vec![self.directory.own().clone()]);
+        }
+    }
+
+    /// Passes news on to those who do not hear it from its author.
+    fn pass_on(&self, from: ConnId, news: Vec<Site>) {
+        for (id, held) in self.held.iter().filter(|(id, _)| **id != from && self.links.state(**id) == State::Up) {
+            let theirs: Vec<Site> = news
+                .iter()
+                .filter(|s| s.datacenter != held.link.datacenter && !s.neighbours.contains(&held.link.datacenter))
+                .cloned()
+                .collect();
+            if !theirs.is_empty() {
+                tracing::trace!(link = id, records = theirs.len(), "passing on news");
+                self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), self.frame_of(theirs)));
+            }
+        }
+    }
+
+    fn tell_all(&self, sites: Vec<Site>) {
+        for (_, held) in self.held.iter().filter(|(id, _)| self.links.state(**id) == State::Up) {
+            self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), self.frame_of(sites.clone())));
+        }
+    }
+
+    fn heard(&mut self, now: Instant, id: ConnId) {
+        if let Some(held) = self.held.get(&id) {
+            let rtt = held.link.conn.rtt();
+            self.links.handle(now, Event::Heard { conn: id, rtt });
+        }
+    }
+
+    fn probed(&mut self, now: Instant, id: ConnId, digest: u64, their_ms: u64, our_ms: u64) {
+        let ours = self.directory.digest();
+        let Some(held) = self.held.get_mut(&id) else { return };
+        let half = i64::try_from(held.link.conn.rtt().as_millis() / 2).unwrap_or(0);
+        let skew = their_ms.cast_signed().wrapping_add(half).wrapping_sub(our_ms.cast_signed());
+        held.link.skew_ms.store(skew, Ordering::Relaxed);
+        held.differs = if digest == ours { 0 } else { held.differs + 1 };
+        let due = held.sent_whole.is_none_or(|sent| now >= sent + RESEND);
+        if held.differs >= 2 && due {
+            self.send_whole(now, id);
+        }
+    }
+
+    /// Brings what we say of ourselves up to date.
+    fn speak_of_ourselves(&mut self) {
+        let servers = self
+            .parts
+            .members
+            .borrow_and_update()
+            .iter()
+            .filter(|m| m.is_server() && m.is_alive())
+            .map(|m| Server { name: m.name.clone(), address: m.rpc_addr().map_or_else(String::new, |a| a.to_string()) })
+            .collect();
+        let neighbours = self.links.neighbours();
+        if self.directory.update(servers, neighbours) {
+            self.changed = true;
+            self.tell_all(vec![self.directory.own().clone()]);
+        }
+    }
+
+    fn drain(&mut self, leave: bool, done: oneshot::Sender<()>) {
+        if leave {
+            self.directory.leave();
+            self.tell_all(vec![self.directory.own().clone()]);
+        }
+        for held in self.held.values() {
+            self.parts.tasks.spawn(links::drain(Arc::clone(&held.link)));
+        }
+        self.links.handle(Instant::now(), Event::Targets(Vec::new()));
+        self.targets.clear();
+        self.draining = Some(done);
+    }
+
+    fn aim(&mut self, now: Instant) {
+        if self.draining.is_some() {
+            return;
+        }
+        let config = &self.parts.config;
+        let own = (config.datacenter.as_str(), config.node_name.as_str());
+        let configured = config.peers.iter().map(|address| Target {
+            key: address.clone(),
+            addresses: vec![address.clone()],
+            learnt: None,
+            patient: false,
+        });
+        let learnt = self.directory.dialable().map(|(dc, gateway, addresses)| Target {
+            key: format!("{dc}/{gateway}"),
+            addresses: addresses.to_vec(),
+            learnt: Some((dc.to_owned(), gateway.to_owned())),
+            // Both sides learn of each other at once; one of them waits, unless it is the only one that can dial.
+            patient: own > (dc, gateway) && !self.parts.advertised.is_empty(),
+        });
+        let targets: Vec<Target> = configured.chain(learnt).collect();
+        if targets != self.targets {
+            self.targets.clone_from(&targets);
+            self.links.handle(now, Event::Targets(targets));
+        }
+    }
+
+    /// Lets the machines see the time, does what they say, publishes what changed.
+    fn settle(&mut self) {
+        let now = Instant::now();
+        let alive: Vec<ConnId> = self.held.iter().filter(|(_, h)| h.link.acknowledged()).map(|(id, _)| *id).collect();
+        for id in alive {
+            self.heard(now, id);
+        }
+        self.aim(now);
+        self.links.handle(now, Event::Tick);
+        self.effects(now);
+        if now >= self.publish_at {
+            self.publish_at = now + PUBLISH;
+            self.second(now);
+        }
+        if std::mem::take(&mut self.changed) {
+            self.publish(now);
+        }
+        if self.save_at.is_some_and(|at| now >= at) {
+            self.save(now);
+        }
+        let idle = self.held.values().all(|h| h.link.busy.load(Ordering::Relaxed) == 0)
+            && self.desks.values().all(|d| d.available_permits() >= self.parts.config.limits.calls_in);
+        if idle && let Some(done) = self.draining.take_if(|_| true) {
+            // Nobody waits any more: that is fine too.
+            let _ = done.send(());
+        }
+    }
+
+    fn effects(&mut self, now: Instant) {
+        let (mut linked, mut after) = (false, Vec::new());
+        let digest = self.directory.digest();
+        for effect in self.links.effects() {
+            match effect {
+                Effect::Dial { key, attempt, addresses, expect, deadline } => {
+                    self.dial(key, attempt, addresses, expect, deadline);
+                }
+                Effect::Probe(id) => {
+                    if let Some(held) = self.held.get(&id) {
+                        held.link.probe(digest);
+                    }
+                }
+                Effect::State(id, state) => {
+                    linked = true;
+                    if let Some(held) = self.held.get(&id) {
+                        tracing::debug!(link = id, datacenter = held.link.datacenter, state = state.as_str(), "link");
+                        // Calls learn of the end only once there is a table without it.
+                        if state < State::Suspected {
+                            held.link.turn(state);
+                        } else {
+                            after.push((id, state));
+                        }
+                    }
+                }
+                Effect::Close(id, code) => {
+                    if let Some(held) = self.held.get(&id) {
+                        after.push((id, State::Closed));
+                        tracing::debug!(link = id, datacenter = held.link.datacenter, ?code, "closing a link");
+                        let link = Arc::clone(&held.link);
+                        link.turn(State::Closed);
+                        link.close(code);
+                    }
+                }
+            }
+        }
+        if linked {
+            self.publish(now);
+            self.speak_of_ourselves();
+        }
+        for (id, state) in after {
+            if state == State::Closed {
+                if let Some(held) = self.held.remove(&id) {
+                    held.link.turn(state);
+                }
+            } else if let Some(held) = self.held.get(&id) {
+                held.link.turn(state);
+            }
+        }
+    }
+
+    fn dial(&self, key: String, attempt: u64, addresses: Vec<String>, expect: Option<String>, deadline: Duration) {
+        let (endpoint, config, tls) = (self.parts.endpoint.clone(), Arc::clone(&self.parts.config), self.parts.tls.clone());
+        let (notes, stop) = (self.parts.notes.clone(), self.parts.stop.clone());
+        self.parts.tasks.spawn(async move {
+            let work = Box::pin(links::dial(&endpoint, &config, &tls, &addresses, expect.as_deref(), deadline));
+            let result = tokio::select! {
+                () = stop.cancelled() => return,
+                result = work => result,
+            };
+            // Fails when the gateway stops.
+            let _ = notes.send(Note::Dialled { key, attempt, result }).await;
+        });
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let up: Vec<(ConnId, String, Duration)> =
+            self.links.up().map(|(id, dc, _, rtt)| (id, dc.to_owned(), rtt)).collect();
+        let direct: Vec<DirectLink<'_>> =
+            up.iter().map(|(id, dc, rtt)| DirectLink { conn: *id, datacenter: dc, rtt: *rtt }).collect();
+        let own = self.parts.config.datacenter.as_str();
+        let table = path::table(own, &direct, &self.directory.neighbours());
+        let all: BTreeMap<ConnId, Arc<Link>> = self.held.iter().map(|(id, h)| (*id, Arc::clone(&h.link))).collect();
+        let known = self.directory.datacenters();
+        let limit = self.parts.config.limits.calls_out;
+        self.parts.routes.store(Arc::new(routes::build(&table, &known, &all, &mut self.permits, limit)));
+
+        let mut views: BTreeMap<String, LinkView> = BTreeMap::new();
+        for dc in known.keys() {
+            let view = LinkView { last_error: self.links.last_error(dc).to_owned(), ..LinkView::default() };
+            views.insert((*dc).to_owned(), view);
+        }
+        for (id, dc, _) in &up {
+            let Some(held) = self.held.get(id) else { continue };
+            let view = views.entry(dc.clone()).or_default();
+            let rtt = held.link.conn.rtt();
+            if !view.up || rtt < view.rtt {
+                view.rtt = rtt;
+                view.skew_ms = held.link.skew_ms.load(Ordering::Relaxed);
+            }
+            view.up = true;
+            view.path = "quic".to_owned();
+            view.last_error.clear();
+        }
+        let shown = self.status.show(now, &self.directory, &views);
+        self.parts.sites.send_replace(Arc::new(shown));
+    }
+
+    /// What is done once a second.
+    fn second(&mut self, now: Instant) {
+        let up: Vec<(ConnId, String, String)> =
+            self.links.up().map(|(id, dc, gateway, _)| (id, dc.to_owned(), gateway.to_owned())).collect();
+        let linked: BTreeSet<&str> = up.iter().map(|(_, dc, _)| dc.as_str()).collect();
+        for dc in self.directory.datacenters().keys() {
+            let value = if linked.contains(dc) { 1.0 } else { 0.0 };
+            metrics::gauge!("causeway_gateway_site_linked", "datacenter" => (*dc).to_owned()).set(value);
+        }
+        for (id, dc, gateway) in &up {
+            self.directory.linked(now, dc, gateway);
+            let Some(held) = self.held.get(id) else { continue };
+            let stats = held.link.conn.stats();
+            let labels = [("datacenter", dc.clone()), ("gateway", gateway.clone())];
+            metrics::gauge!("causeway_gateway_link_rtt_seconds", &labels).set(stats.path.rtt.as_secs_f64());
+            #[allow(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
+            {
+                metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(stats.path.lost_packets as f64);
+                metrics::gauge!("causeway_gateway_link_black_holes", &labels).set(stats.path.black_holes_detected as f64);
+                let calls = held.link.calls.load(Ordering::Relaxed);
+                metrics::gauge!("causeway_gateway_link_calls", &labels).set(calls as f64);
+            }
+        }
+        if self.directory.expire(now) {
+            self.save_at.get_or_insert(now + SAVE);
+        }
+        self.changed = true;
+    }
+
+    fn save(&mut self, now: Instant) {
+        if self.saving.as_ref().is_some_and(|s| !s.is_finished()) {
+            // One at a time; the disk is slow.
+            self.save_at = Some(now + SAVE);
+            return;
+        }
+        self.save_at = None;
+        let Some(dir) = self.parts.config.data_dir.clone() else { return };
+        let sites = self.directory.sites();
+        self.saving = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = crate::directory::driver::save(&dir, sites) {
+                tracing::warn!(path = %dir.display(), %error, "known sites cannot be kept; a restart will need the configured peers");
+            }
+        }));
+    }
+}

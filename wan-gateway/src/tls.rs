@@ -1,0 +1,35 @@
+//! What links show and demand, from the certificates of `causeway-certs`.
+
+use std::sync::Arc;
+
+use causeway_certs::link;
+use causeway_certs::material::Material;
+use causeway_proto::listen::Identity;
+use rustls_pki_types::CertificateDer;
+
+/// TLS of a gateway's links. Both ends show a certificate `gateway.<datacenter>.<domain>`.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    material: Arc<Material>,
+    domain: Arc<str>,
+}
+
+impl Tls {
+    pub(crate) fn new(material: Arc<Material>, domain: &str) -> Self {
+        Self { material, domain: domain.into() }
+    }
+
+    pub(crate) fn server(&self) -> Arc<rustls::ServerConfig> {
+        link::wan_server(&self.material)
+    }
+
+    /// For a dial; the datacenter that must answer, where it is known.
+    pub(crate) fn client(&self, expect: Option<&str>) -> Arc<rustls::ClientConfig> {
+        link::wan_client(&self.material, expect)
+    }
+
+    /// Names that a peer's certificate proves.
+    pub(crate) fn identities(&self, chain: &[CertificateDer<'_>]) -> Vec<Identity> {
+        link::peer_identities(chain, &self.domain)
+    }
+}

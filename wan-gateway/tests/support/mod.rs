@@ -1,0 +1,318 @@
+#![allow(dead_code, clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "tests touch the world; each file uses a part of this")]
+//! Sites for tests: a gateway each, on a runtime of its own that can be killed, with a toy server behind it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use causeway_certs::material::{Files, Material};
+use causeway_certs::tls::issue_for_dev;
+use causeway_gateway::{Config, Congestion, Gateway, Limits, World};
+use causeway_proto::door::{Door, Request, Response};
+use causeway_proto::federation::v1::{SiteState, SiteStatus};
+use causeway_proto::listen::{Peer, Role};
+use causeway_proto::member::Members;
+use causeway_proto::meta;
+use causeway_proto::rejection::Reason;
+use http::{HeaderMap, HeaderValue};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+
+pub const GET: &str = "/causeway.kv.v1.Kv/Get";
+pub const APPLY: &str = "/causeway.kv.v1.Kv/Apply";
+pub const SUBSCRIBE: &str = "/causeway.view.v1.Views/Subscribe";
+/// The toy server never answers this one.
+pub const NEVER: &str = "/causeway.kv.v1.Kv/List";
+
+/// A directory that goes when the test ends.
+pub struct Dir(pub PathBuf);
+
+impl Dir {
+    pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("causeway-gw-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An authority and certificates for some datacenters.
+pub struct Federation {
+    pub dir: Dir,
+    gateways: BTreeMap<String, Files>,
+    servers: BTreeMap<String, Files>,
+}
+
+impl Federation {
+    pub fn new(datacenters: &[&str]) -> Self {
+        let dir = Dir::new();
+        let issued = issue_for_dev(&dir.0, "consul", datacenters).unwrap();
+        let gateways = issued.iter().map(|f| (f.datacenter.clone(), f.gateway.clone())).collect();
+        let servers = issued.into_iter().map(|f| (f.datacenter, f.server)).collect();
+        Self { dir, gateways, servers }
+    }
+
+    pub fn material(&self, datacenter: &str) -> Arc<Material> {
+        Material::load(self.gateways[datacenter].clone(), "consul").unwrap()
+    }
+
+    /// Of the wrong role.
+    pub fn server_material(&self, datacenter: &str) -> Arc<Material> {
+        Material::load(self.servers[datacenter].clone(), "consul").unwrap()
+    }
+
+    pub fn site(&self, datacenter: &str) -> Plan {
+        Plan::new(datacenter, self.material(datacenter))
+    }
+}
+
+/// How a site is to be started.
+#[derive(Clone)]
+pub struct Plan {
+    pub config: Config,
+    pub material: Arc<Material>,
+}
+
+impl Plan {
+    pub fn new(datacenter: &str, material: Arc<Material>) -> Self {
+        let config = Config {
+            node_name: format!("gw-{datacenter}"),
+            datacenter: datacenter.to_owned(),
+            domain: "consul".to_owned(),
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            advertise: Vec::new(),
+            peers: Vec::new(),
+            data_dir: None,
+            limits: Limits::default(),
+            congestion: Congestion::Bbr,
+        };
+        Self { config, material }
+    }
+
+    pub fn dials(mut self, peers: &[SocketAddr]) -> Self {
+        self.config.peers = peers.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Cannot be dialled.
+    pub fn outbound_only(mut self) -> Self {
+        self.config.listen = None;
+        self
+    }
+
+    pub fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    pub async fn start(&self) -> Site {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let toy = Arc::new(Toy { datacenter: self.config.datacenter.clone(), ..Toy::default() });
+        let (members, watch) = watch::channel(Members::default());
+        let world = World { material: Arc::clone(&self.material), servers: door(&toy), members: watch };
+        let config = self.config.clone();
+        let gateway = runtime
+            .spawn(async move { Gateway::start(config, world, CancellationToken::new()).await })
+            .await
+            .unwrap()
+            .unwrap();
+        let mut plan = self.clone();
+        if let Some(listen) = &mut plan.config.listen {
+            *listen = gateway.local_addr();
+        }
+        Site { gateway: Some(gateway), runtime: Some(runtime), toy, members, plan }
+    }
+}
+
+/// A running site.
+pub struct Site {
+    pub gateway: Option<Gateway>,
+    runtime: Option<Runtime>,
+    pub toy: Arc<Toy>,
+    pub members: watch::Sender<Members>,
+    /// To start it again, at the same address.
+    pub plan: Plan,
+}
+
+impl Site {
+    pub fn gateway(&self) -> &Gateway {
+        self.gateway.as_ref().unwrap()
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.gateway().local_addr()
+    }
+
+    pub fn door(&self) -> Door {
+        self.gateway().door()
+    }
+
+    /// As `kill -9` does: nothing more is sent.
+    pub async fn kill(mut self) -> Plan {
+        let runtime = self.runtime.take().unwrap();
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(1))).await.unwrap();
+        drop(self.gateway.take());
+        self.plan.clone()
+    }
+
+    /// Politely.
+    pub async fn stop(mut self) -> Plan {
+        self.gateway.take().unwrap().stop().await;
+        self.plan.clone()
+    }
+
+    pub async fn state(&self, datacenter: &str, wanted: Option<SiteState>, within: Duration) -> Vec<SiteStatus> {
+        let mut sites = self.gateway().sites();
+        let found = tokio::time::timeout(
+            within,
+            sites.wait_for(|sites| {
+                let state = sites
+                    .iter()
+                    .find(|s| s.site.as_ref().is_some_and(|s| s.datacenter == datacenter))
+                    .map(SiteStatus::state);
+                state == wanted
+            }),
+        )
+        .await
+        .map(|r| r.unwrap().as_ref().clone());
+        found.unwrap_or_else(|_| {
+            panic!("{} never saw {datacenter} {wanted:?}: {:#?}", self.plan.config.datacenter, self.gateway().sites().borrow())
+        })
+    }
+
+    pub async fn linked(&self, datacenter: &str) -> Vec<SiteStatus> {
+        self.state(datacenter, Some(SiteState::Linked), Duration::from_secs(10)).await
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        drop(self.gateway.take());
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What the toy server saw.
+#[derive(Default)]
+pub struct Toy {
+    pub datacenter: String,
+    pub begun: AtomicUsize,
+    /// Calls that were dropped before they were answered to the end.
+    pub dropped: AtomicUsize,
+    pub last_peer: std::sync::Mutex<Option<Peer>>,
+    pub last_headers: std::sync::Mutex<HeaderMap>,
+}
+
+struct Guard(Arc<Toy>, bool);
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.dropped.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+pub fn door(toy: &Arc<Toy>) -> Door {
+    let toy = Arc::clone(toy);
+    Door::from_fn(move |request: Request| {
+        let toy = Arc::clone(&toy);
+        async move { Ok(toy_answer(toy, request).await) }
+    })
+}
+
+async fn toy_answer(toy: Arc<Toy>, request: Request) -> Response {
+    toy.begun.fetch_add(1, Ordering::SeqCst);
+    let mut guard = Guard(Arc::clone(&toy), false);
+    *toy.last_peer.lock().unwrap() = request.extensions().get::<Peer>().cloned();
+    *toy.last_headers.lock().unwrap() = request.headers().clone();
+    let path = request.uri().path().to_owned();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let body = match path.as_str() {
+        NEVER => std::future::pending().await,
+        // Numbers, one every few milliseconds, forever.
+        SUBSCRIBE => {
+            let ticks = futures::stream::unfold((0_u32, guard), |(n, guard)| async move {
+                tokio::time::sleep(Duration::from_millis(if n < 3 { 0 } else { 5 })).await;
+                Some((Ok::<_, tonic::Status>(Frame::data(Bytes::copy_from_slice(&n.to_be_bytes()))), (n + 1, guard)))
+            });
+            Body::new(StreamBody::new(ticks))
+        }
+        _ => {
+            let data = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
+            let data = match data {
+                Ok(data) => data,
+                Err(status) => return status.into_http(),
+            };
+            guard.1 = true;
+            let frames = vec![Ok::<_, tonic::Status>(Frame::data(data)), Ok(Frame::trailers(trailers))];
+            Body::new(StreamBody::new(futures::stream::iter(frames)))
+        }
+    };
+    let mut response = http::Response::new(body);
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert("x-answered-by", HeaderValue::from_str(&toy.datacenter).unwrap());
+    response
+}
+
+pub fn request(path: &str, datacenter: &str, body: impl Into<Bytes>) -> Request {
+    let body = Body::new(http_body_util::Full::new(body.into()).map_err(|never| match never {}));
+    let mut request = http::Request::post(path).body(body).unwrap();
+    request.headers_mut().insert(meta::DATACENTER, HeaderValue::from_str(datacenter).unwrap());
+    request
+}
+
+/// What came back: who answered, the body, or the reason of the refusal and its text.
+pub type Answer = Result<(String, Bytes), (Reason, String)>;
+
+pub async fn ask(door: &Door, path: &str, datacenter: &str, body: impl Into<Bytes>) -> Answer {
+    read(door.call(request(path, datacenter, body)).await.unwrap()).await
+}
+
+pub async fn read(response: Response) -> Answer {
+    let refused = |headers: &HeaderMap| {
+        tonic::Status::from_header_map(headers)
+            .filter(|s| s.code() != tonic::Code::Ok)
+            .map(|s| (Reason::of(&s), s.message().to_owned()))
+    };
+    if let Some(refusal) = refused(response.headers()) {
+        return Err(refusal);
+    }
+    let by = response.headers().get("x-answered-by").map_or("", |v| v.to_str().unwrap()).to_owned();
+    let collected = response.into_body().collect().await.unwrap();
+    if let Some(refusal) = collected.trailers().and_then(refused) {
+        return Err(refusal);
+    }
+    assert!(collected.trailers().is_some_and(|t| t.contains_key("grpc-status")), "no trailers came");
+    Ok((by, collected.to_bytes()))
+}
+
+/// Waits until it is so.
+pub async fn until(what: &str, within: Duration, so: impl Fn() -> bool) {
+    let end = Instant::now() + within;
+    while !so() {
+        assert!(Instant::now() < end, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub fn gateway_of(toy: &Toy, datacenter: &str) -> bool {
+    toy.last_peer.lock().unwrap().as_ref().is_some_and(|p| p.verified && p.is(Role::Gateway, datacenter))
+}
