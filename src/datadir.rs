@@ -10,7 +10,9 @@ use crate::options::plan::{Plan, is_uuid};
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// The disk says no.
-    #[error("data_dir {path}: {what}: {source}; check that it exists on a writable disk and belongs to the user causeway runs as")]
+    #[error(
+        "data_dir {path}: {what}: {source}; check that it exists on a writable disk and belongs to the user causeway runs as"
+    )]
     Io {
         /// File or directory.
         path: PathBuf,
@@ -20,7 +22,9 @@ pub enum DataDirError {
         source: std::io::Error,
     },
     /// Another node's.
-    #[error("data_dir {path} belongs to node {has:?} of datacenter {has_dc:?}, and this configuration is of node {wants:?} of {wants_dc:?}: set another data_dir, or correct node_name and datacenter; to rename the node for good remove {path}/identity")]
+    #[error(
+        "data_dir {path} belongs to node {has:?} of datacenter {has_dc:?}, and this configuration is of node {wants:?} of {wants_dc:?}: set another data_dir, or correct node_name and datacenter; to rename the node for good remove {path}/identity"
+    )]
     Foreign {
         /// The directory.
         path: PathBuf,
@@ -34,7 +38,9 @@ pub enum DataDirError {
         wants_dc: String,
     },
     /// The node's UUID differs.
-    #[error("data_dir {path} belongs to node ID {has}, and the configuration says node_id {wants}: set another data_dir or correct node_id")]
+    #[error(
+        "data_dir {path} belongs to node ID {has}, and the configuration says node_id {wants}: set another data_dir or correct node_id"
+    )]
     OtherId {
         /// The directory.
         path: PathBuf,
@@ -44,13 +50,17 @@ pub enum DataDirError {
         wants: String,
     },
     /// Consul's own.
-    #[error("data_dir {path} holds the Raft store of HashiCorp Consul (raft/raft.db), which Causeway cannot read: set another data_dir")]
+    #[error(
+        "data_dir {path} holds the Raft store of HashiCorp Consul (raft/raft.db), which Causeway cannot read: set another data_dir"
+    )]
     Consul {
         /// The directory.
         path: PathBuf,
     },
     /// Damaged.
-    #[error("{path} is damaged ({what}): restore it from a backup, or move the data directory away to start as a new node")]
+    #[error(
+        "{path} is damaged ({what}): restore it from a backup, or move the data directory away to start as a new node"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -154,7 +164,9 @@ impl DataDir {
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(DataDirError::InUse { path: dir }),
-            Err(fs::TryLockError::Error(source)) => return Err(DataDirError::Io { path: lock_path, what: "cannot be locked", source }),
+            Err(fs::TryLockError::Error(source)) => {
+                return Err(DataDirError::Io { path: lock_path, what: "cannot be locked", source });
+            }
         }
         self.lock = Some(lock);
         for (name, text) in [("node-id", format!("{}\n", self.node_id)), ("identity", self.identity.clone())] {
@@ -205,7 +217,8 @@ mod tests {
         assert!(matches!(other, DataDirError::Foreign { .. }), "{other}");
         let mut second = inspect(&plan(&dir, r#","node_name":"a""#)).unwrap();
         assert!(matches!(second.claim(), Err(DataDirError::InUse { .. })));
-        let id = inspect(&plan(&dir, r#","node_name":"a","node_id":"00000000-0000-4000-8000-000000000000""#)).err().unwrap();
+        let id =
+            inspect(&plan(&dir, r#","node_name":"a","node_id":"00000000-0000-4000-8000-000000000000""#)).err().unwrap();
         assert!(matches!(id, DataDirError::OtherId { .. }), "{id}");
         fs::remove_dir_all(&dir).unwrap();
     }

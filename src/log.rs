@@ -31,13 +31,18 @@ fn filter(settings: &Settings) -> Result<EnvFilter, ConfigError> {
         "INFO" => "info",
         "WARN" | "WARNING" => "warn",
         "ERR" | "ERROR" => "error",
-        other => return Err(settings.error(&t::LOG_LEVEL, format!("is {other:?}; it must be TRACE, DEBUG, INFO, WARN or ERR"))),
+        other => {
+            return Err(
+                settings.error(&t::LOG_LEVEL, format!("is {other:?}; it must be TRACE, DEBUG, INFO, WARN or ERR"))
+            );
+        }
     };
     // Libraries speak one level less than we do, so that a log at INFO is about Causeway.
     let libraries = if matches!(level, "trace" | "debug") { "info" } else { "error" };
-    let ours = ["causeway", "causeway_proto", "causeway_certs", "causeway_server", "causeway_agent", "causeway_gateway"]
-        .map(|name| format!("{name}={level}"))
-        .join(",");
+    let ours =
+        ["causeway", "causeway_proto", "causeway_certs", "causeway_server", "causeway_agent", "causeway_gateway"]
+            .map(|name| format!("{name}={level}"))
+            .join(",");
     EnvFilter::try_new(format!("{libraries},{ours}")).map_err(|e| settings.error(&t::LOG_LEVEL, e))
 }
 
@@ -55,7 +60,8 @@ pub fn start(settings: &Settings) -> Result<Level, ConfigError> {
                 .map_err(|e| settings.error(&t::LOG_FILE, format!("{path:?} cannot be opened: {e}")))?,
         ),
     };
-    let syslog = if settings.on(&t::ENABLE_SYSLOG) { Syslog::open(&settings.text(&t::SYSLOG_FACILITY)) } else { Ok(None) };
+    let syslog =
+        if settings.on(&t::ENABLE_SYSLOG) { Syslog::open(&settings.text(&t::SYSLOG_FACILITY)) } else { Ok(None) };
     let syslog = syslog.map_err(|e| settings.error(&t::SYSLOG_FACILITY, e))?;
     let missing_syslog = settings.on(&t::ENABLE_SYSLOG) && syslog.is_none();
 
@@ -67,12 +73,21 @@ pub fn start(settings: &Settings) -> Result<Level, ConfigError> {
         layers.push(if json { format.json().boxed() } else { format.boxed() });
     }
     if let Some(syslog) = syslog {
-        layers.push(tracing_subscriber::fmt::layer().with_ansi(false).without_time().with_level(false).with_writer(syslog).boxed());
+        layers.push(
+            tracing_subscriber::fmt::layer()
+                .with_ansi(false)
+                .without_time()
+                .with_level(false)
+                .with_writer(syslog)
+                .boxed(),
+        );
     }
     let started = Registry::default().with(filter).with(layers).try_init();
     started.map_err(|e| settings.error(&t::LOG_LEVEL, format!("the log cannot be started: {e}")))?;
     if missing_syslog {
-        tracing::warn!("enable_syslog is on and no syslog socket answers (/dev/log, /var/run/syslog): logging without it");
+        tracing::warn!(
+            "enable_syslog is on and no syslog socket answers (/dev/log, /var/run/syslog): logging without it"
+        );
     }
     Ok(Level(handle))
 }
@@ -86,8 +101,8 @@ struct Syslog {
 impl Syslog {
     fn open(facility: &str) -> Result<Option<Self>, String> {
         let names = [
-            "KERN", "USER", "MAIL", "DAEMON", "AUTH", "SYSLOG", "LPR", "NEWS", "UUCP", "CRON", "AUTHPRIV", "FTP", "", "",
-            "", "", "LOCAL0", "LOCAL1", "LOCAL2", "LOCAL3", "LOCAL4", "LOCAL5", "LOCAL6", "LOCAL7",
+            "KERN", "USER", "MAIL", "DAEMON", "AUTH", "SYSLOG", "LPR", "NEWS", "UUCP", "CRON", "AUTHPRIV", "FTP", "",
+            "", "", "", "LOCAL0", "LOCAL1", "LOCAL2", "LOCAL3", "LOCAL4", "LOCAL5", "LOCAL6", "LOCAL7",
         ];
         let wanted = facility.to_ascii_uppercase();
         let facility = names

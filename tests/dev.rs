@@ -19,7 +19,15 @@ struct Dev {
 impl Dev {
     fn start(dir: &Dir, http: u16, dns: u16, base: u16, datacenters: &str) -> Self {
         let mut child = Command::new(causeway())
-            .args(["dev", "--datacenters", datacenters, "--http-port", &http.to_string(), "--dns-port", &dns.to_string()])
+            .args([
+                "dev",
+                "--datacenters",
+                datacenters,
+                "--http-port",
+                &http.to_string(),
+                "--dns-port",
+                &dns.to_string(),
+            ])
             .args(["--port-base", &base.to_string(), "--data-dir"])
             .arg(dir.0.join("state"))
             .stdout(Stdio::piped())
@@ -27,7 +35,10 @@ impl Dev {
             .spawn()
             .unwrap();
         let (sender, lines) = mpsc::channel();
-        for stream in [Box::new(child.stdout.take().unwrap()) as Box<dyn std::io::Read + Send>, Box::new(child.stderr.take().unwrap())] {
+        for stream in [
+            Box::new(child.stdout.take().unwrap()) as Box<dyn std::io::Read + Send>,
+            Box::new(child.stderr.take().unwrap()),
+        ] {
             let sender = sender.clone();
             std::thread::spawn(move || {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -96,7 +107,9 @@ fn dev_starts_answers_ends_and_finds_its_state_again() {
         }
     }
     assert_eq!(http::request(http_port, "PUT", "/v1/kv/kept?dc=dc2", b"yes").text(), "true");
-    http::request(http_port + 1, "PUT", "/v1/agent/service/maintenance/web-1?enable=true&reason=test", b"").ok().unwrap();
+    http::request(http_port + 1, "PUT", "/v1/agent/service/maintenance/web-1?enable=true&reason=test", b"")
+        .ok()
+        .unwrap();
     dev.expect("web-1 on dc2-agent");
     dev.interrupt();
     assert!(http::request(http_port, "GET", "/v1/agent/self", b"").code == 0, "nobody answers any more");

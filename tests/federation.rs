@@ -117,7 +117,13 @@ fn answers_across_sites_follow_health() {
     wait_ports("a killed agent's services to go", dc1, "web.service.dc2.consul.", &[], Duration::from_secs(30));
     federation.node_mut("dc2-agent").start();
     let dc1 = federation.agent("dc1");
-    wait_ports("them to come back with it", dc1, "web.service.dc2.consul.", &[one.port, two.port], Duration::from_secs(30));
+    wait_ports(
+        "them to come back with it",
+        dc1,
+        "web.service.dc2.consul.",
+        &[one.port, two.port],
+        Duration::from_secs(30),
+    );
 }
 
 /// A server of each site and then the leaders are killed with `kill -9`: answers go on, local and remote, and so do writes.
@@ -156,7 +162,9 @@ fn killed_servers_cost_no_answers() {
         assert_eq!(srv_ports(federation.agent("dc1"), "web.service.dc2.consul.").unwrap(), [backend.port]);
         let began = Instant::now();
         let agent = federation.agent(dc);
-        wait("the next write with the leader killed", Duration::from_secs(10), || agent.put("/v1/kv/b", "2").ok().map(|_| ()));
+        wait("the next write with the leader killed", Duration::from_secs(10), || {
+            agent.put("/v1/kv/b", "2").ok().map(|_| ())
+        });
         println!("{dc}: leader killed, next write after {:?}", began.elapsed());
         assert_eq!(agent.get("/v1/kv/b?raw&stale").code, 200);
         let other = if dc == "dc1" { "dc2" } else { "dc1" };
@@ -192,13 +200,17 @@ fn a_gateway_comes_back_by_itself() {
         assert_eq!(srv_ports(dc1, "web.service.dc2.consul.").unwrap(), [backend.port]);
         federation.node_mut(victim).start();
         let dc1 = federation.agent("dc1");
-        wait("the gateway's own HTTP", Duration::from_secs(10), || federation.node(victim).get("/v1/agent/self").ok().map(|_| ()));
+        wait("the gateway's own HTTP", Duration::from_secs(10), || {
+            federation.node(victim).get("/v1/agent/self").ok().map(|_| ())
+        });
         let began = Instant::now();
         wait("remote answers to come back", Duration::from_secs(2), || {
             let answer = dc1.get("/v1/health/service/web?dc=dc2&passing").json()?;
             if answer.as_array().is_some_and(|a| a.len() == 1) { Ok(()) } else { Err(answer.to_string()) }
         });
-        wait("the other direction", Duration::from_secs(2), || federation.agent("dc2").get("/v1/catalog/nodes?dc=dc1").ok().map(|_| ()));
+        wait("the other direction", Duration::from_secs(2), || {
+            federation.agent("dc2").get("/v1/catalog/nodes?dc=dc1").ok().map(|_| ())
+        });
         println!("{victim}: remote answers back after {:?}", began.elapsed());
     }
 }
@@ -245,7 +257,8 @@ fn no_acknowledged_write_is_lost() {
     progress("writes with the leader killed", 50);
     federation.node_mut(&leader).start();
     progress("writes with it back", 50);
-    let servers: Vec<String> = federation.nodes.iter().filter(|n| n.part == Part::Server).map(|n| n.name.clone()).collect();
+    let servers: Vec<String> =
+        federation.nodes.iter().filter(|n| n.part == Part::Server).map(|n| n.name.clone()).collect();
     for server in &servers {
         federation.node_mut(server).kill();
     }
@@ -260,7 +273,8 @@ fn no_acknowledged_write_is_lost() {
         let stored = wait("all keys of a writer", Duration::from_secs(10), || {
             federation.agent("dc1").get(&format!("/v1/kv/w{w}/?keys&consistent")).json()
         });
-        let stored: std::collections::BTreeSet<&str> = stored.as_array().unwrap().iter().filter_map(|k| k.as_str()).collect();
+        let stored: std::collections::BTreeSet<&str> =
+            stored.as_array().unwrap().iter().filter_map(|k| k.as_str()).collect();
         for i in &done {
             assert!(stored.contains(format!("w{w}/{i}").as_str()), "acknowledged write w{w}/{i} is lost");
         }

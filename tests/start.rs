@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 fn agent(config: &Path) -> (Output, Duration) {
     let began = Instant::now();
-    let out = Command::new(causeway()).args(["agent", "-config-file"]).arg(config).stdin(Stdio::null()).output().unwrap();
+    let out =
+        Command::new(causeway()).args(["agent", "-config-file"]).arg(config).stdin(Stdio::null()).output().unwrap();
     (out, began.elapsed())
 }
 
@@ -134,10 +135,22 @@ fn two_processes_never_share_a_data_directory() {
 fn configurations_from_the_field_work() {
     let dir = Dir::new("field");
     let files = [
-        ("check_elasticsearch.json", r#"{"service": {"name": "elasticsearch", "port": 9200, "check": {"script": "exit 1", "interval": "10s"}}}"#),
-        ("galera-agent.json", r#"{"server": false, "datacenter": "foo", "encrypt": "", "log_level": "INFO", "enable_syslog": true, "start_join": ["127.0.0.1:9", "127.0.0.1:10"]}"#),
-        ("galera.json", r#"{"service": {"name": "galeradb", "tags": ["icinga-galera"], "check": {"id": "mysql", "name": "Check mysql port listening", "tcp": "localhost:1", "interval": "10s", "timeout": "1s"}}}"#),
-        ("marathon.json", r#"{"service": {"name": "marathon", "tags": ["admin"], "port": 8080, "check": {"script": "true", "interval": "10s"}}}"#),
+        (
+            "check_elasticsearch.json",
+            r#"{"service": {"name": "elasticsearch", "port": 9200, "check": {"script": "exit 1", "interval": "10s"}}}"#,
+        ),
+        (
+            "galera-agent.json",
+            r#"{"server": false, "datacenter": "foo", "encrypt": "", "log_level": "INFO", "enable_syslog": true, "start_join": ["127.0.0.1:9", "127.0.0.1:10"]}"#,
+        ),
+        (
+            "galera.json",
+            r#"{"service": {"name": "galeradb", "tags": ["icinga-galera"], "check": {"id": "mysql", "name": "Check mysql port listening", "tcp": "localhost:1", "interval": "10s", "timeout": "1s"}}}"#,
+        ),
+        (
+            "marathon.json",
+            r#"{"service": {"name": "marathon", "tags": ["admin"], "port": 8080, "check": {"script": "true", "interval": "10s"}}}"#,
+        ),
     ];
     let config = dir.0.join("consul.d");
     fs::create_dir_all(&config).unwrap();
@@ -149,7 +162,20 @@ fn configurations_from_the_field_work() {
     let mut node = harness::Node::new("field", "foo", Part::Agent, &dir.0);
     let (http, dns, serf) = (node.http.to_string(), node.dns.to_string(), node.serf.to_string());
     let child = Command::new(causeway())
-        .args(["agent", "-bind", "127.0.0.1", "-node", "field", "-http-port", &http, "-dns-port", &dns, "-serf-lan-port", &serf, "-config-dir"])
+        .args([
+            "agent",
+            "-bind",
+            "127.0.0.1",
+            "-node",
+            "field",
+            "-http-port",
+            &http,
+            "-dns-port",
+            &dns,
+            "-serf-lan-port",
+            &serf,
+            "-config-dir",
+        ])
         .arg(&config)
         .arg("--data-dir")
         .arg(node.dir.join("data"))

@@ -64,10 +64,17 @@ fn siblings_never_name_each_other_and_proto_names_nobody() {
 #[test]
 fn only_run_sees_all_roles() {
     for (path, text) in sources("src") {
-        let named = ["causeway_server", "causeway_agent", "causeway_gateway"].iter().filter(|r| code(&text).contains(*r)).count();
+        let named = ["causeway_server", "causeway_agent", "causeway_gateway"]
+            .iter()
+            .filter(|r| code(&text).contains(*r))
+            .count();
         let allowed = if path.starts_with("src/run.rs") || path.starts_with("src/run/") { 3 } else { 1 };
         // log.rs names them as text, to set their levels.
-        assert!(named <= allowed || path == Path::new("src/log.rs"), "{} names {named} roles; src/run alone wires them", path.display());
+        assert!(
+            named <= allowed || path == Path::new("src/log.rs"),
+            "{} names {named} roles; src/run alone wires them",
+            path.display()
+        );
     }
 }
 
@@ -76,13 +83,23 @@ fn only_drivers_touch_the_world() {
     for folder in ["proto/src", "certs/src", "dc-server/src", "client-agent/src", "wan-gateway/src"] {
         for (path, text) in sources(folder) {
             let is_driver = path.file_name().is_some_and(|n| n == "driver.rs")
-                || path.components().any(|c| c.as_os_str() == "driver" || c.as_os_str() == "tests" || c.as_os_str() == "testing");
+                || path
+                    .components()
+                    .any(|c| c.as_os_str() == "driver" || c.as_os_str() == "tests" || c.as_os_str() == "testing");
             let is_test = path.file_stem().is_some_and(|n| n == "tests" || n.to_string_lossy().ends_with("_tests"));
             if is_driver || is_test {
                 continue;
             }
             let code = code(&text);
-            for word in ["allow(clippy::disallowed_methods", "Instant::now()", "SystemTime::now()", "tokio::spawn(", "thread::spawn(", "rand::rng()", "rand::random"] {
+            for word in [
+                "allow(clippy::disallowed_methods",
+                "Instant::now()",
+                "SystemTime::now()",
+                "tokio::spawn(",
+                "thread::spawn(",
+                "rand::rng()",
+                "rand::random",
+            ] {
                 assert!(!code.contains(word), "{} says {word}; only driver.rs files touch the world", path.display());
             }
         }
@@ -100,7 +117,11 @@ fn formats_are_known_in_one_place_each() {
     ] {
         for folder in ["proto/src", "certs/src", "dc-server/src", "client-agent/src", "wan-gateway/src"] {
             for (path, text) in sources(folder) {
-                assert!(!code(&text).contains(word) || path.starts_with(home), "{} knows {word}, which lives in {home}", path.display());
+                assert!(
+                    !code(&text).contains(word) || path.starts_with(home),
+                    "{} knows {word}, which lives in {home}",
+                    path.display()
+                );
             }
         }
     }

@@ -11,7 +11,11 @@ use crate::harness::{Dir, dns as dig, free_port, wait};
 
 /// Whether a program is installed.
 pub fn have(program: &str) -> bool {
-    Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status().is_ok_and(|s| s.success())
+    Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
 }
 
 /// User and system time of processes, seconds.
@@ -85,7 +89,8 @@ impl Knot {
         let dir = Dir::new("knot");
         let port = free_port();
         drop((TcpListener::bind(("127.0.0.1", port)), UdpSocket::bind(("127.0.0.1", port))));
-        let mut zone = String::from("$ORIGIN consul.\n@ 0 SOA ns hostmaster 1 3600 600 86400 0\n@ 0 NS ns\nns 0 A 127.0.0.1\n");
+        let mut zone =
+            String::from("$ORIGIN consul.\n@ 0 SOA ns hostmaster 1 3600 600 86400 0\n@ 0 NS ns\nns 0 A 127.0.0.1\n");
         for service in 0..20 {
             for instance in 0..10 {
                 zone.push_str(&format!("bench-{service}.service 0 A 10.{service}.0.{instance}\n"));
@@ -98,7 +103,13 @@ impl Knot {
             d = dir.0.display()
         );
         fs::write(path("knot.conf"), config).unwrap();
-        let child = Command::new("knotd").arg("-c").arg(path("knot.conf")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let child = Command::new("knotd")
+            .arg("-c")
+            .arg(path("knot.conf"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
         let knot = Self { child, port, _dir: dir };
         wait("knot", Duration::from_secs(10), || {
             let reply = dig::query(port, "bench-1.service.consul.", hickory_proto::rr::RecordType::A)?;

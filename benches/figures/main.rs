@@ -66,7 +66,13 @@ impl Table {
 }
 
 fn number(v: f64) -> String {
-    if v >= 1000.0 { format!("{v:.0}") } else if v >= 10.0 { format!("{v:.1}") } else { format!("{v:.2}") }
+    if v >= 1000.0 {
+        format!("{v:.0}")
+    } else if v >= 10.0 {
+        format!("{v:.1}")
+    } else {
+        format!("{v:.2}")
+    }
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -146,7 +152,13 @@ fn main() {
                 all.push(agent.pid());
                 let path = "/v1/health/service/bench-1?passing&stale";
                 let (rate, cpu) = load::measured(&all, || load::http(agent.http, path, 5));
-                table.add("6 health of a service of 10, through an agent", "requests per CPU-second", true, subject.kind(), rate * 5.0 / cpu);
+                table.add(
+                    "6 health of a service of 10, through an agent",
+                    "requests per CPU-second",
+                    true,
+                    subject.kind(),
+                    rate * 5.0 / cpu,
+                );
             }
         }
     }
@@ -163,7 +175,13 @@ fn main() {
             }
             times.sort_by(f64::total_cmp);
             assert!(times.len() >= 55, "{} of 60 cold queries were answered", times.len());
-            table.add("7 first remote query of a name, p50 (round trip ~0)", "ms", false, subject.kind(), median(&times));
+            table.add(
+                "7 first remote query of a name, p50 (round trip ~0)",
+                "ms",
+                false,
+                subject.kind(),
+                median(&times),
+            );
             let p99 = times[times.len() * 99 / 100];
             table.add("7 first remote query of a name, p99 (round trip ~0)", "ms", false, subject.kind(), p99);
         }
@@ -171,7 +189,13 @@ fn main() {
     if on("memory") {
         for subject in &subjects {
             let mb = |pid: u32| load::rss_kb(pid) as f64 / 1024.0;
-            table.add("memory of a client agent after this", "MB", false, subject.kind(), mb(subject.agent("dc1").pid()));
+            table.add(
+                "memory of a client agent after this",
+                "MB",
+                false,
+                subject.kind(),
+                mb(subject.agent("dc1").pid()),
+            );
             table.add("memory of the leader after this", "MB", false, subject.kind(), mb(subject.leader("dc1").pid()));
         }
     }
@@ -185,7 +209,13 @@ fn main() {
                 let took = wait("a write after the leader's death", Duration::from_secs(30), || {
                     agent.put("/v1/kv/failover", "x").ok().map(|_| began.elapsed())
                 });
-                table.add("15 leader killed to the next write acknowledged", "s", false, subject.kind(), took.as_secs_f64());
+                table.add(
+                    "15 leader killed to the next write acknowledged",
+                    "s",
+                    false,
+                    subject.kind(),
+                    took.as_secs_f64(),
+                );
                 subject.restart(&leader);
             }
         }

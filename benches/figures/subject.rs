@@ -34,8 +34,11 @@ impl Subject {
             nodes.push(Node::new(&format!("{dc}-agent"), dc, Part::Agent, &dir.0));
         }
         for node in &nodes {
-            let lan: Vec<String> =
-                nodes.iter().filter(|n| n.dc == node.dc && n.name != node.name).map(|n| format!("127.0.0.1:{}", n.serf)).collect();
+            let lan: Vec<String> = nodes
+                .iter()
+                .filter(|n| n.dc == node.dc && n.name != node.name)
+                .map(|n| format!("127.0.0.1:{}", n.serf))
+                .collect();
             let mut config = json!({
                 "node_name": node.name, "datacenter": node.dc, "data_dir": node.dir.join("data"), "bind_addr": "127.0.0.1",
                 "retry_join": lan, "retry_interval": "250ms", "performance": {"raft_multiplier": 1}, "disable_update_check": true,
@@ -44,8 +47,11 @@ impl Subject {
                           "http": node.http, "dns": node.dns, "server": node.rpc, "grpc": -1},
             });
             if node.part == Part::Server {
-                let wan: Vec<String> =
-                    nodes.iter().filter(|n| n.dc != node.dc && n.part == Part::Server).map(|n| format!("127.0.0.1:{}", n.wan)).collect();
+                let wan: Vec<String> = nodes
+                    .iter()
+                    .filter(|n| n.dc != node.dc && n.part == Part::Server)
+                    .map(|n| format!("127.0.0.1:{}", n.wan))
+                    .collect();
                 config["server"] = json!(true);
                 config["bootstrap_expect"] = json!(3);
                 config["retry_join_wan"] = json!(wan);
@@ -95,7 +101,9 @@ impl Subject {
                 if service == "bench-0" {
                     body["SkipNodeUpdate"] = json!(false);
                 }
-                wait("a registration", Duration::from_secs(10), || agent.put("/v1/catalog/register", &body.to_string()).ok().map(|_| ()));
+                wait("a registration", Duration::from_secs(10), || {
+                    agent.put("/v1/catalog/register", &body.to_string()).ok().map(|_| ())
+                });
             };
             for service in 0..SERVICES {
                 for node in 0..10 {
@@ -135,7 +143,12 @@ impl Subject {
 
     /// The processes of a site's servers.
     pub fn server_pids(&self, dc: &str) -> Vec<u32> {
-        self.federation.nodes.iter().filter(|n| n.dc == dc && n.part == Part::Server && n.child.is_some()).map(Node::pid).collect()
+        self.federation
+            .nodes
+            .iter()
+            .filter(|n| n.dc == dc && n.part == Part::Server && n.child.is_some())
+            .map(Node::pid)
+            .collect()
     }
 
     /// Starts a killed node again and waits until all is well.

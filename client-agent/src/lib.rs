@@ -1,12 +1,11 @@
-//! The agent: gossip, registry, checks, views, DNS and HTTP.
+//! The agent: what runs beside every service. It keeps what is registered with it, checks it, tells the servers, and answers
+//! HTTP and DNS.
 
-pub mod gossip;
 pub mod checks;
+pub mod dns;
+pub mod gossip;
 pub mod http;
 pub mod registry;
 pub mod servers;
-//! The agent of Causeway: gossip, registry, checks, views, DNS and HTTP.
-
-pub mod dns;
-pub mod views;
 pub mod sync;
+pub mod views;

@@ -3,10 +3,14 @@
 //!
 //! Generated clients work on a door as they are: `KvClient::new(door)`.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tonic::body::Body;
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
+
+use crate::rejection::Reason;
 
 /// What a door is asked.
 pub type Request = http::Request<Body>;
@@ -63,16 +67,37 @@ impl std::fmt::Debug for Door {
     }
 }
 
+/// As generated clients see a door: no answer is the status [`Reason::Unreachable`], with its text.
 impl Service<Request> for Door {
     type Response = Response;
-    type Error = Broken;
-    type Future = <BoxCloneSyncService<Request, Response, Broken> as Service<Request>>::Future;
+    type Error = tonic::Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, tonic::Status>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        self.0.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), tonic::Status>> {
+        self.0.poll_ready(cx).map_err(|Broken(text)| Reason::Unreachable.status(text))
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        self.0.call(request)
+        let answer = self.0.call(request);
+        Box::pin(async move { answer.await.map_err(|Broken(text)| Reason::Unreachable.status(text)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A generated client must tell a broken door from a defect.
+    #[test]
+    fn a_broken_door_is_unreachable_to_a_client() {
+        let door = Door::from_fn(|_| async { Err(Broken("connect: refused".into())) });
+        let mut client = crate::status::status_client::StatusClient::new(door);
+        let call = client.leader(crate::status::LeaderRequest {});
+        let mut call = std::pin::pin!(call);
+        let waker = std::task::Waker::noop();
+        let Poll::Ready(outcome) = call.as_mut().poll(&mut Context::from_waker(waker)) else { panic!("it waits") };
+        let status = outcome.unwrap_err();
+        assert_eq!(Reason::of(&status), Reason::Unreachable);
+        assert_eq!(status.message(), "connect: refused");
     }
 }

@@ -14,7 +14,11 @@ use super::{Flag, Input, flag};
 
 /// The flags every such command takes.
 pub static FLAGS: &[Flag] = &[
-    flag("http-addr", "address", "Agent to ask: host:port, http://, https:// or unix:// (CONSUL_HTTP_ADDR). Default: 127.0.0.1:8500."),
+    flag(
+        "http-addr",
+        "address",
+        "Agent to ask: host:port, http://, https:// or unix:// (CONSUL_HTTP_ADDR). Default: 127.0.0.1:8500.",
+    ),
     flag("token", "value", "ACL token (CONSUL_HTTP_TOKEN)."),
     flag("token-file", "path", "File that holds it (CONSUL_HTTP_TOKEN_FILE)."),
     flag("datacenter", "name", "Datacenter to ask; default: the agent's own."),
@@ -106,7 +110,9 @@ impl Api {
                 (Some(host), _) => (true, host),
                 (_, Some(host)) => (false, host),
                 _ if addr.contains("://") => {
-                    return Err(ApiError::Settings(format!("{addr:?} is no address: use host:port, http://, https:// or unix://")));
+                    return Err(ApiError::Settings(format!(
+                        "{addr:?} is no address: use host:port, http://, https:// or unix://"
+                    )));
                 }
                 _ => (ssl, addr.as_str()),
             };
@@ -140,7 +146,9 @@ impl Api {
                 let ca = [choose("ca-file", "CONSUL_CACERT"), choose("ca-path", "CONSUL_CAPATH")];
                 let ca: Vec<PathBuf> = ca.into_iter().flatten().map(PathBuf::from).collect();
                 if ca.is_empty() {
-                    return Err(ApiError::Settings("https needs -ca-file (CONSUL_CACERT) to verify the agent with".to_owned()));
+                    return Err(ApiError::Settings(
+                        "https needs -ca-file (CONSUL_CACERT) to verify the agent with".to_owned(),
+                    ));
                 }
                 let files = Files {
                     ca,
@@ -173,8 +181,9 @@ impl Api {
         if let Some(auth) = &self.auth {
             request = request.header(http::header::AUTHORIZATION, auth);
         }
-        let request =
-            request.body(Full::new(body.into())).map_err(|e| ApiError::Settings(format!("{uri:?} cannot be asked for: {e}")))?;
+        let request = request
+            .body(Full::new(body.into()))
+            .map_err(|e| ApiError::Settings(format!("{uri:?} cannot be asked for: {e}")))?;
         self.runtime.block_on(async {
             match tokio::time::timeout(Duration::from_secs(60), self.exchange(request)).await {
                 Ok(answer) => answer,
@@ -218,8 +227,10 @@ impl Api {
                     Some((material, name)) => {
                         let config = causeway_certs::link::https_client(material, name);
                         let name = rustls::pki_types::ServerName::try_from(name.clone()).map_err(|e| fail(&e))?;
-                        let stream =
-                            tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(|e| fail(&e))?;
+                        let stream = tokio_rustls::TlsConnector::from(config)
+                            .connect(name, stream)
+                            .await
+                            .map_err(|e| fail(&e))?;
                         self.send(stream, request).await
                     }
                 }

@@ -58,7 +58,11 @@ fn datacenters(input: &Input) -> ExitCode {
 }
 
 fn meta_query(input: &Input) -> String {
-    input.values("node-meta").iter().map(|m| format!("&node-meta={}", escape(&m.replacen('=', ":", 1), false))).collect()
+    input
+        .values("node-meta")
+        .iter()
+        .map(|m| format!("&node-meta={}", escape(&m.replacen('=', ":", 1), false)))
+        .collect()
 }
 
 fn nodes(input: &Input) -> ExitCode {
@@ -101,12 +105,8 @@ fn nodes(input: &Input) -> ExitCode {
 }
 
 fn pairs(map: &Value) -> String {
-    let mut pairs: Vec<String> = map
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
-        .collect();
+    let mut pairs: Vec<String> =
+        map.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
     pairs.sort();
     pairs.join(", ")
 }
@@ -114,7 +114,8 @@ fn pairs(map: &Value) -> String {
 fn services(input: &Input) -> ExitCode {
     api::run(input, "Error listing services", |api| {
         let mut found: Vec<(String, Vec<String>)> = Vec::new();
-        let tags = |v: &Value| v.as_array().into_iter().flatten().filter_map(|t| t.as_str().map(str::to_owned)).collect();
+        let tags =
+            |v: &Value| v.as_array().into_iter().flatten().filter_map(|t| t.as_str().map(str::to_owned)).collect();
         if let Some(node) = input.value("node") {
             let answer = api.get(&format!("/v1/catalog/node/{}", escape(node, false)))?;
             for service in answer["Services"].as_object().into_iter().flatten().map(|(_, s)| s) {

@@ -291,4 +291,3 @@ fn import(input: &Input) -> ExitCode {
         Ok(ExitCode::SUCCESS)
     })
 }
-

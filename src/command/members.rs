@@ -27,11 +27,12 @@ fn run(input: &super::Input) -> ExitCode {
         let all = api.get(if input.on("wan") { "/v1/agent/members?wan=1" } else { "/v1/agent/members" })?;
         let pattern = input.value("status").unwrap_or(".*");
         let Ok(wanted) = regex_lite(pattern) else {
-            eprintln!("Failed to compile status regexp: {pattern:?} is not one of alive, failed, left, leaving, joined by |");
+            eprintln!(
+                "Failed to compile status regexp: {pattern:?} is not one of alive, failed, left, leaving, joined by |"
+            );
             return Ok(ExitCode::FAILURE);
         };
-        let mut members: Vec<&Value> =
-            all.as_array().into_iter().flatten().filter(|m| wanted(status(m))).collect();
+        let mut members: Vec<&Value> = all.as_array().into_iter().flatten().filter(|m| wanted(status(m))).collect();
         if members.is_empty() {
             return Ok(ExitCode::from(2));
         }
@@ -50,7 +51,9 @@ fn run(input: &super::Input) -> ExitCode {
                 rows.push(vec![api::text(m, "Name"), address(m), status(m).to_owned(), tags.join(",")]);
             }
         } else {
-            rows.push(["Node", "Address", "Status", "Type", "Build", "Protocol", "DC", "Segment"].map(str::to_owned).to_vec());
+            rows.push(
+                ["Node", "Address", "Status", "Type", "Build", "Protocol", "DC", "Segment"].map(str::to_owned).to_vec(),
+            );
             for m in members {
                 let tags = &m["Tags"];
                 let kind = match api::text(tags, "role").as_str() {
@@ -60,8 +63,16 @@ fn run(input: &super::Input) -> ExitCode {
                 };
                 let segment = if kind == "server" { "<all>" } else { "<default>" };
                 let build = api::text(tags, "build").split(':').next().unwrap_or_default().to_owned();
-                let row =
-                    [api::text(m, "Name"), address(m), status(m).into(), kind.into(), build, "2".into(), api::text(tags, "dc"), segment.into()];
+                let row = [
+                    api::text(m, "Name"),
+                    address(m),
+                    status(m).into(),
+                    kind.into(),
+                    build,
+                    "2".into(),
+                    api::text(tags, "dc"),
+                    segment.into(),
+                ];
                 rows.push(row.to_vec());
             }
         }
@@ -87,8 +98,11 @@ fn status(m: &Value) -> &'static str {
 
 /// The patterns people use for a list of four words: alternatives, anchors and `.*`.
 fn regex_lite(pattern: &str) -> Result<impl Fn(&str) -> bool, ()> {
-    let alternatives: Vec<String> =
-        pattern.trim_matches(['^', '$', '(', ')']).split('|').map(|p| p.trim_matches(['^', '$']).replace(".*", "")).collect();
+    let alternatives: Vec<String> = pattern
+        .trim_matches(['^', '$', '(', ')'])
+        .split('|')
+        .map(|p| p.trim_matches(['^', '$']).replace(".*", ""))
+        .collect();
     if alternatives.iter().any(|a| !a.chars().all(|c| c.is_ascii_lowercase())) {
         return Err(());
     }

@@ -200,8 +200,12 @@ pub fn main(args: &[String]) -> ExitCode {
         Err(Misuse::Unknown(name)) => {
             let names = command.flags.iter().chain(if command.http { api::FLAGS } else { &[] }).map(|f| f.name);
             let names = names.chain(if command.name == "agent" { agent::option_flags() } else { Vec::new() });
-            let hint = super::options::nearest(&name, names).map(|n| format!(" (did you mean -{n}?)")).unwrap_or_default();
-            eprintln!("flag provided but not defined: -{name}{hint}\n`causeway {} -help` lists the flags.", command.name);
+            let hint =
+                super::options::nearest(&name, names).map(|n| format!(" (did you mean -{n}?)")).unwrap_or_default();
+            eprintln!(
+                "flag provided but not defined: -{name}{hint}\n`causeway {} -help` lists the flags.",
+                command.name
+            );
             ExitCode::FAILURE
         }
         Err(Misuse::NoValue(name)) => {

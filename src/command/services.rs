@@ -91,8 +91,12 @@ fn register(input: &Input) -> ExitCode {
             service.insert("Port".into(), port.into());
         }
         service.insert("Tags".into(), json!(input.values("tag")));
-        let meta: Map<String, Value> =
-            input.values("meta").iter().filter_map(|m| m.split_once('=')).map(|(k, v)| (k.to_owned(), v.into())).collect();
+        let meta: Map<String, Value> = input
+            .values("meta")
+            .iter()
+            .filter_map(|m| m.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.into()))
+            .collect();
         service.insert("Meta".into(), Value::Object(meta));
         Ok(vec![Value::Object(service)])
     } else {
@@ -164,7 +168,9 @@ fn maint(input: &Input) -> ExitCode {
             None => format!("/v1/agent/maintenance?enable={enable}&reason={reason}"),
         };
         api.put(&path, "")?;
-        let what = input.value("service").map_or_else(|| "Node maintenance".to_owned(), |id| format!("Service maintenance for \"{id}\""));
+        let what = input
+            .value("service")
+            .map_or_else(|| "Node maintenance".to_owned(), |id| format!("Service maintenance for \"{id}\""));
         print_out(&format!("{what} is now {}\n", if enable { "enabled" } else { "disabled" }));
         Ok(ExitCode::SUCCESS)
     })

@@ -95,7 +95,9 @@ fn cert_create(input: &Input) -> ExitCode {
         let defaults = CertOptions::new(kind);
         let mut ips = Vec::new();
         for text in input.values("additional-ipaddress") {
-            let ip = text.parse().map_err(|_| TlsError::Usage(format!("-additional-ipaddress {text:?} is no IP address")))?;
+            let ip = text
+                .parse()
+                .map_err(|_| TlsError::Usage(format!("-additional-ipaddress {text:?} is no IP address")))?;
             ips.push(ip);
         }
         Ok(CertOptions {

@@ -13,7 +13,10 @@ pub static COMMAND: Command = Command {
     operands: "FILE_OR_DIRECTORY ...",
     about: "Validates configuration files and directories",
     more: "",
-    flags: &[flag("quiet", "", "Prints nothing when all is well."), flag("config-format", "json|hcl", "Format of files without such an ending.")],
+    flags: &[
+        flag("quiet", "", "Prints nothing when all is well."),
+        flag("config-format", "json|hcl", "Format of files without such an ending."),
+    ],
     http: false,
     run,
 };

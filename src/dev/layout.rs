@@ -127,8 +127,11 @@ impl Layout {
     pub fn write(&self) -> Result<(), String> {
         let certs = self.dir.join("certs");
         let names = self.names();
-        let missing: Vec<&str> =
-            names.iter().map(String::as_str).filter(|n| !certs.join(format!("{n}-client-consul-0.pem")).exists()).collect();
+        let missing: Vec<&str> = names
+            .iter()
+            .map(String::as_str)
+            .filter(|n| !certs.join(format!("{n}-client-consul-0.pem")).exists())
+            .collect();
         let made = issue_for_dev(&certs, "consul", &missing).map_err(|e| e.to_string())?;
         for site in &self.sites {
             let dc_dir = self.dir.join(&site.name);
@@ -173,7 +176,8 @@ impl Layout {
             }
         }
         let port = |p: u16| if p == 0 { json!(-1) } else { json!(p) };
-        let join: Vec<String> = site.nodes.iter().filter(|n| n.name != node.name).map(|n| format!("127.0.0.1:{}", n.serf)).collect();
+        let join: Vec<String> =
+            site.nodes.iter().filter(|n| n.name != node.name).map(|n| format!("127.0.0.1:{}", n.serf)).collect();
         let mut config = json!({
             "node_name": node.name,
             "datacenter": node.datacenter,
@@ -225,7 +229,10 @@ impl Node {
     /// Whether its ports are free, so that a clear line comes before ten processes start.
     pub fn check_ports(&self) -> Result<(), String> {
         let busy = |kind: &str, port: u16, e: std::io::Error| {
-            format!("port {port} ({kind}), which {} needs, cannot be had: {e}; stop who has it, or choose others with -port-base, -http-port and -dns-port", self.name)
+            format!(
+                "port {port} ({kind}), which {} needs, cannot be had: {e}; stop who has it, or choose others with -port-base, -http-port and -dns-port",
+                self.name
+            )
         };
         for port in [self.serf, self.http, self.dns, self.rpc, self.lan].into_iter().filter(|p| *p > 0) {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|e| busy("TCP", port, e))?;

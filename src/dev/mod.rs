@@ -209,7 +209,11 @@ async fn come_up(layout: &Layout, running: &mut [Running], began: Instant) -> Re
                     linked[i] = true;
                     let others = layout.sites.len() - 1;
                     if others > 0 {
-                        say(began, &site.name, &format!("linked with {others} other site{}", if others == 1 { "" } else { "s" }));
+                        say(
+                            began,
+                            &site.name,
+                            &format!("linked with {others} other site{}", if others == 1 { "" } else { "s" }),
+                        );
                     }
                 }
             }
@@ -249,7 +253,11 @@ fn report_ends(running: &mut [Running], began: Instant) {
             say(
                 began,
                 &r.node.datacenter,
-                &format!("{} ended ({status}); start it again: causeway agent -config-file {}", r.node.name, r.node.config_path().display()),
+                &format!(
+                    "{} ended ({status}); start it again: causeway agent -config-file {}",
+                    r.node.name,
+                    r.node.config_path().display()
+                ),
             );
         }
     }

@@ -27,7 +27,8 @@ pub async fn register(layout: &Layout) -> Result<usize, String> {
             } else {
                 json!({"TCP": format!("127.0.0.1:{port}"), "Interval": "1s", "Timeout": "1s"})
             };
-            let body = json!({"ID": id, "Name": name, "Tags": tags, "Address": "127.0.0.1", "Port": port, "Check": check});
+            let body =
+                json!({"ID": id, "Name": name, "Tags": tags, "Address": "127.0.0.1", "Port": port, "Check": check});
             let path = "/v1/agent/service/register?replace-existing-checks=true";
             let answer = ask(site.agent().http, "PUT", path, body.to_string(), Duration::from_secs(5)).await?;
             if answer.code != 200 {
@@ -45,7 +46,8 @@ async fn listen(words: String) -> std::io::Result<u16> {
     let port = listener.local_addr()?.port();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{words}", words.len());
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{words}", words.len());
             tokio::spawn(tokio::time::timeout(Duration::from_secs(2), async move {
                 let mut request = [0u8; 1024];
                 if stream.read(&mut request).await.is_ok_and(|n| n > 0) {

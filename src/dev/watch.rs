@@ -32,7 +32,9 @@ pub async fn health(datacenter: String, port: u16, began: Instant) {
         if !first {
             for (what, status) in &now {
                 match known.get(what) {
-                    Some(before) if before != status => say(began, &datacenter, &format!("{what}: {before} -> {status}")),
+                    Some(before) if before != status => {
+                        say(began, &datacenter, &format!("{what}: {before} -> {status}"))
+                    }
                     None => say(began, &datacenter, &format!("{what}: {status}")),
                     _ => {}
                 }

@@ -68,15 +68,57 @@ struct Reader<'a> {
 }
 
 const SERVICE_KEYS: &[&str] = &[
-    "id", "name", "tags", "address", "port", "tagged_addresses", "meta", "weights", "enable_tag_override", "token",
-    "check", "checks", "kind", "socket_path", "connect", "proxy",
+    "id",
+    "name",
+    "tags",
+    "address",
+    "port",
+    "tagged_addresses",
+    "meta",
+    "weights",
+    "enable_tag_override",
+    "token",
+    "check",
+    "checks",
+    "kind",
+    "socket_path",
+    "connect",
+    "proxy",
 ];
 const CHECK_KEYS: &[&str] = &[
-    "id", "check_id", "name", "notes", "service_id", "token", "status", "script", "args", "scriptargs", "shell",
-    "docker_container_id", "http", "header", "method", "body", "tls_skip_verify", "tls_server_name", "disable_redirects",
-    "tcp", "udp", "grpc", "grpc_use_tls", "ttl", "interval", "timeout", "alias_node", "alias_service",
-    "success_before_passing", "failures_before_warning", "failures_before_critical",
-    "deregister_critical_service_after", "output_max_size",
+    "id",
+    "check_id",
+    "name",
+    "notes",
+    "service_id",
+    "token",
+    "status",
+    "script",
+    "args",
+    "scriptargs",
+    "shell",
+    "docker_container_id",
+    "http",
+    "header",
+    "method",
+    "body",
+    "tls_skip_verify",
+    "tls_server_name",
+    "disable_redirects",
+    "tcp",
+    "udp",
+    "grpc",
+    "grpc_use_tls",
+    "ttl",
+    "interval",
+    "timeout",
+    "alias_node",
+    "alias_service",
+    "success_before_passing",
+    "failures_before_warning",
+    "failures_before_critical",
+    "deregister_critical_service_after",
+    "output_max_size",
 ];
 
 impl<'a> Reader<'a> {
@@ -94,10 +136,7 @@ impl<'a> Reader<'a> {
                 let hint = nearest(key, known.iter().copied())
                     .map(|k| format!("; did you mean {k:?}?"))
                     .unwrap_or_else(|| "; remove it".to_owned());
-                return Err(ConfigError::new(
-                    self.origin,
-                    format!("invalid config key \"{}.{key}\"{hint}", self.path),
-                ));
+                return Err(ConfigError::new(self.origin, format!("invalid config key \"{}.{key}\"{hint}", self.path)));
             }
         }
         Ok(())
@@ -215,7 +254,10 @@ impl<'a> Reader<'a> {
         let status = self.text("status")?;
         let status = match status.as_str() {
             "" => None,
-            s => Some(Status::parse(s).ok_or_else(|| self.fail("status", format!("is {s:?}; it must be passing, warning or critical")))?),
+            s => Some(
+                Status::parse(s)
+                    .ok_or_else(|| self.fail("status", format!("is {s:?}; it must be passing, warning or critical")))?,
+            ),
         };
         let small = |key: &str| Ok::<u32, ConfigError>(u32::try_from(self.number(key, 0..=1_000_000)?).unwrap_or(0));
         let id = match self.text("id")? {
@@ -244,7 +286,10 @@ impl<'a> Reader<'a> {
         match check.kind {
             CheckKind::Ttl if check.ttl.is_zero() => Err(ConfigError::new(
                 self.origin,
-                format!("key {:?} says nothing to do: set one of args, http, tcp, ttl, grpc, udp, alias_service", self.path),
+                format!(
+                    "key {:?} says nothing to do: set one of args, http, tcp, ttl, grpc, udp, alias_service",
+                    self.path
+                ),
             )),
             CheckKind::Ttl | CheckKind::Alias { .. } => Ok(check),
             _ if check.interval.is_zero() => {
@@ -263,7 +308,10 @@ impl<'a> Reader<'a> {
         let (udp, grpc) = (self.text("udp")?, self.text("grpc")?);
         let (alias_node, alias_service) = (self.text("alias_node")?, self.text("alias_service")?);
         if self.get("docker_container_id").is_some() {
-            return Err(self.fail("docker_container_id", "cannot be used: checks inside containers are not built yet; run the check from the host with \"args\""));
+            return Err(self.fail(
+                "docker_container_id",
+                "cannot be used: checks inside containers are not built yet; run the check from the host with \"args\"",
+            ));
         }
         Ok(if !args.is_empty() {
             CheckKind::Script(ScriptCheck::Args(args))
@@ -321,7 +369,9 @@ mod tests {
         .unwrap();
         assert_eq!(d.services[0].name, "elasticsearch");
         assert!(d.scripts);
-        assert!(matches!(&d.services[0].checks[0].kind, CheckKind::Script(ScriptCheck::Shell(s)) if s.starts_with("curl")));
+        assert!(
+            matches!(&d.services[0].checks[0].kind, CheckKind::Script(ScriptCheck::Shell(s)) if s.starts_with("curl"))
+        );
         let d = read_json(
             r#"{"service":{"name":"galeradb","tags":["icinga-galera"],"check":{"id":"mysql","name":"Check mysql port listening","tcp":"localhost:3306","interval":"10s","timeout":"1s"}}}"#,
         )
@@ -345,7 +395,10 @@ mod tests {
         for (text, wanted) in [
             (r#"{"service":{"nam":"a"}}"#, r#"x.json: invalid config key "service.nam"; did you mean "name"?"#),
             (r#"{"service":{"port":1}}"#, r#"x.json: key "service.name" is missing: a service needs a name"#),
-            (r#"{"service":{"name":"a","port":99999}}"#, r#"x.json: key "service.port" is 99999; it must be from 0 to 65535"#),
+            (
+                r#"{"service":{"name":"a","port":99999}}"#,
+                r#"x.json: key "service.port" is 99999; it must be from 0 to 65535"#,
+            ),
             (
                 r#"{"service":{"name":"a","check":{"tcp":"h:1"}}}"#,
                 r#"x.json: key "service.check.interval" is missing: say how often the check runs, such as "10s""#,

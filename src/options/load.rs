@@ -46,7 +46,8 @@ impl Settings {
     pub fn read(paths: &[PathBuf], into: &mut Self) -> Result<(), ConfigError> {
         for path in paths {
             let origin = path.display().to_string();
-            let meta = std::fs::metadata(path).map_err(|e| ConfigError::new(&origin, format!("cannot be read: {e}")))?;
+            let meta =
+                std::fs::metadata(path).map_err(|e| ConfigError::new(&origin, format!("cannot be read: {e}")))?;
             if !meta.is_dir() {
                 into.read_file(path)?;
                 continue;
@@ -67,7 +68,8 @@ impl Settings {
 
     fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let origin = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::new(&origin, format!("cannot be read: {e}")))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|e| ConfigError::new(&origin, format!("cannot be read: {e}")))?;
         let hcl = path.extension().is_some_and(|e| e == "hcl");
         self.read_text(&origin, &text, hcl)
     }
@@ -78,7 +80,8 @@ impl Settings {
             return Ok(());
         }
         let tree: Value = if hcl {
-            hcl::from_str(text).map_err(|e| ConfigError::new(origin, format!("is not HCL: {}", one_line(&e.to_string()))))?
+            hcl::from_str(text)
+                .map_err(|e| ConfigError::new(origin, format!("is not HCL: {}", one_line(&e.to_string()))))?
         } else {
             serde_json::from_str(text).map_err(|e| ConfigError::new(origin, format!("is not JSON: {e}")))?
         };
@@ -88,7 +91,12 @@ impl Settings {
         self.read_object(origin, "", &map)
     }
 
-    fn read_object(&mut self, origin: &str, prefix: &str, map: &serde_json::Map<String, Value>) -> Result<(), ConfigError> {
+    fn read_object(
+        &mut self,
+        origin: &str,
+        prefix: &str,
+        map: &serde_json::Map<String, Value>,
+    ) -> Result<(), ConfigError> {
         for (name, v) in map {
             let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
             if let Some(def) = find(&key) {
@@ -141,7 +149,10 @@ impl Settings {
         match def.standing {
             Standing::Later => self.warn(format!("{origin}: key {:?} is accepted and has no effect yet", def.key)),
             Standing::Foreign => {
-                self.warn(format!("{origin}: key {:?} belongs to a feature that Causeway leaves out; it has no effect", def.key));
+                self.warn(format!(
+                    "{origin}: key {:?} belongs to a feature that Causeway leaves out; it has no effect",
+                    def.key
+                ));
             }
             Standing::Used | Standing::Reloaded => {}
         }
@@ -238,9 +249,7 @@ impl Settings {
     /// An object of text.
     pub fn map(&self, def: &Def) -> BTreeMap<String, String> {
         match self.get(def) {
-            Value::Object(map) => {
-                map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
-            }
+            Value::Object(map) => map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect(),
             _ => BTreeMap::new(),
         }
     }

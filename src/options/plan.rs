@@ -124,9 +124,8 @@ pub struct Plan {
 fn host_name() -> String {
     let from_file = std::fs::read_to_string("/etc/hostname").ok();
     let from_proc = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let from_command = || {
-        std::process::Command::new("hostname").output().ok().and_then(|o| String::from_utf8(o.stdout).ok())
-    };
+    let from_command =
+        || std::process::Command::new("hostname").output().ok().and_then(|o| String::from_utf8(o.stdout).ok());
     from_proc()
         .or(from_file)
         .or_else(from_command)
@@ -163,7 +162,9 @@ impl Checker<'_> {
         if n == -1 {
             return Ok(None);
         }
-        u16::try_from(n).map(Some).map_err(|_| self.0.error(def, format!("is {n}; a port is from 0 to 65535, or -1 for none")))
+        u16::try_from(n)
+            .map(Some)
+            .map_err(|_| self.0.error(def, format!("is {n}; a port is from 0 to 65535, or -1 for none")))
     }
 
     /// `addresses.x`, else `client_addr`: IP addresses, or with `unix://` (where allowed) a path.
@@ -206,7 +207,8 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
     let check = Checker(s);
     let dev = s.on(&t::DEV_MODE);
     let server = s.on(&t::SERVER) || dev;
-    let datacenter = causeway_proto::name::datacenter(&s.text(&t::DATACENTER)).map_err(|e| s.error(&t::DATACENTER, e))?;
+    let datacenter =
+        causeway_proto::name::datacenter(&s.text(&t::DATACENTER)).map_err(|e| s.error(&t::DATACENTER, e))?;
     let node_name = s.some_text(&t::NODE_NAME).unwrap_or_else(host_name);
     causeway_proto::name::node(&node_name).map_err(|e| s.error(&t::NODE_NAME, e))?;
     let node_id = s.some_text(&t::NODE_ID).map(|id| id.to_ascii_lowercase());
@@ -217,7 +219,10 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
     }
     let data_dir = s.some_text(&t::DATA_DIR).map(PathBuf::from);
     if data_dir.is_none() && !dev {
-        return Err(ConfigError::new("configuration", "key \"data_dir\" is missing: say where state is kept (-data-dir DIR)"));
+        return Err(ConfigError::new(
+            "configuration",
+            "key \"data_dir\" is missing: say where state is kept (-data-dir DIR)",
+        ));
     }
     let bootstrap = s.on(&t::BOOTSTRAP) || dev;
     let expect = usize::try_from(s.bounded(&t::BOOTSTRAP_EXPECT, 0..=99)?).unwrap_or(0);
@@ -234,7 +239,9 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
     let gossip_ip = check.ip(&t::SERF_LAN)?.unwrap_or(bind);
     let advertise = match check.ip(&t::ADVERTISE_ADDR)? {
         Some(ip) if ip.is_unspecified() => {
-            return Err(s.error(&t::ADVERTISE_ADDR, "cannot be 0.0.0.0: name the address that others reach this node at"));
+            return Err(
+                s.error(&t::ADVERTISE_ADDR, "cannot be 0.0.0.0: name the address that others reach this node at")
+            );
         }
         Some(ip) => ip,
         None if bind.is_unspecified() => outward_address(),
@@ -257,7 +264,9 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
         return Err(s.error(&t::CERT_FILE, "and \"key_file\" go together: set both or none"));
     }
     if files.cert.is_some() && files.ca.is_empty() {
-        return Err(s.error(&t::CERT_FILE, "needs \"ca_file\" (or \"ca_path\"): the authority that others are verified with"));
+        return Err(
+            s.error(&t::CERT_FILE, "needs \"ca_file\" (or \"ca_path\"): the authority that others are verified with")
+        );
     }
     let verify = s.on(&t::VERIFY_INCOMING) || s.on(&t::TLS_DEFAULTS_VERIFY_INCOMING);
     if verify && files.ca.is_empty() {
@@ -322,7 +331,10 @@ fn gossip_keys(s: &Settings) -> Result<Vec<Vec<u8>>, ConfigError> {
         .decode(text.trim())
         .map_err(|_| s.error(&t::ENCRYPT, "is not base64: make a key with `causeway keygen`"))?;
     if !matches!(key.len(), 16 | 24 | 32) {
-        return Err(s.error(&t::ENCRYPT, format!("holds {} bytes; a key has 16, 24 or 32: make one with `causeway keygen`", key.len())));
+        return Err(s.error(
+            &t::ENCRYPT,
+            format!("holds {} bytes; a key has 16, 24 or 32: make one with `causeway keygen`", key.len()),
+        ));
     }
     Ok(vec![key])
 }
@@ -347,7 +359,16 @@ fn gossip(s: &Settings) -> Result<GossipPlan, ConfigError> {
 }
 
 fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Option<GatewayPlan>, ConfigError> {
-    let keys = [&t::GATEWAY_ENABLED, &t::GATEWAY_LISTEN, &t::GATEWAY_ADVERTISE, &t::GATEWAY_PEERS, &t::GATEWAY_LAN_PORT, &t::GATEWAY_CONGESTION, &t::GATEWAY_CERT_FILE, &t::GATEWAY_KEY_FILE];
+    let keys = [
+        &t::GATEWAY_ENABLED,
+        &t::GATEWAY_LISTEN,
+        &t::GATEWAY_ADVERTISE,
+        &t::GATEWAY_PEERS,
+        &t::GATEWAY_LAN_PORT,
+        &t::GATEWAY_CONGESTION,
+        &t::GATEWAY_CERT_FILE,
+        &t::GATEWAY_KEY_FILE,
+    ];
     let Some(first) = keys.into_iter().find(|def| s.is_set(def)) else { return Ok(None) };
     if !s.on(&t::GATEWAY_ENABLED) {
         return Ok(None);
@@ -362,7 +383,10 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
     let listen = match s.text(&t::GATEWAY_LISTEN).as_str() {
         "none" => None,
         text => Some(text.parse::<SocketAddr>().map_err(|_| {
-            s.error(&t::GATEWAY_LISTEN, format!("is {text:?}; write it as \"0.0.0.0:443\", or \"none\" to dial out only"))
+            s.error(
+                &t::GATEWAY_LISTEN,
+                format!("is {text:?}; write it as \"0.0.0.0:443\", or \"none\" to dial out only"),
+            )
         })?),
     };
     let mut advertised = s.list(&t::GATEWAY_ADVERTISE);
@@ -415,11 +439,19 @@ mod tests {
 
     #[test]
     fn an_agent_and_a_server() {
-        let p = plan_of(r#"{"data_dir":"/d","datacenter":"Foo","encrypt":"","start_join":["172.2.6.15"],"bind_addr":"127.0.0.1"}"#).ok().unwrap();
+        let p = plan_of(
+            r#"{"data_dir":"/d","datacenter":"Foo","encrypt":"","start_join":["172.2.6.15"],"bind_addr":"127.0.0.1"}"#,
+        )
+        .ok()
+        .unwrap();
         assert_eq!((p.datacenter.as_str(), p.server, p.join.len()), ("foo", false, 1));
         assert!(p.leave_on_terminate && p.leave_on_interrupt && p.gossip_keys.is_empty() && p.gateway.is_none());
         assert_eq!(p.advertise, p.bind);
-        let p = plan_of(r#"{"data_dir":"/d","server":true,"bootstrap_expect":3,"client_addr":"127.0.0.1 ::1","ports":{"dns":-1}}"#).ok().unwrap();
+        let p = plan_of(
+            r#"{"data_dir":"/d","server":true,"bootstrap_expect":3,"client_addr":"127.0.0.1 ::1","ports":{"dns":-1}}"#,
+        )
+        .ok()
+        .unwrap();
         assert!(p.server && !p.leave_on_terminate && p.dns.is_empty() && p.http.len() == 2);
     }
 
@@ -446,10 +478,15 @@ mod tests {
     #[test]
     fn gateways() {
         let tls = r#""ca_file":"a","cert_file":"b","key_file":"c""#;
-        let p = plan_of(&format!(r#"{{"data_dir":"/d",{tls},"bind_addr":"10.0.0.1","gateway":{{"peers":["x:443"]}}}}"#)).ok().unwrap();
+        let p =
+            plan_of(&format!(r#"{{"data_dir":"/d",{tls},"bind_addr":"10.0.0.1","gateway":{{"peers":["x:443"]}}}}"#))
+                .ok()
+                .unwrap();
         let g = p.gateway.unwrap();
         assert_eq!(g.advertise, ["10.0.0.1:443"]);
-        let p = plan_of(&format!(r#"{{"data_dir":"/d",{tls},"gateway":{{"listen":"none","peers":["x:443"]}}}}"#)).ok().unwrap();
+        let p = plan_of(&format!(r#"{{"data_dir":"/d",{tls},"gateway":{{"listen":"none","peers":["x:443"]}}}}"#))
+            .ok()
+            .unwrap();
         assert!(p.gateway.unwrap().advertise.is_empty());
     }
 }

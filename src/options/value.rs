@@ -114,7 +114,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in [("10s", 10_000), ("500ms", 500), ("1h30m", 5_400_000), ("1.5s", 1500), ("0", 0), ("+2m", 120_000)] {
+        for (text, ms) in
+            [("10s", 10_000), ("500ms", 500), ("1h30m", 5_400_000), ("1.5s", 1500), ("0", 0), ("+2m", 120_000)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for bad in ["", "10", "s", "10x", "-1s", "1s2", "9999999999h"] {

@@ -173,7 +173,10 @@ async fn apply_definitions(registry: &Registry, definitions: &Definitions) -> Re
     let mut service_ids = Vec::new();
     for service in &definitions.services {
         let id = if service.id.is_empty() { service.name.clone() } else { service.id.clone() };
-        registry.add_service(service.clone(), Source::Config, true).await.map_err(|e| format!("service {id:?}: {e}"))?;
+        registry
+            .add_service(service.clone(), Source::Config, true)
+            .await
+            .map_err(|e| format!("service {id:?}: {e}"))?;
         service_ids.push(id);
     }
     let mut check_ids = Vec::new();
@@ -226,7 +229,9 @@ impl Node {
         }
         tracing::info!(node = %plan.node_name, id = %node_id, datacenter = %plan.datacenter, server = plan.server, gateway = plan.gateway.is_some(), version = version::OURS, "starting");
         if plan.tls.is_none() {
-            tracing::warn!("no certificates are configured: RPC inside the datacenter is in clear (see `causeway tls`)");
+            tracing::warn!(
+                "no certificates are configured: RPC inside the datacenter is in clear (see `causeway tls`)"
+            );
         }
         if plan.gossip_keys.is_empty() {
             tracing::warn!("no gossip key is configured: gossip is in clear (see `causeway keygen` and \"encrypt\")");
@@ -236,7 +241,8 @@ impl Node {
             material.clone().map(|material| serve::Tls { material, verify_incoming: plan.verify_incoming_rpc })
         };
         let rpc_limits = serve::Limits {
-            max_connections_per_ip: usize::try_from(plan.settings.number(&t::LIMITS_RPC_MAX_CONNS_PER_CLIENT)).unwrap_or(100),
+            max_connections_per_ip: usize::try_from(plan.settings.number(&t::LIMITS_RPC_MAX_CONNS_PER_CLIENT))
+                .unwrap_or(100),
             handshake_timeout: plan.settings.duration(&t::LIMITS_RPC_HANDSHAKE_TIMEOUT),
             ..serve::Limits::default()
         };
@@ -303,7 +309,8 @@ impl Node {
                 let gateway = Gateway::start(config, world, stop.clone()).await?;
                 later_gateway.set(gateway.door());
                 let listener =
-                    bind(SocketAddr::new(plan.bind, wanted.lan_port), "the servers of this site (gateway.lan_port)").await?;
+                    bind(SocketAddr::new(plan.bind, wanted.lan_port), "the servers of this site (gateway.lan_port)")
+                        .await?;
                 let (door, limits, stop) = (gateway.door(), rpc_limits, stop.clone());
                 let tls = rpc_tls(&gateway_material);
                 tasks.spawn(async move { serve::serve(listener, tls, door, limits, stop.cancelled_owned()).await });
@@ -321,11 +328,10 @@ impl Node {
             check_update_interval: plan.settings.duration(&t::CHECK_UPDATE_INTERVAL),
             members: Some(gossip.members()),
         };
-        let sync = Sync::start(servers.door(), registry.clone(), settings::node(&plan, &node_id), sync_settings, stop.clone());
+        let sync =
+            Sync::start(servers.door(), registry.clone(), settings::node(&plan, &node_id), sync_settings, stop.clone());
         let paused = sync.pause();
-        apply_definitions(&registry, &plan.definitions)
-            .await
-            .map_err(|e| ConfigError::new("configuration", e))?;
+        apply_definitions(&registry, &plan.definitions).await.map_err(|e| ConfigError::new("configuration", e))?;
         Checks::start(registry.clone(), servers.door(), stop.clone());
         drop(paused);
 
@@ -523,7 +529,8 @@ async fn serve_http(
         }
     }
     let limits = api::Limits {
-        max_connections_per_client: usize::try_from(plan.settings.number(&t::LIMITS_HTTP_MAX_CONNS_PER_CLIENT)).unwrap_or(200),
+        max_connections_per_client: usize::try_from(plan.settings.number(&t::LIMITS_HTTP_MAX_CONNS_PER_CLIENT))
+            .unwrap_or(200),
         handshake_timeout: plan.settings.duration(&t::LIMITS_HTTPS_HANDSHAKE_TIMEOUT),
         ..api::Limits::default()
     };

@@ -29,17 +29,24 @@ pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
         service_ttl.insert(name, ttl);
     }
     let mut recursors = Vec::new();
-    for (def, list) in [(&t::RECURSORS, s.list(&t::RECURSORS)), (&t::RECURSOR, s.some_text(&t::RECURSOR).into_iter().collect())] {
+    for (def, list) in
+        [(&t::RECURSORS, s.list(&t::RECURSORS)), (&t::RECURSOR, s.some_text(&t::RECURSOR).into_iter().collect())]
+    {
         for text in list {
             let with_port = text.parse::<SocketAddr>().ok();
-            let addr = with_port.or_else(|| Some(SocketAddr::new(text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?, 53)));
-            recursors.push(addr.ok_or_else(|| s.error(def, format!("holds {text:?}; write an IP address, with :port where it is not 53")))?);
+            let addr =
+                with_port.or_else(|| Some(SocketAddr::new(text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?, 53)));
+            recursors.push(addr.ok_or_else(|| {
+                s.error(def, format!("holds {text:?}; write an IP address, with :port where it is not 53"))
+            })?);
         }
     }
     let strategy = match s.text(&t::DNS_RECURSOR_STRATEGY).as_str() {
         "sequential" => dns::RecursorStrategy::Sequential,
         "random" => dns::RecursorStrategy::Random,
-        other => return Err(s.error(&t::DNS_RECURSOR_STRATEGY, format!("is {other:?}; it must be sequential or random"))),
+        other => {
+            return Err(s.error(&t::DNS_RECURSOR_STRATEGY, format!("is {other:?}; it must be sequential or random")));
+        }
     };
     let size = |def: &'static crate::options::Def| -> Result<usize, ConfigError> {
         Ok(usize::try_from(s.bounded(def, 0..=100_000)?).unwrap_or(0))

@@ -69,12 +69,7 @@ impl Servers {
         local: Option<Door>,
         stop: CancellationToken,
     ) -> Self {
-        let inner = Arc::new(Inner {
-            local,
-            order: Mutex::default(),
-            dial: Box::new(dial),
-            doors: ArcSwap::default(),
-        });
+        let inner = Arc::new(Inner { local, order: Mutex::default(), dial: Box::new(dial), doors: ArcSwap::default() });
         let mut rng = StdRng::from_os_rng();
         inner.update(&members.borrow_and_update(), &datacenter, &mut rng);
         let follower = inner.clone();
@@ -157,7 +152,10 @@ impl Inner {
         match timeout_at(deadline, attempt).await {
             Ok(answer) => answer,
             Err(_) => {
-                let text = format!("no server answered within {} ms; check the servers of this datacenter", plan.deadline.as_millis());
+                let text = format!(
+                    "no server answered within {} ms; check the servers of this datacenter",
+                    plan.deadline.as_millis()
+                );
                 Ok(Reason::Deadline.status(text).into_http())
             }
         }

@@ -24,10 +24,14 @@ fn refusal(reason: Reason) -> Result<Response, Broken> {
 
 fn members(n: u8) -> Members {
     let tags = |n: u8| {
-        BTreeMap::from([("role", "consul".to_owned()), ("dc", "dc1".to_owned()), ("port", (8300 + u16::from(n)).to_string())])
-            .into_iter()
-            .map(|(k, v)| (k.to_owned(), v))
-            .collect()
+        BTreeMap::from([
+            ("role", "consul".to_owned()),
+            ("dc", "dc1".to_owned()),
+            ("port", (8300 + u16::from(n)).to_string()),
+        ])
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v))
+        .collect()
     };
     let member = |n: u8| Member {
         name: format!("s{n}"),

@@ -208,10 +208,8 @@ impl Brain {
         self.next_conn += 1;
         let link = Arc::new(Link::new(id, datacenter.clone(), conn));
         let names = identities.iter().filter(|i| i.domain == config.domain).map(|i| i.datacenter.clone()).collect();
-        let permits = self
-            .desks
-            .entry(datacenter.clone())
-            .or_insert_with(|| Arc::new(Semaphore::new(config.limits.calls_in)));
+        let permits =
+            self.desks.entry(datacenter.clone()).or_insert_with(|| Arc::new(Semaphore::new(config.limits.calls_in)));
         let desk = Desk {
             own: config.datacenter.as_str().into(),
             servers: self.parts.servers.clone(),
@@ -255,7 +253,11 @@ impl Brain {
             || frame.from_datacenter != held.link.datacenter
             || causeway_proto::name::node(&frame.from_gateway).is_err()
         {
-            tracing::warn!(datacenter = held.link.datacenter, says = frame.from_datacenter, "a peer says what its certificate does not");
+            tracing::warn!(
+                datacenter = held.link.datacenter,
+                says = frame.from_datacenter,
+                "a peer says what its certificate does not"
+            );
             held.link.close(CloseCode::Identity);
             return;
         }
@@ -453,7 +455,8 @@ impl Brain {
     }
 
     fn dial(&self, key: String, attempt: u64, addresses: Vec<String>, expect: Option<String>, deadline: Duration) {
-        let (endpoint, config, tls) = (self.parts.endpoint.clone(), Arc::clone(&self.parts.config), self.parts.tls.clone());
+        let (endpoint, config, tls) =
+            (self.parts.endpoint.clone(), Arc::clone(&self.parts.config), self.parts.tls.clone());
         let (notes, stop) = (self.parts.notes.clone(), self.parts.stop.clone());
         self.parts.tasks.spawn(async move {
             let work = Box::pin(links::dial(&endpoint, &config, &tls, &addresses, expect.as_deref(), deadline));
@@ -517,7 +520,8 @@ impl Brain {
             #[allow(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
             {
                 metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(stats.path.lost_packets as f64);
-                metrics::gauge!("causeway_gateway_link_black_holes", &labels).set(stats.path.black_holes_detected as f64);
+                metrics::gauge!("causeway_gateway_link_black_holes", &labels)
+                    .set(stats.path.black_holes_detected as f64);
                 let calls = held.link.calls.load(Ordering::Relaxed);
                 metrics::gauge!("causeway_gateway_link_calls", &labels).set(calls as f64);
             }
