@@ -29,7 +29,7 @@ const fn s(n: u64) -> Duration {
 enum Event {
     Packet(SocketAddr, Vec<u8>),
     ByTcp(SocketAddr, SocketAddr, Vec<u8>),
-    Exchange(SocketAddr, SocketAddr),
+    Exchange(SocketAddr, SocketAddr, Option<String>),
 }
 
 struct World {
@@ -110,8 +110,9 @@ impl World {
             let now = self.now;
             let sent = self.nodes[&from].snapshot(now);
             for _ in 0..2 {
-                match self.nodes[&to].judge(&sent.from) {
+                match self.nodes[&to].judge(&sent) {
                     Verdict::Welcome => break,
+                    Verdict::Foreign(datacenter) => return Err(datacenter),
                     Verdict::Gone => return Err("gone".to_owned()),
                     Verdict::Ours(claim) => {
                         let node = self.nodes.get_mut(&from).unwrap();
@@ -168,7 +169,7 @@ impl World {
                     }
                 }
                 Effect::ByTcp { to, packet } => self.push(3 * delay, Event::ByTcp(at, to, packet)),
-                Effect::Exchange { with } => self.push(3 * delay, Event::Exchange(at, with)),
+                Effect::Exchange { with, expect } => self.push(3 * delay, Event::Exchange(at, with, expect)),
                 Effect::Changed => {
                     for member in self.nodes[&at].members().to_vec() {
                         let was = self.was.insert((at, member.name.clone()), member.status);
@@ -236,7 +237,12 @@ impl World {
                     self.nodes.get_mut(&from).unwrap().refused(now, to);
                 }
             }
-            Event::Exchange(from, to) => drop(self.exchange(from, to)),
+            Event::Exchange(from, to, expect) => {
+                let there = self.nodes.get(&to).map(|m| m.id().name.to_string());
+                if expect.is_none() || expect == there {
+                    drop(self.exchange(from, to));
+                }
+            }
         }
     }
 
