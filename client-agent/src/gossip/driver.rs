@@ -76,6 +76,7 @@ struct Counters {
     malformed: AtomicU64,
     send_failed: AtomicU64,
     refused_connections: AtomicU64,
+    name_conflict: AtomicU64,
     health: AtomicU64,
     backlog: AtomicU64,
 }
@@ -275,6 +276,8 @@ impl Gossip {
             ("alive", count(MemberStatus::Alive)),
             ("failed", count(MemberStatus::Failed)),
             ("left", count(MemberStatus::Left)),
+            // 1: another node that was there first has our name, and we take no part any more.
+            ("name_conflict", c.name_conflict.load(Relaxed)),
             ("health_score", c.health.load(Relaxed)),
             ("event_queue", c.backlog.load(Relaxed)),
             ("packets_received", c.packets_in.load(Relaxed)),
@@ -484,6 +487,7 @@ impl Owner {
             Command::Vacate(id) => machine.vacate(now, &id),
             Command::Dispute(claim) => {
                 if machine.active() > 0 && machine.dispute(now, &claim) {
+                    self.link.counters.name_conflict.store(1, Relaxed);
                     tracing::error!(
                         "node name {} is already used by {}; this node takes no part any more: choose another node_name",
                         claim.id.name,

@@ -279,3 +279,14 @@ async fn another_datacenter_is_refused() {
     assert_eq!(a.gossip.members().borrow().len(), 1);
     assert_eq!(b.gossip.members().borrow().len(), 1);
 }
+
+#[test]
+fn what_callers_spawn_can_be_spawned() {
+    fn sendable<T: Send>(_: impl FnOnce(&'static Gossip, &'static CancellationToken) -> T) {}
+    sendable(|gossip, _| gossip.join(&[], Duration::ZERO));
+    sendable(|gossip, _| gossip.leave());
+    sendable(|gossip, _| gossip.force_leave("", false));
+    sendable(|gossip, _| gossip.stopped());
+    sendable(|gossip, stop| join::RetryJoin { addrs: Vec::new(), interval: Duration::ZERO, max: 0 }.run(gossip, stop));
+    sendable(|_, stop| Gossip::start(config("x"), stop.clone()));
+}
