@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foca::{BroadcastHandler, Invalidates};
 
-use super::wire::{Farewells, Id, Item, Record, WireError};
+use super::codec::Farewells;
+use super::wire::{Id, Item, Record, WireError};
 
 /// Names the book holds at most; a flood of invented names must not fill memory.
 const MAX_NAMES: usize = 32_768;

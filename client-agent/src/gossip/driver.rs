@@ -17,6 +17,7 @@ use causeway_proto::member::{MemberStatus, Members};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -63,6 +64,7 @@ enum Offer {
     State(Snapshot),
     Taken(Claim),
     Ask(Id),
+    Foreign(String),
     Gone,
 }
 
@@ -74,6 +76,7 @@ struct Counters {
     malformed: AtomicU64,
     send_failed: AtomicU64,
     refused_connections: AtomicU64,
+    name_conflict: AtomicU64,
     health: AtomicU64,
     backlog: AtomicU64,
 }
@@ -183,22 +186,14 @@ impl Gossip {
             file: config.snapshot,
             file_written: String::new(),
             file_at: start + FILE_EVERY,
+            writing: None,
         };
         tracker.spawn(owner.run(inbox, tags_rx));
         tracker.spawn(accept(Arc::clone(&link), listener, tracker.clone()));
         let gossip = Self(Arc::new(Inner { link, members, tags, tracker }));
         if !known.peers.is_empty() {
-            let rejoin = join::RetryJoin {
-                addrs: known.peers.iter().map(ToString::to_string).collect(),
-                interval: Duration::from_secs(30),
-                max: 20,
-            };
-            let handle = gossip.clone();
-            gossip.0.tracker.spawn(async move {
-                if let Err(error) = rejoin.run(&handle, &stop).await {
-                    tracing::warn!(%error, "none of the members known before the restart answers");
-                }
-            });
+            let link = Arc::clone(&gossip.0.link);
+            gossip.0.tracker.spawn(async move { join::rejoin(&link, known.peers).await });
         }
         Ok(gossip)
     }
@@ -281,6 +276,8 @@ impl Gossip {
             ("alive", count(MemberStatus::Alive)),
             ("failed", count(MemberStatus::Failed)),
             ("left", count(MemberStatus::Left)),
+            // 1: another node that was there first has our name, and we take no part any more.
+            ("name_conflict", c.name_conflict.load(Relaxed)),
             ("health_score", c.health.load(Relaxed)),
             ("event_queue", c.backlog.load(Relaxed)),
             ("packets_received", c.packets_in.load(Relaxed)),
@@ -375,6 +372,7 @@ struct Owner {
     file: Option<PathBuf>,
     file_written: String,
     file_at: Instant,
+    writing: Option<JoinHandle<()>>,
 }
 
 impl Owner {
@@ -405,10 +403,20 @@ impl Owner {
             self.carry_out();
             if self.file_at <= Instant::now() {
                 self.file_at = Instant::now() + FILE_EVERY;
-                self.store().await;
+                self.store();
             }
         }
-        self.store().await;
+        // A disk that hangs must not hold up the end.
+        let last = async {
+            if let Some(writing) = self.writing.take() {
+                let _ = writing.await;
+            }
+            self.store();
+            if let Some(writing) = self.writing.take() {
+                let _ = writing.await;
+            }
+        };
+        let _ = timeout(Duration::from_millis(800), last).await;
     }
 
     fn now(&self) -> Duration {
@@ -447,7 +455,7 @@ impl Owner {
         match command {
             Command::State(reply) => drop(reply.send(machine.snapshot(now))),
             Command::Offer(theirs, reply) => {
-                let offer = match machine.judge(&theirs.from) {
+                let offer = match machine.judge(&theirs) {
                     Verdict::Welcome => {
                         machine.merge(now, &theirs);
                         let state = machine.snapshot(now);
@@ -458,6 +466,10 @@ impl Owner {
                         tracing::error!(refused = %theirs.from.addr,
                             "another node wants to join under the node_name of this one; it is refused");
                         Offer::Taken(claim)
+                    }
+                    // Consul's words, told to the other side.
+                    Verdict::Foreign(datacenter) => {
+                        Offer::Foreign(format!("Member '{}' part of wrong datacenter '{datacenter}'", theirs.from.name))
                     }
                     Verdict::Ask(holder) => Offer::Ask(holder),
                     Verdict::Gone => Offer::Gone,
@@ -475,6 +487,7 @@ impl Owner {
             Command::Vacate(id) => machine.vacate(now, &id),
             Command::Dispute(claim) => {
                 if machine.active() > 0 && machine.dispute(now, &claim) {
+                    self.link.counters.name_conflict.store(1, Relaxed);
                     tracing::error!(
                         "node name {} is already used by {}; this node takes no part any more: choose another node_name",
                         claim.id.name,
@@ -527,7 +540,12 @@ impl Owner {
                 Effect::ByTcp { to, packet } => self.dial(move |link| async move {
                     tcp::packet(&link, to, packet).await;
                 }),
-                Effect::Exchange { with } => self.dial(move |link| async move {
+                Effect::Exchange { with, expect } => self.dial(move |link| async move {
+                    if let Some(name) = expect
+                        && tcp::who_is(&link, &name, with).await.is_none()
+                    {
+                        return;
+                    }
                     if let Err(error) = tcp::exchange(&link, with, tcp::DEADLINE).await {
                         tracing::debug!(%with, %error, "exchange of state");
                     }
@@ -551,24 +569,29 @@ impl Owner {
         });
     }
 
-    /// Writes the file of members where it changed.
-    async fn store(&mut self) {
+    /// Writes the file of members where it changed, on a thread of its own: the disk must not delay probes.
+    fn store(&mut self) {
         let Some(path) = self.file.clone() else { return };
+        if self.writing.as_ref().is_some_and(|w| !w.is_finished()) {
+            return;
+        }
         let peers = if self.machine.is_silent() {
             // Who left does not come back by itself.
             Vec::new()
         } else {
-            self.machine.peers().map(|m| m.addr).collect()
+            self.machine.peers().map(|m| (m.addr, m.name.clone())).collect()
         };
         let text = file::render(&file::Known { generation: self.machine.id().generation, peers });
         if text == self.file_written {
             return;
         }
         self.file_written.clone_from(&text);
-        let stored = tokio::task::spawn_blocking(move || file::store(&path, &text)).await;
-        if let Ok(Err(error)) = stored {
-            tracing::warn!(%error, "cannot write the file of known members; a restart will need retry_join");
-        }
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = file::store(&path, &text) {
+                tracing::warn!(path = %path.display(), %error,
+                    "cannot write the file of known members; a restart will need retry_join");
+            }
+        }));
     }
 }
 

@@ -11,6 +11,10 @@
 //! - **Exchange of the whole state** with a random member now and then, and with failed ones, so that healed partitions meet.
 //!   There, an unproven `down` of the other side does not count; who is doubted is asked to renew its identity.
 
+mod exchange;
+mod listing;
+mod suspects;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
@@ -23,7 +27,10 @@ use rand_foca::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::book::Shared;
 use super::envelope::OVERHEAD;
-use super::wire::{ACK, Claim, Codec, Id, Item, Known, PING, Record, Snapshot, peek};
+use listing::Since;
+
+use super::codec::{ACK, Codec, PING, peek};
+use super::wire::{Claim, Id, Item, Record};
 
 /// Longest datagram in bytes, envelope included.
 pub const MAX_PACKET: usize = 1400;
@@ -39,6 +46,10 @@ const RECONNECT_EVERY: Duration = Duration::from_secs(10);
 const EXCHANGE_EVERY: Duration = Duration::from_secs(30);
 /// Housekeeping.
 const TICK_EVERY: Duration = Duration::from_millis(500);
+/// After so long without late timers the health score improves by one.
+const CALM_AFTER: Duration = Duration::from_secs(10);
+/// Between cleanings of the book. A record that came before its member and is thrown away is asked for again.
+const CLEAN_EVERY: Duration = Duration::from_secs(60);
 /// Highest local health score; the timeouts are multiplied by one more than the score.
 const MAX_HEALTH: u32 = 3;
 
@@ -82,6 +93,9 @@ pub enum Effect {
     Exchange {
         /// Where it is.
         with: SocketAddr,
+        /// Only if the node there has this name: a failed member's address may belong to somebody else by now, even of another
+        /// cluster.
+        expect: Option<String>,
     },
     /// [`Machine::members`] shows something new.
     Changed,
@@ -96,6 +110,8 @@ pub enum Verdict {
     Gone,
     /// The name is ours.
     Ours(Claim),
+    /// It is of this other datacenter.
+    Foreign(String),
     /// The name belongs to this member; ask there whether it lives.
     Ask(Id),
 }
@@ -160,15 +176,6 @@ fn rank(timer: &Timer<Id>) -> u8 {
     }
 }
 
-/// When we first saw a member without record, and since when a member is down.
-#[derive(Debug, Clone, Copy)]
-struct Since {
-    generation: u64,
-    seen: Duration,
-    down: Option<Duration>,
-    asked: bool,
-}
-
 /// See the module.
 pub struct Machine {
     timing: Timing,
@@ -182,6 +189,10 @@ pub struct Machine {
     exchange_at: Duration,
     reconnect_at: Duration,
     health: u32,
+    /// When the health score may improve by one.
+    calm_at: Duration,
+    /// When names that are gone are cleaned out of the book.
+    clean_at: Duration,
     record: Record,
     started: u64,
     since: HashMap<Arc<str>, Since>,
@@ -220,6 +231,8 @@ impl Machine {
             exchange_at: now,
             reconnect_at: now,
             health: 0,
+            calm_at: now,
+            clean_at: now + CLEAN_EVERY,
             record,
             started,
             since: HashMap::new(),
@@ -348,177 +361,21 @@ impl Machine {
         if self.exchange_at <= now {
             let scale = (self.active() as f64 / 32.0).max(1.0).log2() + 1.0;
             self.exchange_at = now + self.jittered(EXCHANGE_EVERY.mul_f64(scale));
-            if let Some(with) = self.pick(|m| m.status == MemberStatus::Alive) {
-                self.effects.push_back(Effect::Exchange { with });
+            if let Some((with, _)) = self.pick(|m| m.status == MemberStatus::Alive) {
+                self.effects.push_back(Effect::Exchange { with, expect: None });
             }
         }
         if self.reconnect_at <= now {
             self.reconnect_at = now + self.jittered(RECONNECT_EVERY);
             let failed = self.listed.iter().filter(|m| m.status == MemberStatus::Failed).count();
             // All members together try each failed one about once in the interval.
-            if failed > 0 && self.rng.random_range(0..=self.active()) < failed.max(1) {
-                if let Some(with) = self.pick(|m| m.status == MemberStatus::Failed) {
-                    self.effects.push_back(Effect::Exchange { with });
-                }
+            if failed > 0
+                && self.rng.random_range(0..=self.active()) < failed
+                && let Some((with, expect)) = self.pick(|m| m.status == MemberStatus::Failed)
+            {
+                self.effects.push_back(Effect::Exchange { with, expect: Some(expect) });
             }
         }
-    }
-
-    /// All that we know, for an exchange.
-    pub fn snapshot(&self, now: Duration) -> Snapshot {
-        let book = self.book.lock();
-        let own = Known {
-            id: self.id().clone(),
-            incarnation: 0,
-            state: State::Alive,
-            forced: false,
-            age: 0,
-            record: Some(self.record.clone()),
-        };
-        let others = self.foca.iter_membership_state().filter(|m| m.id().name != self.record.name).filter_map(|m| {
-            let id = m.id();
-            let forced = book.forced(&id.name, id.generation);
-            let down = m.state() == State::Down;
-            let age = self.down_for(id, now);
-            if down && (forced == Some(true) || age > self.timing.reconnect_timeout) {
-                return None;
-            }
-            Some(Known {
-                id: id.clone(),
-                incarnation: m.incarnation(),
-                state: m.state(),
-                forced: down && forced.is_some(),
-                age: if down { u32::try_from(age.as_secs()).unwrap_or(u32::MAX) } else { 0 },
-                record: book.record(&id.name).cloned(),
-            })
-        });
-        Snapshot { from: self.id().clone(), members: std::iter::once(own).chain(others).collect() }
-    }
-
-    /// May the sender of a snapshot exchange states with us?
-    pub fn judge(&self, from: &Id) -> Verdict {
-        if self.silent || self.departed {
-            return Verdict::Gone;
-        }
-        let own = self.id();
-        if from.name == own.name {
-            return if from.addr == own.addr { Verdict::Welcome } else { Verdict::Ours(self.claim()) };
-        }
-        match self.foca.iter_members().find(|m| m.id().name == from.name) {
-            Some(held) if held.id().addr != from.addr => Verdict::Ask(held.id().clone()),
-            _ => Verdict::Welcome,
-        }
-    }
-
-    /// The host of this address says that nobody listens there. A suspect of that address has one probe timeout left, not more:
-    /// neither it nor others answered for it before.
-    pub fn refused(&mut self, now: Duration, addr: SocketAddr) {
-        let soon = now + self.timing.probe_timeout;
-        let late: Vec<_> = self
-            .timers
-            .iter()
-            .filter(|((at, ..), timer)| {
-                *at > soon && matches!(timer, Timer::ChangeSuspectToDown { member_id, .. } if member_id.addr == addr)
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        for key in late {
-            if let Some(timer) = self.timers.remove(&key) {
-                self.timers.insert((soon, key.1, key.2), timer);
-            }
-        }
-    }
-
-    /// A name's holder did not answer to it any more, so that another may have it.
-    pub fn vacate(&mut self, now: Duration, holder: &Id) {
-        let down = foca::Member::down(holder.clone());
-        let result = self.foca.apply_many(std::iter::once(down), true, &mut self.out);
-        self.log(result);
-        self.settle(now);
-    }
-
-    /// Somebody else's claim to our name was confirmed by a third. Whether we gave up: the one that started first stays.
-    pub fn dispute(&mut self, now: Duration, other: &Claim) -> bool {
-        if other.id.name != self.record.name || other.id.addr == self.id().addr || self.silent {
-            return false;
-        }
-        if (self.started, self.id().addr) < (other.started, other.id.addr) {
-            self.renew_above(other.id.generation);
-            self.settle(now);
-            return false;
-        }
-        self.silent = true;
-        self.out.changed = true;
-        self.settle(now);
-        true
-    }
-
-    /// Takes over what another node knows.
-    pub fn merge(&mut self, now: Duration, snapshot: &Snapshot) {
-        if self.silent || self.departed {
-            return;
-        }
-        let mut updates = Vec::new();
-        let mut items = Vec::new();
-        let mut renew = None;
-        let held: HashMap<Arc<str>, u64> =
-            self.foca.iter_members().map(|m| (Arc::clone(&m.id().name), m.id().generation)).collect();
-        for known in &snapshot.members {
-            let id = &known.id;
-            if id.name == self.record.name {
-                let own = self.id();
-                if id.generation > own.generation
-                    || (id.generation == own.generation && (known.state == State::Down || id.addr != own.addr))
-                {
-                    renew = renew.max(Some(id.generation));
-                }
-                if let Some(record) = &known.record {
-                    self.book.lock().learn(Item::Record(record.clone()), false);
-                }
-                continue;
-            }
-            if let Some(record) = known.record.as_ref().filter(|r| r.name == id.name) {
-                items.push(Item::Record(record.clone()));
-            }
-            if known.state == State::Down {
-                let said_so =
-                    known.forced || known.record.as_ref().is_some_and(|r| r.leaving && r.generation >= id.generation);
-                match held.get(&id.name) {
-                    Some(generation) if *generation > id.generation => continue,
-                    // We hold it for alive. It shall say itself which of us is right; if it is dead, our probes will tell.
-                    Some(generation) if *generation == id.generation && !said_so => {
-                        items.push(Item::Renew { name: Arc::clone(&id.name), generation: id.generation });
-                        continue;
-                    }
-                    _ => {}
-                }
-                if known.forced {
-                    items.push(Item::Forced { name: Arc::clone(&id.name), generation: id.generation, prune: false });
-                }
-                let age = Duration::from_secs(known.age.into());
-                if age > self.timing.reconnect_timeout {
-                    continue;
-                }
-                self.since.entry(Arc::clone(&id.name)).or_insert(Since {
-                    generation: id.generation,
-                    seen: now,
-                    down: Some(now.saturating_sub(age)),
-                    asked: true,
-                });
-            }
-            updates.push(foca::Member::new(id.clone(), known.incarnation, known.state));
-        }
-        for item in &items {
-            let result = self.foca.add_broadcast(&item.encode()).map(|_| ());
-            self.log(result);
-        }
-        let result = self.foca.apply_many(updates.into_iter(), true, &mut self.out);
-        self.log(result);
-        if let Some(generation) = renew {
-            self.renew_above(generation);
-        }
-        self.out.changed = true;
-        self.settle(now);
     }
 
     /// Changes our tags, and tells all.
@@ -578,13 +435,6 @@ impl Machine {
         Ok(())
     }
 
-    /// Members worth asking after a restart: all that did not leave.
-    pub fn peers(&self) -> impl Iterator<Item = &Member> {
-        self.listed
-            .iter()
-            .filter(|m| *m.name != *self.record.name && matches!(m.status, MemberStatus::Alive | MemberStatus::Failed))
-    }
-
     /// Where our timers are late, we were not running: that time does not count for anybody.
     fn forgive_lost_time(&mut self, now: Duration) {
         let Some(((due, ..), _)) = self.timers.first_key_value() else { return };
@@ -593,6 +443,7 @@ impl Machine {
             return;
         }
         self.health = (self.health + 1).min(MAX_HEALTH);
+        self.calm_at = now + CALM_AFTER;
         self.timers = std::mem::take(&mut self.timers)
             .into_iter()
             .map(|((at, rank, n), timer)| ((at + late, rank, n), timer))
@@ -601,8 +452,9 @@ impl Machine {
     }
 
     fn tick(&mut self, now: Duration) {
-        if now.as_secs() % 10 == 0 {
-            self.health = self.health.saturating_sub(1);
+        if self.health > 0 && self.calm_at <= now {
+            self.health -= 1;
+            self.calm_at = now + CALM_AFTER;
         }
         self.challenge_suspects();
         // foca keeps rivals of our own name as down entries.
@@ -630,15 +482,15 @@ impl Machine {
                 }
             }
         }
-        self.effects.extend(ask.into_iter().take(3).map(|with| Effect::Exchange { with }));
+        self.effects.extend(ask.into_iter().take(3).map(|with| Effect::Exchange { with, expect: None }));
         self.out.changed = true;
         self.settle(now);
         let known: std::collections::HashSet<Arc<str>> =
             self.foca.iter_membership_state().map(|m| Arc::clone(&m.id().name)).collect();
         self.since.retain(|name, _| known.contains(name));
         let own = Arc::clone(&self.record.name);
-        // A record may come a moment before its member, so only a book that has grown too large is cleaned.
-        if self.since.len() + 64 < known.len() || now.as_secs() % 60 == 0 {
+        if self.clean_at <= now {
+            self.clean_at = now + CLEAN_EVERY;
             self.book.lock().retain(|name| *name == *own || known.contains(name));
         }
     }
@@ -712,52 +564,6 @@ impl Machine {
         }
     }
 
-    /// A probe that tells a suspect that it is suspected. foca leaves it to chance whether a suspect hears of it in time; this way
-    /// its answer refutes the suspicion at once.
-    fn challenge(&self, suspect: &Id, incarnation: u16) -> Option<Vec<u8>> {
-        use foca::Codec as _;
-        let mut codec = Codec(self.book.clone());
-        let header = foca::Header {
-            src: self.id().clone(),
-            src_incarnation: 0,
-            dst: suspect.clone(),
-            message: foca::Message::Ping(0),
-        };
-        let mut packet = Vec::new();
-        codec.encode_header(&header, &mut packet).ok()?;
-        packet.extend_from_slice(&1_u16.to_be_bytes());
-        let member = foca::Member::new(suspect.clone(), incarnation, State::Suspect);
-        codec.encode_member(&member, &mut packet).ok()?;
-        Some(packet)
-    }
-
-    /// Challenges those whom we suspect and whose time runs.
-    fn challenge_suspects(&mut self) {
-        let suspects: HashMap<&Id, u16> = self
-            .foca
-            .iter_members()
-            .filter(|m| m.state() == State::Suspect)
-            .map(|m| (m.id(), m.incarnation()))
-            .collect();
-        if suspects.is_empty() {
-            return;
-        }
-        let packets: Vec<Effect> = self
-            .timers
-            .values()
-            .filter_map(|timer| match timer {
-                Timer::ChangeSuspectToDown { member_id, incarnation, .. }
-                    if suspects.get(member_id) == Some(incarnation) =>
-                {
-                    Some(Effect::Send { to: member_id.addr, packet: self.challenge(member_id, *incarnation)? })
-                }
-                _ => None,
-            })
-            .take(16)
-            .collect();
-        self.effects.extend(packets);
-    }
-
     /// With the last member gone, foca keeps its undelivered news (all are down) and would tell it to the first that comes back,
     /// where it does harm. So foca starts anew with the same knowledge and no news.
     fn forget_news(&mut self) {
@@ -786,85 +592,13 @@ impl Machine {
         }
     }
 
-    fn down_for(&self, id: &Id, now: Duration) -> Duration {
-        let since = self.since.get(&id.name).filter(|s| s.generation == id.generation);
-        since.and_then(|s| s.down).map_or(Duration::ZERO, |at| now.saturating_sub(at))
-    }
-
-    fn refresh(&mut self, now: Duration) {
-        let mut list = vec![Member {
-            name: self.record.name.to_string(),
-            addr: self.id().addr,
-            tags: self.record.tags.clone(),
-            status: match (self.record.leaving, self.silent) {
-                (false, _) => MemberStatus::Alive,
-                (true, false) => MemberStatus::Leaving,
-                (true, true) => MemberStatus::Left,
-            },
-        }];
-        let book = self.book.lock();
-        let gave_up = self.silent && !self.record.leaving;
-        for member in self.foca.iter_membership_state().filter(|_| !gave_up) {
-            let id = member.id();
-            if id.name == self.record.name {
-                continue;
-            }
-            let fresh = Since { generation: id.generation, seen: now, down: None, asked: false };
-            let since = self.since.entry(Arc::clone(&id.name)).or_insert(fresh);
-            if since.generation != id.generation {
-                *since = Since { generation: id.generation, down: None, ..*since };
-            }
-            let down = member.state() == State::Down;
-            if !down {
-                since.down = None;
-            } else if since.down.is_none() {
-                since.down = Some(now);
-            }
-            let record = book.record(&id.name);
-            if record.is_none() && now.saturating_sub(since.seen) < RECORD_GRACE {
-                continue;
-            }
-            let forced = book.forced(&id.name, id.generation);
-            let leaving = book.leaving(&id.name, id.generation);
-            let status = match (down, leaving || (down && forced.is_some())) {
-                (false, false) => MemberStatus::Alive,
-                (false, true) => MemberStatus::Leaving,
-                (true, true) => MemberStatus::Left,
-                (true, false) => MemberStatus::Failed,
-            };
-            let age = since.down.map_or(Duration::ZERO, |at| now.saturating_sub(at));
-            let limit = match status {
-                MemberStatus::Left => LEFT_LISTED.min(self.timing.reconnect_timeout),
-                _ => self.timing.reconnect_timeout,
-            };
-            if (down && forced == Some(true)) || age > limit {
-                continue;
-            }
-            list.push(Member {
-                name: id.name.to_string(),
-                addr: id.addr,
-                tags: record.map(|r| r.tags.clone()).unwrap_or_default(),
-                status,
-            });
-        }
-        drop(book);
-        list.sort_by(|a, b| a.name.cmp(&b.name));
-        if list != self.listed {
-            self.listed = list;
-            if self.effects.back() != Some(&Effect::Changed) {
-                self.effects.push_back(Effect::Changed);
-            }
-        }
-    }
-
-    fn pick(&mut self, wanted: impl Fn(&Member) -> bool) -> Option<SocketAddr> {
+    fn pick(&mut self, wanted: impl Fn(&Member) -> bool) -> Option<(SocketAddr, String)> {
         let own = Arc::clone(&self.record.name);
-        let candidates: Vec<SocketAddr> =
-            self.listed.iter().filter(|m| *m.name != *own && wanted(m)).map(|m| m.addr).collect();
+        let candidates: Vec<&Member> = self.listed.iter().filter(|m| *m.name != *own && wanted(m)).collect();
         if candidates.is_empty() {
             return None;
         }
-        candidates.get(self.rng.random_range(0..candidates.len())).copied()
+        candidates.get(self.rng.random_range(0..candidates.len())).map(|m| (m.addr, m.name.clone()))
     }
 
     fn jittered(&mut self, interval: Duration) -> Duration {

@@ -7,6 +7,7 @@
 //! old one still lives at another address, the newcomer is refused and told so.
 
 pub mod book;
+pub mod codec;
 pub mod driver;
 pub mod envelope;
 pub mod machine;

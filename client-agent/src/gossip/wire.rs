@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut};
-use foca::{Header, Message, State};
+use bytes::BufMut;
+use foca::State;
 
 /// Longest node name in bytes, as `causeway_proto::name::node` allows.
 pub const MAX_NAME: usize = 128;
@@ -16,6 +16,9 @@ pub const MAX_NAME: usize = 128;
 pub const MAX_TAGS: usize = 512;
 /// Longest TCP frame in bytes.
 pub const MAX_FRAME: usize = 8 << 20;
+
+/// Members in one state at most.
+pub const MAX_MEMBERS: u32 = 32_768;
 
 /// Why bytes could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -150,7 +153,7 @@ pub enum Frame {
 }
 
 /// Reads from a slice; never beyond its end.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, n: usize) -> Result<&'a [u8], WireError> {
@@ -165,11 +168,11 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
-    fn u8(&mut self) -> Result<u8, WireError> {
+    pub(super) fn u8(&mut self) -> Result<u8, WireError> {
         Ok(u8::from_be_bytes(self.array()?))
     }
 
-    fn u16(&mut self) -> Result<u16, WireError> {
+    pub(super) fn u16(&mut self) -> Result<u16, WireError> {
         Ok(u16::from_be_bytes(self.array()?))
     }
 
@@ -212,7 +215,7 @@ impl<'a> Reader<'a> {
         Ok(SocketAddr::new(ip, self.u16()?))
     }
 
-    fn id(&mut self) -> Result<Id, WireError> {
+    pub(super) fn id(&mut self) -> Result<Id, WireError> {
         Ok(Id { name: self.name()?, generation: self.u64()?, addr: self.addr()? })
     }
 
@@ -246,7 +249,7 @@ fn put_name(out: &mut Vec<u8>, name: &str) {
     out.put_slice(bytes);
 }
 
-fn put_id(out: &mut Vec<u8>, id: &Id) {
+pub(super) fn put_id(out: &mut Vec<u8>, id: &Id) {
     put_name(out, &id.name);
     out.put_u64(id.generation);
     match id.addr.ip() {
@@ -330,7 +333,7 @@ impl Item {
     }
 }
 
-fn state_code(state: State) -> u8 {
+pub(super) fn state_code(state: State) -> u8 {
     match state {
         State::Alive => 0,
         State::Suspect => 1,
@@ -338,7 +341,7 @@ fn state_code(state: State) -> u8 {
     }
 }
 
-fn state_of(code: u8) -> Result<State, WireError> {
+pub(super) fn state_of(code: u8) -> Result<State, WireError> {
     match code {
         0 => Ok(State::Alive),
         1 => Ok(State::Suspect),
@@ -401,6 +404,9 @@ impl Frame {
             1 => {
                 let from = r.id()?;
                 let count = r.u32()?;
+                if count > MAX_MEMBERS {
+                    return Err(WireError::Bad("number of members"));
+                }
                 let mut members = Vec::new();
                 for _ in 0..count {
                     let (id, incarnation, state) = (r.id()?, r.u16()?, state_of(r.u8()?)?);
@@ -435,175 +441,11 @@ impl Frame {
     }
 }
 
-/// Number of a packet that is a probe.
-pub const PING: u8 = 1;
-/// Number of a packet that answers one.
-pub const ACK: u8 = 2;
-
-/// The kind and the sender of a packet, without reading the rest.
-pub fn peek(packet: &[u8]) -> Option<(u8, Id)> {
-    let mut r = Reader(packet);
-    let kind = r.u8().ok()?;
-    Some((kind, r.id().ok()?))
-}
-
-/// Tells foca's codec which lives ended of their own will: a `down` says so wherever it goes, and who reads it takes note.
-pub trait Farewells {
-    /// Whether this life left, rather than failed.
-    fn left(&self, id: &Id) -> bool;
-    /// This life left.
-    fn note_left(&mut self, id: &Id);
-}
-
-/// State of a member that is down because it left.
-const LEFT: u8 = 3;
-
-/// foca's codec.
-#[derive(Debug, Clone)]
-pub struct Codec<F>(pub F);
-
-fn put(mut buf: impl BufMut, bytes: &[u8]) -> Result<(), WireError> {
-    if buf.remaining_mut() < bytes.len() {
-        return Err(WireError::Full);
-    }
-    buf.put_slice(bytes);
-    Ok(())
-}
-
-/// foca hands its slice as a `Buf`; a slice is one chunk, so this borrows, reads, and then advances by what was read.
-fn read<T>(mut buf: impl Buf, f: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>) -> Result<T, WireError> {
-    let chunk = buf.chunk();
-    let before = chunk.len();
-    let mut reader = Reader(chunk);
-    let value = f(&mut reader)?;
-    let used = before - reader.0.len();
-    buf.advance(used);
-    Ok(value)
-}
-
-impl<F: Farewells> foca::Codec<Id> for Codec<F> {
-    type Error = WireError;
-
-    fn encode_header(&mut self, header: &Header<Id>, buf: impl BufMut) -> Result<(), WireError> {
-        let (kind, number, other) = match &header.message {
-            Message::Ping(n) => (PING, Some(*n), None),
-            Message::Ack(n) => (ACK, Some(*n), None),
-            Message::PingReq { target, probe_number } => (3, Some(*probe_number), Some(target)),
-            Message::IndirectPing { origin, probe_number } => (4, Some(*probe_number), Some(origin)),
-            Message::IndirectAck { target, probe_number } => (5, Some(*probe_number), Some(target)),
-            Message::ForwardedAck { origin, probe_number } => (6, Some(*probe_number), Some(origin)),
-            Message::Announce => (7, None, None),
-            Message::Feed => (8, None, None),
-            Message::Gossip => (9, None, None),
-            Message::Broadcast => (10, None, None),
-            Message::TurnUndead => (11, None, None),
-        };
-        let mut out = Vec::with_capacity(96);
-        out.put_u8(kind);
-        put_id(&mut out, &header.src);
-        out.put_u16(header.src_incarnation);
-        put_id(&mut out, &header.dst);
-        if let Some(number) = number {
-            out.put_u8(number);
-        }
-        if let Some(other) = other {
-            put_id(&mut out, other);
-        }
-        put(buf, &out)
-    }
-
-    fn decode_header(&mut self, buf: impl Buf) -> Result<Header<Id>, WireError> {
-        read(buf, |r| {
-            let kind = r.u8()?;
-            let (src, src_incarnation, dst) = (r.id()?, r.u16()?, r.id()?);
-            let message = match kind {
-                PING => Message::Ping(r.u8()?),
-                ACK => Message::Ack(r.u8()?),
-                3 => {
-                    let probe_number = r.u8()?;
-                    Message::PingReq { target: r.id()?, probe_number }
-                }
-                4 => {
-                    let probe_number = r.u8()?;
-                    Message::IndirectPing { origin: r.id()?, probe_number }
-                }
-                5 => {
-                    let probe_number = r.u8()?;
-                    Message::IndirectAck { target: r.id()?, probe_number }
-                }
-                6 => {
-                    let probe_number = r.u8()?;
-                    Message::ForwardedAck { origin: r.id()?, probe_number }
-                }
-                7 => Message::Announce,
-                8 => Message::Feed,
-                9 => Message::Gossip,
-                10 => Message::Broadcast,
-                11 => Message::TurnUndead,
-                _ => return Err(WireError::Bad("kind of packet")),
-            };
-            Ok(Header { src, src_incarnation, dst, message })
-        })
-    }
-
-    fn encode_member(&mut self, member: &foca::Member<Id>, buf: impl BufMut) -> Result<(), WireError> {
-        let mut out = Vec::with_capacity(48);
-        put_id(&mut out, member.id());
-        out.put_u16(member.incarnation());
-        let left = member.state() == State::Down && self.0.left(member.id());
-        out.put_u8(if left { LEFT } else { state_code(member.state()) });
-        put(buf, &out)
-    }
-
-    fn decode_member(&mut self, buf: impl Buf) -> Result<foca::Member<Id>, WireError> {
-        read(buf, |r| {
-            let (id, incarnation) = (r.id()?, r.u16()?);
-            let state = match r.u8()? {
-                LEFT => {
-                    self.0.note_left(&id);
-                    State::Down
-                }
-                code => state_of(code)?,
-            };
-            Ok(foca::Member::new(id, incarnation, state))
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::{Rng, SeedableRng, rngs::SmallRng};
 
     use super::*;
-
-    #[derive(Default)]
-    struct Noted(Vec<Id>);
-
-    impl Farewells for Noted {
-        fn left(&self, id: &Id) -> bool {
-            self.0.contains(id)
-        }
-
-        fn note_left(&mut self, id: &Id) {
-            self.0.push(id.clone());
-        }
-    }
-
-    #[test]
-    fn a_farewell_travels_with_its_down() {
-        use foca::Codec as _;
-        let (mut leaver, mut reader) = (Codec(Noted::default()), Codec(Noted::default()));
-        let a = id("a", "1.2.3.4:5");
-        for (left, member) in [(false, foca::Member::down(a.clone())), (true, foca::Member::down(a.clone()))] {
-            if left {
-                leaver.0.note_left(&a);
-            }
-            let mut bytes = Vec::new();
-            leaver.encode_member(&member, &mut bytes).unwrap();
-            assert_eq!(reader.decode_member(&bytes[..]), Ok(member));
-            assert_eq!(reader.0.left(&a), left);
-        }
-    }
 
     fn id(name: &str, addr: &str) -> Id {
         Id { name: name.into(), generation: 7, addr: addr.parse().unwrap() }
@@ -648,33 +490,6 @@ mod tests {
     }
 
     #[test]
-    fn headers_go_there_and_back() {
-        use foca::Codec as _;
-        let (a, b, c) = (id("a", "1.2.3.4:5"), id("b", "[::1]:6"), id("c", "1.2.3.4:7"));
-        for message in [
-            Message::Ping(1),
-            Message::Ack(2),
-            Message::PingReq { target: c.clone(), probe_number: 3 },
-            Message::IndirectPing { origin: c.clone(), probe_number: 4 },
-            Message::IndirectAck { target: c.clone(), probe_number: 5 },
-            Message::ForwardedAck { origin: c.clone(), probe_number: 6 },
-            Message::Announce,
-            Message::Feed,
-            Message::Gossip,
-            Message::Broadcast,
-            Message::TurnUndead,
-        ] {
-            let header = Header { src: a.clone(), src_incarnation: 9, dst: b.clone(), message };
-            let mut bytes = Vec::new();
-            Codec(Noted::default()).encode_header(&header, &mut bytes).unwrap();
-            assert_eq!(peek(&bytes).unwrap().1, a);
-            let mut rest = &bytes[..];
-            assert_eq!(Codec(Noted::default()).decode_header(&mut rest), Ok(header));
-            assert!(rest.is_empty());
-        }
-    }
-
-    #[test]
     fn what_is_cut_short_or_too_long_is_refused() {
         for frame in frames() {
             let bytes = frame.encode();
@@ -694,7 +509,11 @@ mod tests {
     fn a_count_that_promises_billions_allocates_nothing() {
         let mut bytes = vec![1];
         put_id(&mut bytes, &id("a", "1.2.3.4:5"));
+        let start = bytes.len();
         bytes.extend_from_slice(&u32::MAX.to_be_bytes());
+        assert_eq!(Frame::decode(&bytes), Err(WireError::Bad("number of members")));
+        bytes.truncate(start);
+        bytes.extend_from_slice(&MAX_MEMBERS.to_be_bytes());
         assert_eq!(Frame::decode(&bytes), Err(WireError::Short));
     }
 
@@ -707,7 +526,6 @@ mod tests {
 
     #[test]
     fn flipped_bits_never_panic() {
-        use foca::Codec as _;
         let mut rng = SmallRng::seed_from_u64(2);
         let frames = frames();
         for _ in 0..100_000 {
@@ -718,8 +536,6 @@ mod tests {
             }
             let _ = Frame::decode(&bytes);
             let _ = Item::decode(&bytes);
-            let _ = Codec(Noted::default()).decode_header(&mut &bytes[..]);
-            let _ = Codec(Noted::default()).decode_member(&mut &bytes[..]);
         }
     }
 }

@@ -14,14 +14,14 @@ const MAX_FILE: u64 = 8 << 20;
 pub(super) struct Known {
     /// Our last generation.
     pub(super) generation: u64,
-    /// Gossip addresses of the others.
-    pub(super) peers: Vec<SocketAddr>,
+    /// Gossip addresses and names of the others.
+    pub(super) peers: Vec<(SocketAddr, String)>,
 }
 
 pub(super) fn render(known: &Known) -> String {
     let mut text = format!("{HEAD}\ngeneration {}\n", known.generation);
-    for peer in &known.peers {
-        text.push_str(&format!("peer {peer}\n"));
+    for (addr, name) in &known.peers {
+        text.push_str(&format!("peer {addr} {name}\n"));
     }
     text
 }
@@ -36,7 +36,10 @@ pub(super) fn parse(text: &str) -> Known {
     for line in lines {
         match line.split_once(' ') {
             Some(("generation", n)) => known.generation = n.parse().unwrap_or(0),
-            Some(("peer", addr)) => known.peers.extend(addr.parse::<SocketAddr>()),
+            Some(("peer", peer)) => {
+                let peer = peer.split_once(' ').and_then(|(addr, name)| Some((addr.parse().ok()?, name.to_owned())));
+                known.peers.extend(peer);
+            }
             _ => {}
         }
     }
@@ -73,13 +76,16 @@ mod tests {
 
     #[test]
     fn there_and_back() {
-        let known = Known { generation: 5, peers: vec!["1.2.3.4:5".parse().unwrap(), "[::1]:6".parse().unwrap()] };
+        let known = Known {
+            generation: 5,
+            peers: vec![("1.2.3.4:5".parse().unwrap(), "a".to_owned()), ("[::1]:6".parse().unwrap(), "b".to_owned())],
+        };
         assert_eq!(parse(&render(&known)), known);
     }
 
     #[test]
     fn damage_is_passed_over() {
         assert_eq!(parse("something else\npeer 1.2.3.4:5"), Known::default());
-        assert_eq!(parse(&format!("{HEAD}\npeer x\n\u{0}\npeer 1.2.3.4:5\n")).peers.len(), 1);
+        assert_eq!(parse(&format!("{HEAD}\npeer x\n\u{0}\npeer 1.2.3.4:5\npeer 1.2.3.4:5 a\n")).peers.len(), 1);
     }
 }

@@ -108,6 +108,33 @@ pub(super) async fn join(link: &Link, addrs: &[String], deadline: Duration) -> J
     })
 }
 
+/// After a restart: looks for the members known before, each at its address under its name, until one has answered.
+pub(super) async fn rejoin(link: &Link, peers: Vec<(SocketAddr, String)>) {
+    let search = async {
+        let mut pause = Duration::from_millis(250);
+        for _ in 0..20 {
+            let answered = futures::stream::iter(peers.clone())
+                .map(|(addr, name)| async move {
+                    tcp::who_is(link, &name, addr).await.is_some()
+                        && tcp::exchange(link, addr, tcp::DEADLINE).await.is_ok()
+                })
+                .buffer_unordered(AT_ONCE)
+                .filter(|ok| std::future::ready(*ok))
+                .take(3)
+                .count()
+                .await;
+            if answered > 0 {
+                tracing::info!("rejoined the members known before the restart");
+                return;
+            }
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
+            pause = (pause * 2).min(Duration::from_secs(30));
+        }
+        tracing::warn!("none of the members known before the restart answers");
+    };
+    link.stop.run_until_cancelled(search).await;
+}
+
 /// Joins until another node has answered; resolves names anew each time.
 #[derive(Debug, Clone)]
 pub struct RetryJoin {

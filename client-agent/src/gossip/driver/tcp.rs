@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{Command, Link, Offer};
 use crate::gossip::envelope::{OVERHEAD, OpenError};
-use crate::gossip::wire::{Claim, Frame, Id, MAX_FRAME};
+use crate::gossip::wire::{Claim, Frame, MAX_FRAME};
 
 /// A connection may last this long.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -145,10 +145,10 @@ pub(super) async fn packet(link: &Link, to: SocketAddr, packet: Vec<u8>) {
     }
 }
 
-/// Whether the holder of a name still lives at its address.
-async fn holder_lives(link: &Link, holder: &Id) -> Option<Claim> {
-    match call_within(link, holder.addr, &Frame::WhoIs, HOLDER_DEADLINE).await {
-        Ok(Frame::IAm(claim)) if claim.id.name == holder.name => Some(claim),
+/// Whether the node of this name lives at its address.
+pub(super) async fn who_is(link: &Link, name: &str, at: SocketAddr) -> Option<Claim> {
+    match call_within(link, at, &Frame::WhoIs, HOLDER_DEADLINE).await {
+        Ok(Frame::IAm(claim)) if *claim.id.name == *name => Some(claim),
         _ => None,
     }
 }
@@ -161,8 +161,9 @@ async fn answer_state(link: &Link, theirs: crate::gossip::wire::Snapshot) -> Opt
         match rx.await.ok()? {
             Offer::State(ours) => return Some(Frame::State(ours)),
             Offer::Taken(claim) => return Some(Frame::Taken(claim)),
+            Offer::Foreign(why) => return Some(Frame::Refused(why)),
             Offer::Gone => return Some(Frame::Refused("the node has left and is about to stop".to_owned())),
-            Offer::Ask(holder) => match holder_lives(link, &holder).await {
+            Offer::Ask(holder) => match who_is(link, &holder.name, holder.addr).await {
                 Some(claim) => {
                     tracing::warn!(name = %holder.name, held_by = %holder.addr, refused = %theirs.from.addr,
                         "two nodes want the same node_name; the newcomer is refused");

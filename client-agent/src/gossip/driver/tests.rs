@@ -214,7 +214,7 @@ async fn a_restart_finds_the_others_by_its_file() {
     assert_eq!(b.join(&a).await, Ok(1));
     b.kill().await;
     let known = file::load(&path).unwrap();
-    assert_eq!(known.peers, [a.addr().parse().unwrap()]);
+    assert_eq!(known.peers, [(a.addr().parse().unwrap(), "a".to_owned())]);
     let b = Node::start(with_file.clone()).await;
     b.sees("a", MemberStatus::Alive).await;
     a.sees_that("b", |m| m.is_alive() && m.addr.port() == b.gossip.port()).await;
@@ -264,4 +264,29 @@ async fn garbage_on_the_sockets_does_no_harm() {
     let third = Node::start(config("n9")).await;
     assert_eq!(third.join(&nodes[0]).await, Ok(1));
     nodes[1].sees("n9", MemberStatus::Alive).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_datacenter_is_refused() {
+    let of = |name: &str, dc: &str| {
+        let mut config = config(name);
+        config.tags.insert("dc".to_owned(), dc.to_owned());
+        config
+    };
+    let (a, b) = (Node::start(of("a", "dc1")).await, Node::start(of("b", "dc2")).await);
+    let text = b.join(&a).await.unwrap_err().to_string();
+    assert!(text.contains("Member 'b' part of wrong datacenter 'dc2'"), "{text}");
+    assert_eq!(a.gossip.members().borrow().len(), 1);
+    assert_eq!(b.gossip.members().borrow().len(), 1);
+}
+
+#[test]
+fn what_callers_spawn_can_be_spawned() {
+    fn sendable<T: Send>(_: impl FnOnce(&'static Gossip, &'static CancellationToken) -> T) {}
+    sendable(|gossip, _| gossip.join(&[], Duration::ZERO));
+    sendable(|gossip, _| gossip.leave());
+    sendable(|gossip, _| gossip.force_leave("", false));
+    sendable(|gossip, _| gossip.stopped());
+    sendable(|gossip, stop| join::RetryJoin { addrs: Vec::new(), interval: Duration::ZERO, max: 0 }.run(gossip, stop));
+    sendable(|_, stop| Gossip::start(config("x"), stop.clone()));
 }
