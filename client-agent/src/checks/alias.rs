@@ -29,9 +29,7 @@ pub fn worst<'a>(checks: impl Iterator<Item = &'a catalog::Check>, service: &str
             found = Some(Outcome::new(status, format!("Aliased check {:?} failing: {}", check.name, check.output)));
         }
     }
-    found.unwrap_or_else(|| {
-        Outcome::new(Status::Passing, if any { "All checks passing." } else { "No checks found." })
-    })
+    found.unwrap_or_else(|| Outcome::new(Status::Passing, if any { "All checks passing." } else { "No checks found." }))
 }
 
 #[cfg(test)]
@@ -51,7 +49,8 @@ mod tests {
 
     #[test]
     fn the_worst_counts() {
-        let table: [(&[(&str, &str)], &str, Status, &str); 5] = [
+        type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, Status, &'a str);
+        let table: [Row<'_>; 5] = [
             (&[], "a", Status::Passing, "No checks found."),
             (&[("a", "passing"), ("b", "critical")], "a", Status::Passing, "All checks passing."),
             (&[("a", "warning"), ("a", "passing")], "a", Status::Warning, "Aliased check \"c\" failing: why"),

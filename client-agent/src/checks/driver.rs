@@ -1,5 +1,8 @@
 //! Runs checks when they are due and tells the registry.
-#![allow(clippy::disallowed_methods, reason = "the one file of this feature that touches tasks, clock, disk and chance")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the one file of this feature that touches tasks, clock, disk and chance"
+)]
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -248,9 +251,10 @@ async fn run_once(definition: &CheckDefinition, context: &Context) -> Outcome {
             let run = grpc::run(address, *use_tls, *tls_skip_verify, &context.tls);
             (timeout(within, run).await, format!("gRPC check {address}: context deadline exceeded"))
         }
-        CheckKind::Alias { node, service } => {
-            (timeout(within, remote_alias(node, service, context)).await, format!("no answer about node {node} in time"))
-        }
+        CheckKind::Alias { node, service } => (
+            timeout(within, remote_alias(node, service, context)).await,
+            format!("no answer about node {node} in time"),
+        ),
         // Refused at registration, or never scheduled.
         CheckKind::Udp { .. } | CheckKind::Ttl | CheckKind::Maintenance => {
             return Outcome::critical("checks of this type are not run; use a TCP, HTTP, gRPC, script or TTL check");
@@ -258,7 +262,14 @@ async fn run_once(definition: &CheckDefinition, context: &Context) -> Outcome {
     };
     let outcome = run.unwrap_or_else(|_| Outcome::critical(late));
     // Script and HTTP bound their output themselves; error texts are short, yet an alias repeats what others say.
-    Outcome { output: if matches!(definition.kind, CheckKind::Http(_)) { outcome.output } else { bounded(&outcome.output, limit) }, ..outcome }
+    Outcome {
+        output: if matches!(definition.kind, CheckKind::Http(_)) {
+            outcome.output
+        } else {
+            bounded(&outcome.output, limit)
+        },
+        ..outcome
+    }
 }
 
 async fn remote_alias(node: &str, service: &str, context: &Context) -> Outcome {

@@ -28,7 +28,11 @@ impl Bench {
             if let Some(check) = self.registry.snapshot().checks.get(id).filter(|c| c.status == status) {
                 return check.check.output.clone();
             }
-            assert!(start.elapsed() < 20 * SECOND, "{id} never was {status}: {:?}", self.registry.snapshot().checks.get(id));
+            assert!(
+                start.elapsed() < 20 * SECOND,
+                "{id} never was {status}: {:?}",
+                self.registry.snapshot().checks.get(id)
+            );
             sleep(Duration::from_millis(2)).await;
         }
     }
@@ -43,7 +47,11 @@ async fn a_tcp_check_follows_its_server() {
     let bench = bench(Settings::new("n1"));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    bench.registry.add_check(every_second("t", CheckKind::Tcp { address: addr.to_string() }), Source::Api).await.unwrap();
+    bench
+        .registry
+        .add_check(every_second("t", CheckKind::Tcp { address: addr.to_string() }), Source::Api)
+        .await
+        .unwrap();
     assert_eq!(bench.until("t", Status::Passing).await, format!("TCP connect {addr}: Success"));
     drop(listener);
     assert_eq!(bench.until("t", Status::Critical).await, format!("dial tcp {addr}: connect: connection refused"));
@@ -99,7 +107,11 @@ async fn ttl_checks_expire_again_and_again() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_stays_critical_goes() {
     let bench = bench(Settings::new("n1"));
-    let ttl = CheckDefinition { ttl: 5 * SECOND, deregister_critical_service_after: 10 * SECOND, ..CheckDefinition::default() };
+    let ttl = CheckDefinition {
+        ttl: 5 * SECOND,
+        deregister_critical_service_after: 10 * SECOND,
+        ..CheckDefinition::default()
+    };
     let web = ServiceDefinition { name: "web".into(), checks: vec![ttl], ..ServiceDefinition::default() };
     bench.registry.add_service(web, Source::Api, false).await.unwrap();
     sleep(55 * SECOND).await;

@@ -83,3 +83,56 @@ fn chain(error: impl std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests serve")]
+
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::rt::TokioExecutor;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A gRPC server that answers with this status for service `web`, and that any other is not known.
+    async fn server(status: u8) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let asked = HealthCheckRequest::decode(&body[5..]).unwrap();
+            let answer = Full::new(Bytes::from(vec![0, 0, 0, 0, 2, 8, status]));
+            let mut trailers = http::HeaderMap::new();
+            let code = if asked.service == "web" { "0" } else { "5" };
+            trailers.insert("grpc-status", code.parse().unwrap());
+            let answer = answer.with_trailers(async move { Some(Ok::<_, Infallible>(trailers)) });
+            let response = http::Response::builder().header("content-type", "application/grpc");
+            Ok::<_, Infallible>(response.body(answer).unwrap())
+        });
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service.clone()));
+            }
+        });
+        addr
+    }
+
+    #[tokio::test]
+    async fn statuses() {
+        let tls = Tls::new(&[]).unwrap();
+        for (answer, status) in [(1, Status::Passing), (2, Status::Critical), (3, Status::Critical)] {
+            let addr = server(answer).await;
+            let outcome = run(&format!("{addr}/web"), false, false, &tls).await;
+            assert_eq!(outcome.status, status, "{}", outcome.output);
+            assert_eq!(run(&addr.to_string(), false, false, &tls).await.status, Status::Critical);
+        }
+        assert_eq!(run("127.0.0.1:1/web", false, false, &tls).await.status, Status::Critical);
+        assert_eq!(run("no address", false, false, &tls).await.status, Status::Critical);
+    }
+}

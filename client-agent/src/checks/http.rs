@@ -179,7 +179,11 @@ pub(super) async fn run(check: &HttpCheck, limit: usize, tls: &Tls) -> Outcome {
 /// The text of a run that took too long.
 pub(super) fn timed_out(check: &HttpCheck) -> String {
     let method = if check.method.is_empty() { "GET" } else { &check.method };
-    format!("{} {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)", go_method(method), check.url)
+    format!(
+        "{} {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+        go_method(method),
+        check.url
+    )
 }
 
 async fn ask(check: &HttpCheck, method: &str, limit: usize, tls: &Tls) -> Result<Answer, String> {

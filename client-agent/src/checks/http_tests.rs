@@ -85,7 +85,14 @@ async fn method_headers_and_body_are_sent() {
         ..check(format!("http://me:secret@{addr}/p?q=1"))
     };
     let output = go(&check).await.output;
-    for part in ["post /p?q=1 http/1.1", "x-a: 1\r\nx-a: 2", "host: other", "content-length: 4", "authorization: basic", "user-agent: consul health check"] {
+    for part in [
+        "post /p?q=1 http/1.1",
+        "x-a: 1\r\nx-a: 2",
+        "host: other",
+        "content-length: 4",
+        "authorization: basic",
+        "user-agent: consul health check",
+    ] {
         assert!(output.contains(part), "{part:?} in {output}");
     }
 }
@@ -128,14 +135,49 @@ async fn large_answers_are_cut() {
 #[test]
 fn locations() {
     let from = target("http://a:1/x/y?z").unwrap();
-    for (location, to) in [
-        ("https://b/", "https://b/"),
-        ("//b/c", "http://b/c"),
-        ("/c", "http://a:1/c"),
-        ("c", "http://a:1/x/c"),
-    ] {
+    for (location, to) in
+        [("https://b/", "https://b/"), ("//b/c", "http://b/c"), ("/c", "http://a:1/c"), ("c", "http://a:1/x/c")]
+    {
         assert_eq!(follow(&from, location), to);
     }
     let v6 = target("https://[::1]/").unwrap();
     assert_eq!((v6.host.as_str(), v6.port, v6.https), ("::1", 443, true));
+}
+
+/// An HTTPS server on this machine that answers 200, and its certificate as PEM.
+async fn https_server() -> (SocketAddr, String) {
+    let key = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let secret = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![key.cert.der().clone()], secret)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(said("200 OK", "", "safe").as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (addr, key.cert.pem())
+}
+
+#[tokio::test]
+async fn certificates_are_verified_unless_told_otherwise() {
+    let (addr, pem) = https_server().await;
+    let strict = check(format!("https://{addr}/"));
+    let outcome = go(&strict).await;
+    assert_eq!(outcome.status, Status::Critical);
+    assert!(outcome.output.contains("tls: "), "{}", outcome.output);
+    let trusting = Tls::new(&[pem.into_bytes()]).unwrap();
+    assert_eq!(run(&strict, 4096, &trusting).await.status, Status::Passing);
+    let careless = HttpCheck { tls_skip_verify: true, ..strict };
+    assert!(go(&careless).await.output.ends_with("200 OK Output: safe"));
 }

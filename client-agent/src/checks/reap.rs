@@ -48,7 +48,9 @@ mod tests {
             let service = ServiceDefinition { name: id.into(), checks: vec![check], ..ServiceDefinition::default() };
             state.add_service(service, Source::Api, false, t0).unwrap();
         }
-        let ids = |state: &State, s: u32| due(state.local(), MINIMUM, t0 + s * second).into_iter().map(|d| d.0).collect::<Vec<_>>();
+        let ids = |state: &State, s: u32| {
+            due(state.local(), MINIMUM, t0 + s * second).into_iter().map(|d| d.0).collect::<Vec<_>>()
+        };
         assert!(ids(&state, 59).is_empty(), "five seconds count as a minute");
         assert_eq!(ids(&state, 60), ["short"]);
         assert_eq!(ids(&state, 120), ["long", "short"]);

@@ -55,9 +55,10 @@ impl Schedule {
     pub fn update(&mut self, local: &Local, now: Instant, rng: &mut impl Rng) -> Vec<Run> {
         let mut stopped = Vec::new();
         self.entries.retain(|id, entry| {
-            let stays = local.checks.get(id).is_some_and(|c| {
-                Arc::ptr_eq(&c.definition, &entry.definition) || c.definition == entry.definition
-            });
+            let stays = local
+                .checks
+                .get(id)
+                .is_some_and(|c| Arc::ptr_eq(&c.definition, &entry.definition) || c.definition == entry.definition);
             if !stays {
                 stopped.push(Run { id: id.clone(), number: entry.number });
             }
@@ -237,10 +238,20 @@ mod tests {
         let mut schedule = Schedule::default();
         schedule.update(state.local(), t0, &mut StdRng::seed_from_u64(3));
         let mut now = t0;
-        for (step, (status, counts)) in
-            [(P, false), (C, false), (P, false), (W, true), (C, false), (C, false), (C, true), (C, true), (P, false), (P, true)]
-                .into_iter()
-                .enumerate()
+        for (step, (status, counts)) in [
+            (P, false),
+            (C, false),
+            (P, false),
+            (W, true),
+            (C, false),
+            (C, false),
+            (C, true),
+            (C, true),
+            (P, false),
+            (P, true),
+        ]
+        .into_iter()
+        .enumerate()
         {
             now += 10 * SECOND;
             let (run, _) = schedule.pop_due(now).unwrap();

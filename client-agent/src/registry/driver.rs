@@ -376,7 +376,11 @@ fn load(dir: &Path, state: &mut State) -> Result<(), OpenError> {
 fn load_one(folder: Folder, path: &Path, state: &mut State, now: Instant, unix: Duration) {
     let shown = path.display();
     let bytes = match std::fs::metadata(path).and_then(|m| {
-        if m.len() > MAX_FILE { Err(io::Error::other("it is too large to be one of ours")) } else { std::fs::read(path) }
+        if m.len() > MAX_FILE {
+            Err(io::Error::other("it is too large to be one of ours"))
+        } else {
+            std::fs::read(path)
+        }
     }) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -413,7 +417,9 @@ fn set_aside(path: &Path, error: &DecodeError) {
             file = %path.display(), %error,
             "a saved registration is damaged and was set aside as .damaged; register what is missing again"
         ),
-        Err(rename) => tracing::error!(file = %path.display(), %error, %rename, "a saved registration is damaged; register what is missing again"),
+        Err(rename) => {
+            tracing::error!(file = %path.display(), %error, %rename, "a saved registration is damaged; register what is missing again")
+        }
     }
 }
 

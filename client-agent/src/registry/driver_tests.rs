@@ -37,10 +37,7 @@ async fn a_restart_finds_services_checks_and_ttl_states() {
     let after = open(&dir).snapshot();
     assert_eq!(after.services.keys().collect::<Vec<_>>(), ["web"]);
     assert_eq!(after.services["web"], before.services["web"]);
-    assert_eq!(
-        after.checks.keys().collect::<Vec<_>>(),
-        ["_service_maintenance:web", "node", "service:web:2", "t"]
-    );
+    assert_eq!(after.checks.keys().collect::<Vec<_>>(), ["_service_maintenance:web", "node", "service:web:2", "t"]);
     for (id, check) in &after.checks {
         let was = &before.checks[id];
         assert_eq!((&check.check, &check.definition), (&was.check, &was.definition), "{id}");

@@ -8,7 +8,9 @@ use causeway_proto::catalog;
 use prost::Message;
 use ring::digest;
 
-use super::definition::{CheckDefinition, CheckKind, HttpCheck, ScriptCheck, Secret, ServiceDefinition, Status, Weights};
+use super::definition::{
+    CheckDefinition, CheckKind, HttpCheck, ScriptCheck, Secret, ServiceDefinition, Status, Weights,
+};
 use super::state::{LocalCheck, LocalService, SavedState};
 
 const MAGIC: &[u8] = b"causeway registry 1\n";

@@ -406,7 +406,9 @@ impl State {
             return Ok(Vec::new());
         }
         let notes = if reason.is_empty() {
-            format!("Maintenance mode is enabled for this {what}, but no reason was provided. This is a default message.")
+            format!(
+                "Maintenance mode is enabled for this {what}, but no reason was provided. This is a default message."
+            )
         } else {
             reason.to_owned()
         };

@@ -172,9 +172,12 @@ fn definitions_count_only_when_a_check_is_another() {
 #[test]
 fn addresses_are_tagged_by_family() {
     let (mut s, now) = (state(), Instant::now());
-    for (address, expected) in
-        [("10.0.0.1", vec!["lan_ipv4", "wan_ipv4"]), ("::1", vec!["lan_ipv6", "wan_ipv6"]), ("host", vec![]), ("", vec![])]
-    {
+    for (address, expected) in [
+        ("10.0.0.1", vec!["lan_ipv4", "wan_ipv4"]),
+        ("::1", vec!["lan_ipv6", "wan_ipv6"]),
+        ("host", vec![]),
+        ("", vec![]),
+    ] {
         let service = ServiceDefinition { address: address.into(), port: 80, ..web(vec![]) };
         s.add_service(service, Source::Api, false, now).unwrap();
         let tagged = &s.local.services["web"].service.tagged_addresses;

@@ -115,10 +115,7 @@ mod tests {
                 with_meta("a b", "x"),
                 "Invalid Service Meta: Couldn't load metadata pair ('a b', 'x'): Key contains invalid characters",
             ),
-            (
-                with_meta("", "x"),
-                "Invalid Service Meta: Couldn't load metadata pair ('', 'x'): Key cannot be blank",
-            ),
+            (with_meta("", "x"), "Invalid Service Meta: Couldn't load metadata pair ('', 'x'): Key cannot be blank"),
             (
                 with_meta("consul-foo", "x"),
                 "Invalid Service Meta: Couldn't load metadata pair ('consul-foo', 'x'): Key prefix 'consul-' is reserved for internal use",
@@ -127,10 +124,7 @@ mod tests {
             (weights(1, -1), "Invalid Weights: Warning must be greater or equal than 0"),
             (weights(70000, 1), "Invalid Weights: DNS Weight must be between 0 and 65535"),
             (
-                ServiceDefinition {
-                    meta: (0..65).map(|i| (format!("k{i}"), String::new())).collect(),
-                    ..web()
-                },
+                ServiceDefinition { meta: (0..65).map(|i| (format!("k{i}"), String::new())).collect(), ..web() },
                 "Invalid Service Meta: Node metadata cannot contain more than 64 key/value pairs",
             ),
         ];
@@ -138,8 +132,14 @@ mod tests {
             assert_eq!(service(&definition), Err(text.to_owned()));
         }
         assert_eq!(service(&web()), Ok(()));
-        assert!(service(&with_meta(&"k".repeat(129), "")).unwrap_err().ends_with("Key is too long (limit: 128 characters)"));
-        assert!(service(&with_meta("k", &"v".repeat(513))).unwrap_err().ends_with("Value is too long (limit: 512 characters)"));
+        assert!(
+            service(&with_meta(&"k".repeat(129), "")).unwrap_err().ends_with("Key is too long (limit: 128 characters)")
+        );
+        assert!(
+            service(&with_meta("k", &"v".repeat(513)))
+                .unwrap_err()
+                .ends_with("Value is too long (limit: 512 characters)")
+        );
         assert_eq!(service(&with_meta(&"k".repeat(128), &"v".repeat(512))), Ok(()));
     }
 

@@ -186,7 +186,9 @@ mod tests {
 
     #[test]
     fn timeouts_of_grpc() {
-        for (text, expected) in [("1H", 3_600_000), ("2M", 120_000), ("3S", 3000), ("4m", 4), ("99999999S", 99_999_999_000)] {
+        for (text, expected) in
+            [("1H", 3_600_000), ("2M", 120_000), ("3S", 3000), ("4m", 4), ("99999999S", 99_999_999_000)]
+        {
             assert_eq!(grpc_timeout(text), Some(Duration::from_millis(expected)), "{text}");
         }
         for bad in ["", "S", "1", "1x", "-1S", "123456789S", "1é"] {

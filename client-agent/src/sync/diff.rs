@@ -126,7 +126,10 @@ pub fn diff(local: &Local, remote: &Remote, node: &catalog::Node, send_output: i
             Some(Known::Read(there)) if same_service(there, &service.service) => {}
             Some(Known::Read(there))
                 if service.service.enable_tag_override
-                    && same_service(&catalog::Service { tags: service.service.tags.clone(), ..there.clone() }, &service.service) =>
+                    && same_service(
+                        &catalog::Service { tags: service.service.tags.clone(), ..there.clone() },
+                        &service.service,
+                    ) =>
             {
                 diff.actions.push(Action::AdoptTags { service_id: id.clone(), tags: there.tags.clone() });
             }
@@ -136,7 +139,8 @@ pub fn diff(local: &Local, remote: &Remote, node: &catalog::Node, send_output: i
         }
     }
     for check in local.checks.values() {
-        let with = registers.get_mut(check.check.service_id.as_str()).filter(|(service, _)| service.token == check.token);
+        let with =
+            registers.get_mut(check.check.service_id.as_str()).filter(|(service, _)| service.token == check.token);
         if !differs(check, &mut diff) {
             continue;
         }

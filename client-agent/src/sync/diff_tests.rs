@@ -89,7 +89,11 @@ fn a_status_is_sent_and_output_alone_may_wait() {
 #[test]
 fn what_is_not_ours_goes_except_the_leaders() {
     let named = |id: &str| catalog::Service { id: id.into(), ..catalog::Service::default() };
-    let check = |id: &str, service: &str| catalog::Check { id: id.into(), service_id: service.into(), ..catalog::Check::default() };
+    let check = |id: &str, service: &str| catalog::Check {
+        id: id.into(),
+        service_id: service.into(),
+        ..catalog::Check::default()
+    };
     let remote = Remote::read(
         Some(node()),
         vec![named("consul"), named("old")],

@@ -118,7 +118,7 @@ impl Sync {
             rng: StdRng::from_os_rng(),
         };
         tokio::spawn(async move {
-            let _ = stop.run_until_cancelled(task.run()).await;
+            let _ = stop.run_until_cancelled(Box::pin(task.run())).await;
         });
         Self { shared }
     }
@@ -187,7 +187,12 @@ impl Task {
                     let pause = pace::retry(failures, &mut self.rng);
                     // One line for the first failure and then the longest pauses only: an outage must not fill the log.
                     if failures == 1 || failures.is_multiple_of(16) {
-                        tracing::warn!(reason = Reason::of(&status).as_str(), error = status.message(), failures, "cannot bring the catalog up to date; trying again");
+                        tracing::warn!(
+                            reason = Reason::of(&status).as_str(),
+                            error = status.message(),
+                            failures,
+                            "cannot bring the catalog up to date; trying again"
+                        );
                     }
                     let until = Instant::now() + pause;
                     loop {
@@ -243,9 +248,8 @@ impl Task {
         let immediate = self.settings.check_update_interval.is_zero();
         let waiting = &self.output_due;
         // Found at a comparison and not waiting already: left over from an earlier run, sent with the rest.
-        let found = diff(&local, &remote, &self.node, |id| {
-            immediate || waiting.get(id).map_or(compared, |due| *due <= now)
-        });
+        let found =
+            diff(&local, &remote, &self.node, |id| immediate || waiting.get(id).map_or(compared, |due| *due <= now));
         self.output_due.retain(|id, _| found.output_only.contains(id));
         for id in found.output_only {
             let rng = &mut self.rng;
@@ -264,9 +268,11 @@ impl Task {
         let meta = self.meta(&Secret::default());
         let name = self.node.name.clone();
         let (mut catalog, mut health) = (self.catalog.clone(), self.health.clone());
-        let services = catalog.node_services(with_timeout(meta.request(catalog::NodeServicesRequest { node: name.clone() })));
+        let services =
+            catalog.node_services(with_timeout(meta.request(catalog::NodeServicesRequest { node: name.clone() })));
         let checks = health.node_checks(with_timeout(meta.request(health::NodeChecksRequest { node: name })));
-        let (services, checks) = timeout(CALL, async { tokio::try_join!(services, checks) }).await.map_err(|_| late())??;
+        let (services, checks) =
+            timeout(CALL, async { tokio::try_join!(services, checks) }).await.map_err(|_| late())??;
         let services = services.into_inner();
         Ok(Remote::read(services.node, services.services, checks.into_inner().checks))
     }
@@ -374,7 +380,10 @@ fn late() -> Status {
 
 /// Whether repeating would give the same refusal.
 fn is_final(status: &Status) -> bool {
-    matches!(Reason::of(status), Reason::Invalid | Reason::Refused | Reason::Denied | Reason::TooLarge | Reason::NotFound)
+    matches!(
+        Reason::of(status),
+        Reason::Invalid | Reason::Refused | Reason::Denied | Reason::TooLarge | Reason::NotFound
+    )
 }
 
 async fn member_change(members: &mut Option<watch::Receiver<Members>>) {

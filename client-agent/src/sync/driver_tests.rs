@@ -4,7 +4,8 @@ use causeway_proto::catalog::catalog_server::{Catalog, CatalogServer};
 use causeway_proto::catalog::*;
 use causeway_proto::health::health_server::{Health, HealthServer};
 use causeway_proto::health::{
-    ChecksInStateRequest, ChecksReply, NodeChecksRequest, ServiceChecksRequest, ServiceHealthReply, ServiceHealthRequest,
+    ChecksInStateRequest, ChecksReply, NodeChecksRequest, ServiceChecksRequest, ServiceHealthReply,
+    ServiceHealthRequest,
 };
 use tonic::{Request, Response};
 
@@ -135,7 +136,13 @@ struct Bench {
 }
 
 fn info() -> NodeInfo {
-    NodeInfo { id: "u".into(), name: "n1".into(), address: "10.0.0.1".into(), token: "agent".into(), ..NodeInfo::default() }
+    NodeInfo {
+        id: "u".into(),
+        name: "n1".into(),
+        address: "10.0.0.1".into(),
+        token: "agent".into(),
+        ..NodeInfo::default()
+    }
 }
 
 fn bench(fake: Fake) -> Bench {
@@ -166,7 +173,11 @@ fn web(id: &str) -> ServiceDefinition {
 #[tokio::test]
 async fn registrations_and_health_reach_the_catalog() {
     let bench = bench(Fake::default());
-    bench.registry.add_service(ServiceDefinition { token: "own".into(), ..web("w") }, Source::Api, false).await.unwrap();
+    bench
+        .registry
+        .add_service(ServiceDefinition { token: "own".into(), ..web("w") }, Source::Api, false)
+        .await
+        .unwrap();
     bench.until("the service", |i| i.services.contains_key("w") && i.checks.contains_key("service:w")).await;
     bench.registry.update_ttl("service:w", CheckStatus::Passing, "ok").unwrap();
     let took = bench.until("its health", |i| i.checks["service:w"].status == "passing").await;

@@ -52,7 +52,9 @@ mod tests {
 
     #[test]
     fn consuls_table() {
-        for (members, minutes) in [(0, 1), (1, 1), (128, 1), (129, 2), (256, 2), (512, 3), (1024, 4), (1025, 5), (10_000, 8)] {
+        for (members, minutes) in
+            [(0, 1), (1, 1), (128, 1), (129, 2), (256, 2), (512, 3), (1024, 4), (1025, 5), (10_000, 8)]
+        {
             assert_eq!(interval(members), INTERVAL * minutes, "{members}");
         }
         assert!(interval(usize::MAX) > Duration::ZERO, "it ends");
