@@ -78,6 +78,8 @@ pub fn check(definition: &CheckDefinition) -> Result<(), String> {
         "TTL must be > 0 for TTL checks"
     } else if matches!(&definition.kind, CheckKind::Script(ScriptCheck::Args(args)) if args.is_empty()) {
         "Script arguments must name a program"
+    } else if matches!(definition.kind, CheckKind::Udp { .. }) {
+        "UDP checks are not supported; use a TCP, HTTP, gRPC or script check"
     } else {
         return Ok(());
     };

@@ -168,12 +168,13 @@ impl Inner {
         plan: Plan,
     ) -> Result<Response, Broken> {
         let mut candidates = candidates.into_iter();
-        let mut running: FuturesUnordered<BoxFuture<'static, (Option<SocketAddr>, Result<Response, Broken>)>> =
-            FuturesUnordered::new();
+        let mut running: FuturesUnordered<BoxFuture<'static, Try>> = FuturesUnordered::new();
+        let mut asked = Vec::with_capacity(TRIES);
         let mut last = Err(Broken(NO_SERVERS.to_owned()));
         let mut next = true;
         loop {
             if next && let Some((addr, door)) = candidates.next() {
+                asked.push(addr);
                 let request = template.request();
                 running.push(Box::pin(async move { (addr, door.call(request).await) }));
             }
@@ -187,6 +188,10 @@ impl Inner {
                         Err(broken) => plan.repeatable || choose::never_sent(broken),
                     };
                     if !again {
+                        // Those asked before are silent: the next call must not wait for them again.
+                        for silent in asked.iter().take_while(|a| **a != addr).flatten() {
+                            self.broke(*silent);
+                        }
                         return answer;
                     }
                     if let Some(addr) = addr {
@@ -202,6 +207,9 @@ impl Inner {
         }
     }
 }
+
+/// Who was asked (`None`: the server in this process), and what came of it.
+type Try = (Option<SocketAddr>, Result<Response, Broken>);
 
 /// A request that can be sent again and again.
 struct Template {

@@ -156,8 +156,10 @@ async fn a_silent_server_does_not_hold_up_a_read() {
     });
     let (servers, _keep) = fakes.servers(3, None);
     let start = Instant::now();
+    let before = servers.addresses();
     servers.door().call(request(READ)).await.unwrap();
     assert_eq!((start.elapsed().as_secs(), fakes.calls()), (2, 2));
+    assert_eq!(servers.addresses()[0], before[1], "the silent one is not asked first again");
 }
 
 #[tokio::test(start_paused = true)]

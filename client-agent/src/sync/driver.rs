@@ -118,7 +118,7 @@ impl Sync {
             rng: StdRng::from_os_rng(),
         };
         tokio::spawn(async move {
-            let _ = stop.run_until_cancelled(task.run()).await;
+            let _ = stop.run_until_cancelled(Box::pin(task.run())).await;
         });
         Self { shared }
     }

@@ -1,0 +1,295 @@
+//! Runs checks when they are due and tells the registry.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the one file of this feature that touches tasks, clock, disk and chance"
+)]
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_proto::door::Door;
+use causeway_proto::health::{NodeChecksRequest, health_client::HealthClient};
+use causeway_proto::meta::{Consistency, Meta};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, Id, JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::http::Tls;
+use super::schedule::{Run, Schedule, Verdict};
+use super::{Outcome, alias, grpc, http, reap, script, tcp};
+use crate::registry::state::{bounded, output_limit};
+use crate::registry::{CheckDefinition, CheckKind, Registry};
+
+/// A script's time where its definition gives none.
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time of other checks where their definition gives none.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Where systems keep the authorities they trust.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// How checks are run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This node's name, for aliases.
+    pub node: String,
+    /// Where aliases of other nodes are asked for; `None`: they stay critical.
+    pub door: Option<Door>,
+    /// PEM files of authorities that HTTPS and gRPC checks trust besides the system's.
+    pub ca_files: Vec<PathBuf>,
+    /// Checks that run at once at most; others wait for their turn.
+    pub at_once: usize,
+    /// How often critical services are looked for that are to be removed.
+    pub reap_every: Duration,
+    /// The shortest time after which one is removed.
+    pub reap_minimum: Duration,
+}
+
+impl Settings {
+    /// Consul's values for this node.
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            door: None,
+            ca_files: Vec::new(),
+            at_once: 128,
+            reap_every: reap::EVERY,
+            reap_minimum: reap::MINIMUM,
+        }
+    }
+}
+
+/// Why checks cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up TLS for checks: {0}")]
+pub struct StartError(String);
+
+/// The runner of this agent's checks.
+#[derive(Debug)]
+pub struct Checks {
+    task: JoinHandle<()>,
+}
+
+impl Checks {
+    /// Starts a task that ends with `stop`, and with it every script that runs. Reads the authorities' files first.
+    pub fn start(registry: Registry, settings: Settings, stop: CancellationToken) -> Result<Self, StartError> {
+        let system = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
+        let own = settings.ca_files.iter().filter_map(|path| {
+            std::fs::read(path)
+                .inspect_err(|error| tracing::warn!(file = %path.display(), %error, "cannot read authorities for checks; checks of servers they signed will fail"))
+                .ok()
+        });
+        let authorities: Vec<_> = system.into_iter().chain(own).collect();
+        let tls = Tls::new(&authorities).map_err(|e| StartError(e.to_string()))?;
+        let runner = Runner {
+            slots: Arc::new(Semaphore::new(settings.at_once.max(1))),
+            context: Arc::new(Context { tls, door: settings.door.clone() }),
+            registry,
+            settings,
+            schedule: Schedule::default(),
+            running: JoinSet::new(),
+            runs: HashMap::new(),
+            aliases: Vec::new(),
+            rng: StdRng::from_os_rng(),
+        };
+        Ok(Self { task: tokio::spawn(runner.run(stop)) })
+    }
+
+    /// Waits until it has stopped and every script has ended.
+    pub async fn stopped(self) {
+        let _ = self.task.await;
+    }
+}
+
+struct Context {
+    tls: Tls,
+    door: Option<Door>,
+}
+
+struct Runner {
+    registry: Registry,
+    settings: Settings,
+    slots: Arc<Semaphore>,
+    context: Arc<Context>,
+    schedule: Schedule,
+    running: JoinSet<Outcome>,
+    runs: HashMap<Id, (Run, AbortHandle)>,
+    /// Ids of aliases of services of this node, and the services.
+    aliases: Vec<(String, String)>,
+    rng: StdRng,
+}
+
+impl Runner {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut changed = self.registry.changed();
+        let mut definitions = None;
+        let mut reap_at = Instant::now() + self.settings.reap_every;
+        loop {
+            changed.borrow_and_update();
+            let local = self.registry.snapshot();
+            if definitions != Some(local.definitions) {
+                definitions = Some(local.definitions);
+                self.define(&local);
+            }
+            for (id, service) in &self.aliases {
+                let outcome = alias::local(&local, id, service, &self.settings.node);
+                self.tell(id, &outcome);
+            }
+            drop(local);
+            self.start_due();
+            let wake = self.schedule.next_wakeup().map_or(reap_at, |at| Instant::from_std(at).min(reap_at));
+            tokio::select! {
+                () = stop.cancelled() => break,
+                change = changed.changed() => {
+                    if change.is_err() {
+                        break;
+                    }
+                }
+                Some(done) = self.running.join_next_with_id() => self.finish(done),
+                () = sleep_until(wake) => {
+                    if Instant::now() >= reap_at {
+                        reap_at = Instant::now() + self.settings.reap_every;
+                        self.reap().await;
+                    }
+                }
+            }
+        }
+        // Dropping a script's future kills its process group.
+        self.running.shutdown().await;
+    }
+
+    fn define(&mut self, local: &crate::registry::Local) {
+        let stopped = self.schedule.update(local, Instant::now().into_std(), &mut self.rng);
+        if !stopped.is_empty() {
+            for (run, handle) in self.runs.values() {
+                if stopped.contains(run) {
+                    handle.abort();
+                }
+            }
+        }
+        let here = |node: &str| node.is_empty() || node == self.settings.node;
+        self.aliases = local
+            .checks
+            .iter()
+            .filter_map(|(id, check)| match &check.definition.kind {
+                CheckKind::Alias { node, service } if here(node) => Some((id.clone(), service.clone())),
+                _ => None,
+            })
+            .collect();
+    }
+
+    fn start_due(&mut self) {
+        let now = Instant::now().into_std();
+        while let Some((run, definition)) = self.schedule.pop_due(now) {
+            if matches!(definition.kind, CheckKind::Ttl) {
+                let at = self.registry.expire_ttl(&run.id, now);
+                // When it has expired, nothing it is told from now on can end before one TTL has passed.
+                self.schedule.again(run, at.unwrap_or(now + definition.ttl.max(Duration::from_millis(1))));
+                continue;
+            }
+            let (slots, context) = (self.slots.clone(), self.context.clone());
+            let handle = self.running.spawn(async move {
+                // The semaphore is never closed.
+                let _slot = slots.acquire_owned().await.ok();
+                run_once(&definition, &context).await
+            });
+            self.runs.insert(handle.id(), (run, handle));
+        }
+    }
+
+    fn finish(&mut self, done: Result<(Id, Outcome), tokio::task::JoinError>) {
+        let (id, outcome) = match done {
+            Ok(done) => done,
+            Err(error) if error.is_cancelled() => (error.id(), Outcome::critical("stopped")),
+            Err(error) => (error.id(), Outcome::critical("the check failed inside the agent; see the agent's log")),
+        };
+        let Some((run, _)) = self.runs.remove(&id) else { return };
+        let check_id = run.id.clone();
+        match self.schedule.finished(run, outcome, Instant::now().into_std()) {
+            Verdict::Tell(outcome) => self.tell(&check_id, &outcome),
+            Verdict::Wait | Verdict::Stale => {}
+        }
+    }
+
+    fn tell(&self, id: &str, outcome: &Outcome) {
+        // It may have been removed just now; then nobody wants to know.
+        let _ = self.registry.set_status(id, outcome.status, &outcome.output);
+    }
+
+    async fn reap(&self) {
+        let due = reap::due(&self.registry.peek(), self.settings.reap_minimum, Instant::now().into_std());
+        for (service, check) in due {
+            tracing::warn!(service, check, "the service was critical for too long and is removed");
+            if let Err(error) = self.registry.remove_service(&service).await {
+                tracing::error!(service, %error, "cannot remove a service");
+            }
+        }
+    }
+}
+
+async fn run_once(definition: &CheckDefinition, context: &Context) -> Outcome {
+    let limit = output_limit(definition);
+    let default = if matches!(definition.kind, CheckKind::Script(_)) { SCRIPT_TIMEOUT } else { TIMEOUT };
+    let within = if definition.timeout.is_zero() { default } else { definition.timeout };
+    let (run, late): (_, String) = match &definition.kind {
+        // A script's timeout is its own affair: it has processes to kill and output to keep.
+        CheckKind::Script(script) => return script::run(script, limit, within).await,
+        CheckKind::Tcp { address } => (timeout(within, tcp::run(address)).await, tcp::dial_timeout(address)),
+        CheckKind::Http(check) => {
+            (timeout(within, http::run(check, limit, &context.tls)).await, http::timed_out(check))
+        }
+        CheckKind::Grpc { address, use_tls, tls_skip_verify } => {
+            let run = grpc::run(address, *use_tls, *tls_skip_verify, &context.tls);
+            (timeout(within, run).await, format!("gRPC check {address}: context deadline exceeded"))
+        }
+        CheckKind::Alias { node, service } => (
+            timeout(within, remote_alias(node, service, context)).await,
+            format!("no answer about node {node} in time"),
+        ),
+        // Refused at registration, or never scheduled.
+        CheckKind::Udp { .. } | CheckKind::Ttl | CheckKind::Maintenance => {
+            return Outcome::critical("checks of this type are not run; use a TCP, HTTP, gRPC, script or TTL check");
+        }
+    };
+    let outcome = run.unwrap_or_else(|_| Outcome::critical(late));
+    // Script and HTTP bound their output themselves; error texts are short, yet an alias repeats what others say.
+    Outcome {
+        output: if matches!(definition.kind, CheckKind::Http(_)) {
+            outcome.output
+        } else {
+            bounded(&outcome.output, limit)
+        },
+        ..outcome
+    }
+}
+
+async fn remote_alias(node: &str, service: &str, context: &Context) -> Outcome {
+    let Some(door) = &context.door else {
+        return Outcome::critical("this agent has no way to ask for checks of other nodes");
+    };
+    let mut client = HealthClient::new(door.clone());
+    let meta = Meta { consistency: Consistency::Stale, ..Meta::default() };
+    match client.node_checks(meta.request(NodeChecksRequest { node: node.to_owned() })).await {
+        Ok(reply) => {
+            let checks = reply.into_inner().checks;
+            if !service.is_empty() && !checks.iter().any(|c| c.service_id == service) && checks.is_empty() {
+                return Outcome::critical(format!("Service {service} could not be found on node {node}"));
+            }
+            alias::worst(checks.iter(), service)
+        }
+        Err(status) => Outcome::critical(format!("cannot ask for the checks of node {node}: {}", status.message())),
+    }
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;
