@@ -41,7 +41,8 @@ pub struct BadDomain(pub String);
 
 impl Setup {
     /// Checks the names in a configuration.
-    pub fn new(config: Config) -> Result<Self, BadDomain> {
+    pub fn new(mut config: Config) -> Result<Self, BadDomain> {
+        config.datacenter = config.datacenter.to_lowercase();
         let plain = config.domain.trim_end_matches('.').to_lowercase();
         let bad = || BadDomain(config.domain.clone());
         if !is_dns(&plain) {
@@ -118,7 +119,7 @@ impl Ask {
     fn most(&self, config: &Config, most: usize) -> usize {
         match self.udp {
             None => most,
-            Some(_) if !self.edns => config.udp_answer_limit.min(8).max(1),
+            Some(_) if !self.edns => config.udp_answer_limit.clamp(1, 8),
             Some(size) => most.min(size / 12 + 1),
         }
     }

@@ -187,8 +187,9 @@ async fn work(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTracker, s
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            // Fails only where the runtime ends.
             ready = socket.readable() => if ready.is_err() {
-                // Nothing to read now; an error of the socket shows at the next read.
+                return;
             }
         }
         desk.reload(&shared.setup.load());

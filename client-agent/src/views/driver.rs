@@ -1,53 +1,43 @@
 //! The stream tasks behind the views, and the table that readers look into.
 #![allow(clippy::disallowed_methods, reason = "reads the clock, draws chances and owns the stream tasks")]
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use std::net::IpAddr;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use causeway_proto::catalog::catalog_client::CatalogClient;
-use causeway_proto::catalog::{ListNodesRequest, ServiceNodesRequest};
+use arc_swap::ArcSwapOption;
 use causeway_proto::door::Door;
 use causeway_proto::meta::{Consistency, Meta};
 use causeway_proto::rejection::Reason;
 use causeway_proto::view::SubscribeRequest;
 use causeway_proto::view::views_client::ViewsClient;
-use futures::StreamExt;
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::recent::Recent;
-use super::reverse::{self, Owners};
+use super::reverse::{Owners, Reverse};
+use super::table::{Live, Pulse, Slot, Table};
 use super::view::{
     Content, Effect, Machine, NamesContent, NamesView, NodeContent, NodeView, SILENCE, ServiceContent, ServiceView,
-    State, backoff,
+    backoff,
 };
 use super::{Fresh, ViewError};
 
-const SHARDS: usize = 16;
 /// How long a failed datacenter or view is remembered, so that a flood of questions does not become a flood of calls.
 const FAILURE_KEPT: Duration = Duration::from_millis(250);
 /// How long a name that does not exist is remembered.
 const ABSENCE_KEPT: Duration = Duration::from_secs(1);
 /// How long a view that has nothing yet goes on trying after failures that may pass.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long what was read to answer for addresses is used; five times that for services.
-const REVERSE_KEPT: Duration = Duration::from_secs(1);
-/// So many services are read at most to answer for addresses.
-const MOST_REVERSE: usize = 4096;
 /// How long the start of a stream may take.
 const OPEN_TIME: Duration = Duration::from_secs(2);
 /// After this long without a word and with no path, a datacenter has left and its views are dropped.
 const LEFT_AFTER: Duration = Duration::from_secs(60);
 /// Largest event of a stream, bytes.
-const EVENT_SIZE: usize = 16 << 20;
+pub(super) const EVENT_SIZE: usize = 16 << 20;
 
 /// How much the views may hold.
 #[derive(Debug, Clone)]
@@ -64,55 +54,6 @@ impl Default for Limits {
     }
 }
 
-/// The heartbeat of one view's content: tells, without a lock, whether what was made of it is still current.
-#[derive(Debug)]
-pub struct Pulse {
-    version: AtomicU64,
-    touched: AtomicU32,
-    started: Instant,
-}
-
-impl Pulse {
-    /// Changes whenever the content, or the state of its stream, changes.
-    pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
-    }
-
-    /// Says that the view was used, so that it is not dropped.
-    pub fn touch(&self, now: Instant) {
-        let second = u32::try_from(now.saturating_duration_since(self.started).as_secs()).unwrap_or(u32::MAX);
-        if self.touched.load(Ordering::Relaxed) != second {
-            self.touched.store(second, Ordering::Relaxed);
-        }
-    }
-}
-
-/// What a warm view holds at this moment.
-#[derive(Debug)]
-pub struct Live<T> {
-    /// The content.
-    pub value: Arc<T>,
-    /// The topic's index at the server that answers.
-    pub index: u64,
-    /// Whether the stream is up.
-    pub up: bool,
-    /// When the stream last said anything; only current while it is down.
-    pub heard: Option<Instant>,
-    /// Tells when this is no longer what the view holds.
-    pub pulse: Arc<Pulse>,
-    /// The pulse's version that this content is at least as new as.
-    pub version: u64,
-}
-
-impl<T> Live<T> {
-    /// With its age.
-    pub fn fresh(self, now: Instant) -> Fresh<T> {
-        let age =
-            if self.up { None } else { Some(self.heard.map_or(Duration::MAX, |at| now.saturating_duration_since(at))) };
-        Fresh { value: self.value, index: self.index, age }
-    }
-}
-
 /// What can be said without waiting.
 #[derive(Debug)]
 pub enum Look<T> {
@@ -122,124 +63,6 @@ pub enum Look<T> {
     Failed(ViewError),
     /// Nothing is known; ask and wait.
     Cold,
-}
-
-#[derive(Debug, Clone)]
-enum Progress {
-    Waiting,
-    Ready,
-    Failed(ViewError),
-}
-
-struct Slot<T> {
-    pulse: Arc<Pulse>,
-    state: ArcSwap<State<T>>,
-    progress: watch::Sender<Progress>,
-    cancel: CancellationToken,
-}
-
-impl<T> Slot<T> {
-    fn live(&self) -> Option<Live<T>> {
-        let version = self.pulse.version();
-        let state = self.state.load();
-        let value = state.value.clone()?;
-        Some(Live { value, index: state.index, up: state.up, heard: state.heard, pulse: self.pulse.clone(), version })
-    }
-
-    fn publish(&self, state: State<T>) {
-        let ready = state.value.is_some();
-        self.state.store(Arc::new(state));
-        self.pulse.version.fetch_add(1, Ordering::AcqRel);
-        if ready {
-            self.progress.send_if_modified(|p| !matches!(std::mem::replace(p, Progress::Ready), Progress::Ready));
-        }
-    }
-
-    /// No reader may go on using this view.
-    fn fail(&self, error: ViewError) {
-        self.pulse.version.fetch_add(1, Ordering::AcqRel);
-        self.progress.send_replace(Progress::Failed(error));
-    }
-
-    async fn ready(&self) -> Result<Live<T>, ViewError> {
-        let mut progress = self.progress.subscribe();
-        loop {
-            match progress.borrow_and_update().clone() {
-                Progress::Ready => return self.live().ok_or(ViewError::Stopped),
-                Progress::Failed(error) => return Err(error),
-                Progress::Waiting => {}
-            }
-            if progress.changed().await.is_err() {
-                return Err(ViewError::Stopped);
-            }
-        }
-    }
-}
-
-type Shard<T> = RwLock<HashMap<Box<str>, Arc<Slot<T>>>>;
-
-struct Table<T> {
-    shards: Vec<Shard<T>>,
-    hasher: RandomState,
-    most: usize,
-}
-
-impl<T> Table<T> {
-    fn new(most: usize) -> Self {
-        let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
-        Self { shards, hasher: RandomState::new(), most: most.div_ceil(SHARDS).max(1) }
-    }
-
-    fn shard(&self, key: &str) -> Option<&Shard<T>> {
-        self.shards.get(usize::try_from(self.hasher.hash_one(key)).unwrap_or(0) % SHARDS)
-    }
-
-    fn get(&self, key: &str) -> Option<Arc<Slot<T>>> {
-        self.shard(key)?.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
-    }
-
-    /// The slot of that key; with `true` where it is new, so that the caller starts its stream.
-    fn get_or_new(&self, key: &str, new: impl FnOnce() -> Slot<T>) -> Option<(Arc<Slot<T>>, bool)> {
-        let mut shard = self.shard(key)?.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = shard.get(key) {
-            return Some((slot.clone(), false));
-        }
-        if shard.len() >= self.most
-            && let Some(oldest) =
-                shard.iter().min_by_key(|(_, s)| s.pulse.touched.load(Ordering::Relaxed)).map(|(k, _)| k.clone())
-            && let Some(slot) = shard.remove(&oldest)
-        {
-            slot.cancel.cancel();
-        }
-        let slot = Arc::new(new());
-        shard.insert(key.into(), slot.clone());
-        Some((slot, true))
-    }
-
-    /// Removes that very slot.
-    fn remove(&self, key: &str, slot: &Arc<Slot<T>>) {
-        let Some(shard) = self.shard(key) else { return };
-        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-        if shard.get(key).is_some_and(|kept| Arc::ptr_eq(kept, slot)) {
-            shard.remove(key);
-        }
-    }
-
-    fn drop_where(&self, gone: impl Fn(&Slot<T>) -> bool) {
-        for shard in &self.shards {
-            shard.write().unwrap_or_else(PoisonError::into_inner).retain(|_, slot| {
-                let gone = gone(slot);
-                if gone {
-                    slot.cancel.cancel();
-                }
-                !gone
-            });
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.shards.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
-    }
 }
 
 struct Inner {
@@ -252,9 +75,7 @@ struct Inner {
     names: Table<NamesView>,
     failures: Mutex<Recent<ViewError>>,
     absences: Mutex<Recent<u64>>,
-    by_node: Mutex<Recent<Arc<HashMap<IpAddr, Vec<String>>>>>,
-    by_service: Mutex<Recent<Arc<HashMap<IpAddr, Vec<String>>>>>,
-    reverse: tokio::sync::Mutex<()>,
+    reverse: Reverse,
     nothing: Arc<Pulse>,
     started: Instant,
     stop: CancellationToken,
@@ -308,10 +129,8 @@ impl Views {
             names: Table::new(most.min(1024)),
             failures: Mutex::new(Recent::new(4096)),
             absences: Mutex::new(Recent::new(4096)),
-            by_node: Mutex::new(Recent::new(1)),
-            by_service: Mutex::new(Recent::new(1)),
-            reverse: tokio::sync::Mutex::new(()),
-            nothing: Arc::new(Pulse { version: AtomicU64::new(0), touched: AtomicU32::new(0), started }),
+            reverse: Reverse::default(),
+            nothing: Arc::new(Pulse::new(started)),
             started,
             tasks: TaskTracker::new(),
             limits,
@@ -451,7 +270,12 @@ impl Views {
         let asked_as = spelled.as_deref().unwrap_or(name);
         let service = self.open::<ServiceContent>(dc, name, asked_as).ok_or(ViewError::Stopped)?;
         let known = tokio::select! {
+            // The names first: once they are known, another who asks may already have closed the service's stream.
             biased;
+            names = names.ready() => match names {
+                Ok(names) => names,
+                Err(_) => return service.ready().await,
+            },
             service = service.ready() => match service {
                 Ok(live) if !live.value.instances.is_empty() || spelled.is_some() => return Ok(live),
                 Ok(live) => {
@@ -462,10 +286,6 @@ impl Views {
                     }
                 }
                 Err(error) => return Err(error),
-            },
-            names = names.ready() => match names {
-                Ok(names) => names,
-                Err(_) => return service.ready().await,
             },
         };
         match known.value.find(name) {
@@ -502,67 +322,13 @@ impl Views {
 
     /// Who has this address in the agent's own datacenter. What is read for it is used again for a few seconds.
     pub async fn who_has(&self, ip: IpAddr, deadline: Instant) -> Result<Owners, ViewError> {
-        let now = Instant::now();
-        let known = lock(&self.0.by_node).get(now, "");
-        let by_node = match known {
-            Some(known) => known,
-            None => {
-                let read = Arc::new(wait(deadline, self.read_nodes()).await?);
-                lock(&self.0.by_node).learn(Instant::now(), "", read.clone(), REVERSE_KEPT);
-                read
-            }
-        };
-        if let Some(nodes) = by_node.get(&ip) {
-            return Ok(Owners { nodes: nodes.clone(), services: Vec::new() });
-        }
-        let known = lock(&self.0.by_service).get(now, "");
-        let by_service = match known {
-            Some(known) => known,
-            None => {
-                // One reader at a time, as it reads much; the others take what it has read.
-                let _turn = wait(deadline, async { Ok(self.0.reverse.lock().await) }).await?;
-                let known = lock(&self.0.by_service).get(Instant::now(), "");
-                match known {
-                    Some(known) => known,
-                    None => {
-                        let read = Arc::new(wait(deadline, self.read_services(deadline)).await?);
-                        lock(&self.0.by_service).learn(Instant::now(), "", read.clone(), REVERSE_KEPT * 5);
-                        read
-                    }
-                }
-            }
-        };
-        Ok(Owners { nodes: Vec::new(), services: by_service.get(&ip).cloned().unwrap_or_default() })
+        wait(deadline, self.0.reverse.who_has(self, ip, deadline)).await
     }
 
-    fn local_meta(&self) -> Meta {
+    /// What calls to the agent's own datacenter need.
+    pub(super) fn local(&self) -> (Door, Meta) {
         let token = self.0.token.load().as_deref().cloned();
-        Meta { token, consistency: Consistency::Stale, ..Meta::default() }
-    }
-
-    async fn read_nodes(&self) -> Result<HashMap<IpAddr, Vec<String>>, ViewError> {
-        let mut client = CatalogClient::new(self.0.door.clone()).max_decoding_message_size(EVENT_SIZE);
-        let reply = client.list_nodes(self.local_meta().request(ListNodesRequest::default())).await;
-        let reply = reply.map_err(|status| refusal(&self.0.datacenter, &status))?;
-        Ok(reverse::nodes(reply.into_inner().nodes))
-    }
-
-    async fn read_services(&self, deadline: Instant) -> Result<HashMap<IpAddr, Vec<String>>, ViewError> {
-        let names = self.service_names(None, deadline).await?;
-        let mut by_ip = HashMap::new();
-        let mut replies = futures::stream::iter(names.value.iter().take(MOST_REVERSE).cloned())
-            .map(|name| {
-                let mut client = CatalogClient::new(self.0.door.clone()).max_decoding_message_size(EVENT_SIZE);
-                let ask = ServiceNodesRequest { service: name.to_string(), ..ServiceNodesRequest::default() };
-                let ask = self.local_meta().request(ask);
-                async move { client.service_nodes(ask).await }
-            })
-            .buffer_unordered(16);
-        while let Some(reply) = replies.next().await {
-            let reply = reply.map_err(|status| refusal(&self.0.datacenter, &status))?;
-            reverse::add(&mut by_ip, &reply.into_inner().instances);
-        }
-        Ok(by_ip)
+        (self.0.door.clone(), Meta { token, consistency: Consistency::Stale, ..Meta::default() })
     }
 
     fn dc(&self, dc: Option<&str>) -> String {
@@ -576,12 +342,7 @@ impl Views {
         }
         let now = Instant::now();
         let key = key(dc, name);
-        let (slot, new) = C::table(inner).get_or_new(&key, || Slot {
-            pulse: Arc::new(Pulse { version: AtomicU64::new(0), touched: AtomicU32::new(0), started: inner.started }),
-            state: ArcSwap::from_pointee(State { value: None, index: 0, up: false, heard: None }),
-            progress: watch::Sender::new(Progress::Waiting),
-            cancel: inner.stop.child_token(),
-        })?;
+        let (slot, new) = C::table(inner).get_or_new(&key, || Slot::new(inner.started, inner.stop.child_token()))?;
         slot.pulse.touch(now);
         if new {
             inner.tasks.spawn(keep::<C>(inner.clone(), dc.to_owned(), key, spelled.to_owned(), slot.clone()));
@@ -774,7 +535,7 @@ fn other(reason: Reason, text: &str) -> ViewError {
     ViewError::Other { reason, text: text.to_owned() }
 }
 
-fn refusal(dc: &str, status: &tonic::Status) -> ViewError {
+pub(super) fn refusal(dc: &str, status: &tonic::Status) -> ViewError {
     match Reason::of(status) {
         Reason::NoPath => ViewError::NoPath(dc.to_owned()),
         // A status of a library with this code means a broken transport to a server, which may pass.

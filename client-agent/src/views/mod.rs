@@ -6,6 +6,7 @@
 mod driver;
 mod recent;
 mod reverse;
+mod table;
 pub mod view;
 
 #[cfg(test)]
@@ -13,8 +14,9 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use driver::{Limits, Live, Look, Pulse, Views};
+pub use driver::{Limits, Look, Views};
 pub use reverse::Owners;
+pub use table::{Live, Pulse};
 pub use view::{NamesView, NodeView, ServiceView, State};
 
 use std::sync::Arc;

@@ -180,3 +180,24 @@ async fn addresses_back_to_names() {
     assert_eq!(s.views.who_has([10, 1, 0, 2].into(), soon()).await.unwrap().services, ["web"]);
     assert!(s.views.who_has([10, 9, 9, 9].into(), soon()).await.unwrap().is_empty());
 }
+
+/// Many who ask for one name at the same moment, while nothing is warm: all get the same answer, and it costs two streams.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_crowd_at_a_cold_name() {
+    for (name, instances) in [("nope", 0), ("web", 1)] {
+        for _ in 0..20 {
+            let s = stage();
+            let mut crowd = tokio::task::JoinSet::new();
+            for _ in 0..40 {
+                let views = s.views.clone();
+                crowd.spawn(async move { views.service(None, name, soon()).await.map(|f| f.value.instances.len()) });
+            }
+            while let Some(got) = crowd.join_next().await {
+                assert_eq!(got.unwrap(), Ok(instances), "{name}");
+            }
+            let streams = s.fake.streams.load(Ordering::SeqCst);
+            assert!(streams <= 4, "{streams} streams");
+            s.stop.cancel();
+        }
+    }
+}

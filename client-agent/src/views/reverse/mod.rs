@@ -1,5 +1,9 @@
 //! Who has an address. Asked for seldom, so it is read from the catalog, not kept as a view.
 
+mod driver;
+
+pub(super) use driver::Reverse;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -21,9 +25,12 @@ impl Owners {
     }
 }
 
+/// Names by address.
+pub(super) type Index = HashMap<IpAddr, Vec<String>>;
+
 /// Nodes by address.
-pub(super) fn nodes(nodes: Vec<Node>) -> HashMap<IpAddr, Vec<String>> {
-    let mut by_ip: HashMap<IpAddr, Vec<String>> = HashMap::new();
+pub(super) fn nodes(nodes: Vec<Node>) -> Index {
+    let mut by_ip = Index::new();
     for node in nodes {
         if let Ok(ip) = node.address.parse() {
             by_ip.entry(ip).or_default().push(node.name);
@@ -33,7 +40,7 @@ pub(super) fn nodes(nodes: Vec<Node>) -> HashMap<IpAddr, Vec<String>> {
 }
 
 /// Adds one service's instances that have an address of their own.
-pub(super) fn add(by_ip: &mut HashMap<IpAddr, Vec<String>>, instances: &[ServiceNode]) {
+pub(super) fn add(by_ip: &mut Index, instances: &[ServiceNode]) {
     for service in instances.iter().filter_map(|i| i.service.as_ref()) {
         if let Ok(ip) = service.address.parse() {
             let names = by_ip.entry(ip).or_default();
