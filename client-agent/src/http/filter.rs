@@ -610,7 +610,7 @@ mod tests {
             ),
             ("Node", "1:5 (4): no match found, expected: \"!=\", \".\", \"==\", \"[\", [ \\t\\r\\n] or [a-zA-Z0-9_]"),
             ("Meta.a==b and", "1:14 (13): no match found, expected: [ \\t\\r\\n]"),
-            ("Node == \"a\" b", "1:11 (10)"),
+            ("Node == \"a\" b", "1:13 (12): no match found, expected: \"and\", \"or\", [ \\t\\r\\n] or EOF"),
             ("Foo==a", "Selector \"Foo\" is not valid"),
             ("Meta.x.y == 2", "Selector \"Meta.x.y\" is not valid"),
             ("node == s1", "Selector \"node\" is not valid"),

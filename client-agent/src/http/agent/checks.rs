@@ -71,7 +71,8 @@ fn cut(output: String) -> String {
     if total <= DEFAULT_OUTPUT_MAX_SIZE {
         return output;
     }
-    let kept = output.get(..output.floor_char_boundary(DEFAULT_OUTPUT_MAX_SIZE)).unwrap_or_default();
+    let end = (0..=DEFAULT_OUTPUT_MAX_SIZE).rev().find(|at| output.is_char_boundary(*at)).unwrap_or(0);
+    let kept = output.get(..end).unwrap_or_default();
     format!("{kept} ... (captured {} of {total} bytes)", kept.len())
 }
 
