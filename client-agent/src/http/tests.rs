@@ -380,6 +380,8 @@ async fn what_the_agent_says_of_itself() {
     let members = agent.ask("GET", "/v1/agent/members", "").await.json();
     assert_eq!(members[0]["Tags"]["role"], "consul");
     assert_eq!((&members[0]["Status"], &members[0]["DelegateCur"]), (&Value::from(1), &Value::from(4)));
+    let wan = agent.ask("GET", "/v1/agent/members?wan=1", "").await.json();
+    assert_eq!((wan[0]["Name"].as_str(), wan[0]["Status"].as_u64()), (Some("s1.dc1"), Some(1)));
     let metrics = agent.ask("GET", "/v1/agent/metrics", "").await.json();
     assert_eq!(metrics["Gauges"][0]["Name"], "a");
     let metrics = agent.ask("GET", "/v1/agent/metrics?format=prometheus", "").await;

@@ -3,9 +3,9 @@
 use super::super::decode::{self, Fields};
 use super::super::dispatch::{Call, kept_named};
 use super::super::failure::Failure;
-use super::super::filter;
 use super::super::render::{CheckJson, Object};
 use super::super::reply::Reply;
+use super::super::shape;
 use crate::registry::definition::{DEFAULT_OUTPUT_MAX_SIZE, Status};
 
 pub(crate) fn list(call: &Call<'_>) -> Result<Reply, Failure> {
@@ -15,7 +15,7 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     match &options.filter {
         None => call.json(&Object(entries)),
         Some(filter) => {
-            filter.check(&filter::CHECK)?;
+            filter.check(&shape::CHECK)?;
             let kept = kept_named(entries, filter)?;
             call.json(&Object(kept.iter().map(|(id, value)| (id, value))))
         }
