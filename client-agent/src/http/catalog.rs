@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::decode::{self, DecodeError, Fields};
 use super::dispatch::{Call, ask, kept_named, read};
 use super::failure::Failure;
-use super::filter;
 use super::query::Options;
 use super::render::{NodeJson, Object, Seq, ServiceJson, ServiceNodeJson};
 use super::reply::Reply;
+use super::shape;
 
 fn undecoded(error: DecodeError) -> Failure {
     Failure::bad(format!("Request decode failed: {error}"))
@@ -105,7 +105,7 @@ pub(crate) async fn nodes(call: &Call<'_>) -> Result<Reply, Failure> {
     let request = ListNodesRequest { node_meta: call.params.node_meta() };
     let (reply, answer) = read!(call, &mut options, CatalogClient<_>, list_nodes, request)?;
     let site = call.site(&options.meta);
-    let list = call.list(reply.nodes.iter().map(|n| NodeJson(n, site)), options.filter.as_ref(), &filter::NODE)?;
+    let list = call.list(reply.nodes.iter().map(|n| NodeJson(n, site)), options.filter.as_ref(), &shape::NODE)?;
     Ok(headed(list, &answer, &options))
 }
 
@@ -127,7 +127,7 @@ pub(crate) async fn service(call: &Call<'_>) -> Result<Reply, Failure> {
     let (reply, answer) = read!(call, &mut options, CatalogClient<_>, service_nodes, request)?;
     let site = call.site(&options.meta);
     let entries = reply.instances.iter().filter_map(|entry| ServiceNodeJson::new(entry, site));
-    let list = call.list(entries, options.filter.as_ref(), &filter::SERVICE_NODE)?;
+    let list = call.list(entries, options.filter.as_ref(), &shape::SERVICE_NODE)?;
     Ok(headed(list, &answer, &options))
 }
 
@@ -149,7 +149,7 @@ pub(crate) async fn node(call: &Call<'_>) -> Result<Reply, Failure> {
     let body = match &options.filter {
         None => call.json(&NodeServices { node, services: Object(entries) })?,
         Some(filter) => {
-            filter.check(&filter::SERVICE)?;
+            filter.check(&shape::SERVICE)?;
             let kept = kept_named(entries, filter)?;
             call.json(&NodeServices { node, services: Object(kept.iter().map(|(id, value)| (id, value))) })?
         }
@@ -170,7 +170,7 @@ pub(crate) async fn node_services(call: &Call<'_>) -> Result<Reply, Failure> {
     let body = match &options.filter {
         None => call.json(&NodeServices { node, services: Seq(entries.map(|(_, service)| service)) })?,
         Some(filter) => {
-            filter.check(&filter::SERVICE)?;
+            filter.check(&shape::SERVICE)?;
             let kept = kept_named(entries, filter)?;
             call.json(&NodeServices { node, services: Seq(kept.iter().map(|(_, value)| value)) })?
         }

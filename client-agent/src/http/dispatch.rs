@@ -10,12 +10,13 @@ use http::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 
 use super::failure::Failure;
-use super::filter::{Filter, Shape};
+use super::filter::Filter;
 use super::gate::{self, Endpoint};
 use super::ports::Context;
 use super::query::{self, Options, Params};
 use super::render::Site;
 use super::reply::Reply;
+use super::shape::Shape;
 use super::{agent, catalog, health, kv, operator, session, status, txn};
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
@@ -297,20 +297,32 @@ impl Drop for Slot {
     }
 }
 
+/// How far a connection's requests are.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Heads that have arrived.
+    heads: AtomicUsize,
+    /// Whether a request is being answered.
+    serving: AtomicBool,
+}
+
 /// A connection whose requests must bring their heads in time. Idle time between requests does not count; that has a limit of its
 /// own, so that the pools of clients are not cut off every few seconds.
 struct Paced<I> {
     io: I,
-    /// Set while a request is being answered.
-    serving: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+    /// Heads that had arrived when this was last read from.
+    heads: usize,
     limit: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let serving = self.serving.load(Ordering::Acquire);
-        if serving {
+        let serving = self.progress.serving.load(Ordering::Acquire);
+        let heads = self.progress.heads.load(Ordering::Acquire);
+        if heads != self.heads {
+            self.heads = heads;
             self.deadline = None;
         }
         let before = buf.filled().len();
@@ -356,18 +368,19 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Paced<I> {
 }
 
 /// Says that a request is being answered, for as long as it lives.
-struct Serving(Arc<AtomicBool>);
+struct Serving(Arc<Progress>);
 
 impl Serving {
-    fn start(flag: &Arc<AtomicBool>) -> Self {
-        flag.store(true, Ordering::Release);
-        Self(Arc::clone(flag))
+    fn start(progress: &Arc<Progress>) -> Self {
+        progress.serving.store(true, Ordering::Release);
+        progress.heads.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(progress))
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.0.serving.store(false, Ordering::Release);
     }
 }
 
@@ -377,8 +390,8 @@ async fn connection<I>(io: I, router: Router, limits: Arc<Limits>, stop: Cancell
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let serving = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&serving);
+    let progress = Arc::new(Progress::default());
+    let flag = Arc::clone(&progress);
     let service = tower::service_fn(move |request: Request<hyper::body::Incoming>| {
         let under_way = Serving::start(&flag);
         let answer = router.clone().oneshot(request);
@@ -388,8 +401,13 @@ where
             answer
         }
     });
-    let paced =
-        Paced { io, serving, limit: limits.header_timeout, deadline: Some(Box::pin(sleep(limits.header_timeout))) };
+    let paced = Paced {
+        io,
+        progress,
+        heads: 0,
+        limit: limits.header_timeout,
+        deadline: Some(Box::pin(sleep(limits.header_timeout))),
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)

@@ -5,6 +5,8 @@ use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::failure::Failure;
+use super::shape::Shape;
+use super::shape::Shape::{Bool, Fields, Int, List, Map, Text};
 
 /// Longest expression, in bytes.
 const MAX_LENGTH: usize = 8 * 1024;
@@ -37,89 +39,6 @@ impl From<FilterError> for Failure {
         Self::internal(error.to_string())
     }
 }
-
-/// What a selector can point at.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Shape {
-    Text,
-    Int,
-    Bool,
-    List(&'static Shape),
-    Map(&'static Shape),
-    Fields(&'static [(&'static str, Shape)]),
-}
-
-use Shape::{Bool, Fields, Int, List, Map, Text};
-
-const WEIGHTS: Shape = Fields(&[("Passing", Int), ("Warning", Int)]);
-const ADDRESSES: Shape = Map(&Fields(&[("Address", Text), ("Port", Int)]));
-/// A node.
-pub(crate) const NODE: Shape = Fields(&[
-    ("ID", Text),
-    ("Node", Text),
-    ("Address", Text),
-    ("Datacenter", Text),
-    ("TaggedAddresses", Map(&Text)),
-    ("Meta", Map(&Text)),
-]);
-/// A service instance, as the catalog and the agent list it.
-pub(crate) const SERVICE: Shape = Fields(&[
-    ("Kind", Text),
-    ("ID", Text),
-    ("Service", Text),
-    ("Tags", List(&Text)),
-    ("Address", Text),
-    ("TaggedAddresses", ADDRESSES),
-    ("Meta", Map(&Text)),
-    ("Port", Int),
-    ("Weights", WEIGHTS),
-    ("EnableTagOverride", Bool),
-]);
-/// A check.
-pub(crate) const CHECK: Shape = Fields(&[
-    ("Node", Text),
-    ("CheckID", Text),
-    ("Name", Text),
-    ("Status", Text),
-    ("Notes", Text),
-    ("Output", Text),
-    ("ServiceID", Text),
-    ("ServiceName", Text),
-    ("ServiceTags", List(&Text)),
-    ("Type", Text),
-    (
-        "Definition",
-        Fields(&[
-            ("HTTP", Text),
-            ("TLSSkipVerify", Bool),
-            ("Header", Map(&List(&Text))),
-            ("Method", Text),
-            ("Body", Text),
-            ("TCP", Text),
-        ]),
-    ),
-]);
-/// An entry of `health/service`.
-pub(crate) const SERVICE_HEALTH: Shape = Fields(&[("Node", NODE), ("Service", SERVICE), ("Checks", List(&CHECK))]);
-/// An entry of `catalog/service`.
-pub(crate) const SERVICE_NODE: Shape = Fields(&[
-    ("ID", Text),
-    ("Node", Text),
-    ("Address", Text),
-    ("Datacenter", Text),
-    ("TaggedAddresses", Map(&Text)),
-    ("NodeMeta", Map(&Text)),
-    ("ServiceKind", Text),
-    ("ServiceID", Text),
-    ("ServiceName", Text),
-    ("ServiceTags", List(&Text)),
-    ("ServiceAddress", Text),
-    ("ServiceTaggedAddresses", ADDRESSES),
-    ("ServiceWeights", WEIGHTS),
-    ("ServiceMeta", Map(&Text)),
-    ("ServicePort", Int),
-    ("ServiceEnableTagOverride", Bool),
-]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Op {
@@ -541,6 +460,7 @@ fn build(path: Vec<String>, op: Op, value: String) -> Result<Match, FilterError>
 mod tests {
     use serde_json::json;
 
+    use super::super::shape::{NODE, SERVICE, SERVICE_HEALTH};
     use super::*;
 
     fn entry() -> Value {
@@ -610,7 +530,7 @@ mod tests {
             ),
             ("Node", "1:5 (4): no match found, expected: \"!=\", \".\", \"==\", \"[\", [ \\t\\r\\n] or [a-zA-Z0-9_]"),
             ("Meta.a==b and", "1:14 (13): no match found, expected: [ \\t\\r\\n]"),
-            ("Node == \"a\" b", "1:11 (10)"),
+            ("Node == \"a\" b", "1:13 (12): no match found, expected: \"and\", \"or\", [ \\t\\r\\n] or EOF"),
             ("Foo==a", "Selector \"Foo\" is not valid"),
             ("Meta.x.y == 2", "Selector \"Meta.x.y\" is not valid"),
             ("node == s1", "Selector \"node\" is not valid"),

@@ -15,18 +15,18 @@ use http::{HeaderName, header};
 use super::catalog::headed;
 use super::dispatch::{Call, read};
 use super::failure::Failure;
-use super::filter;
 use super::ports::CachedReads;
 use super::query::Options;
 use super::render::{CheckJson, ServiceHealthJson};
 use super::reply::Reply;
+use super::shape;
 
 /// How long a cached read waits for a view's first snapshot.
 const CACHED_WAIT: Duration = Duration::from_secs(5);
 const CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 fn list(call: &Call<'_>, reply: &ChecksReply, answer: &AnswerMeta, options: &Options) -> Result<Reply, Failure> {
-    let list = call.list(reply.checks.iter().map(CheckJson::new), options.filter.as_ref(), &filter::CHECK)?;
+    let list = call.list(reply.checks.iter().map(CheckJson::new), options.filter.as_ref(), &shape::CHECK)?;
     Ok(headed(list, answer, options))
 }
 
@@ -80,7 +80,7 @@ fn instances<E: Borrow<ServiceHealth>>(
         .map(Borrow::borrow)
         .filter(|entry| !only_passing || passing(entry))
         .filter_map(|entry| ServiceHealthJson::new(entry, site));
-    call.list(entries, options.filter.as_ref(), &filter::SERVICE_HEALTH)
+    call.list(entries, options.filter.as_ref(), &shape::SERVICE_HEALTH)
 }
 
 pub(crate) async fn service(call: &Call<'_>) -> Result<Reply, Failure> {

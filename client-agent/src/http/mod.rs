@@ -20,6 +20,7 @@ mod query;
 mod render;
 mod reply;
 mod session;
+mod shape;
 mod status;
 #[cfg(test)]
 mod testing;

@@ -13,7 +13,7 @@ use super::filter::Filter;
 
 /// Decodes `%41` (and, in queries, `+`); `None` where an escape is damaged or the result is no UTF-8.
 pub(crate) fn unescape(text: &str, plus: bool) -> Option<String> {
-    if !text.contains('%') && !(plus && text.contains('+')) {
+    if !(text.contains('%') || plus && text.contains('+')) {
         return Some(text.to_owned());
     }
     let mut bytes = text.bytes();

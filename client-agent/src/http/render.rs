@@ -436,7 +436,6 @@ impl Serialize for SessionJson<'_> {
             ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
             ms => duration::format(Duration::from_millis(ms)),
         };
-        let list = |names: &'_ [String]| (!names.is_empty()).then(|| names.to_vec());
         let mut out = s.serialize_struct("Session", 10)?;
         out.serialize_field("ID", &session.id)?;
         out.serialize_field("Name", &session.name)?;
@@ -445,7 +444,7 @@ impl Serialize for SessionJson<'_> {
         out.serialize_field("Behavior", &session.behavior)?;
         out.serialize_field("TTL", &ttl)?;
         out.serialize_field("NodeChecks", &session.node_checks)?;
-        out.serialize_field("ServiceChecks", &list(&session.service_checks).map(|ids| ServiceChecks(ids)))?;
+        out.serialize_field("ServiceChecks", &nonempty(&session.service_checks).map(ServiceChecks))?;
         out.serialize_field("CreateIndex", &session.create_index)?;
         out.serialize_field("ModifyIndex", &session.modify_index)?;
         out.end()
@@ -453,9 +452,13 @@ impl Serialize for SessionJson<'_> {
 }
 
 /// `[{"ID":"x","Namespace":""}]`.
-struct ServiceChecks(Vec<String>);
+struct ServiceChecks<'a>(&'a [String]);
 
-impl Serialize for ServiceChecks {
+fn nonempty(names: &[String]) -> Option<&[String]> {
+    (!names.is_empty()).then_some(names)
+}
+
+impl Serialize for ServiceChecks<'_> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_seq(self.0.iter().map(|id| BTreeMap::from([("ID", id.as_str()), ("Namespace", "")])))
     }

@@ -3,9 +3,9 @@
 use super::super::decode::{self, Fields};
 use super::super::dispatch::{Call, kept_named};
 use super::super::failure::Failure;
-use super::super::filter;
 use super::super::render::{CheckJson, Object};
 use super::super::reply::Reply;
+use super::super::shape;
 use crate::registry::definition::{DEFAULT_OUTPUT_MAX_SIZE, Status};
 
 pub(crate) fn list(call: &Call<'_>) -> Result<Reply, Failure> {
@@ -15,7 +15,7 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     match &options.filter {
         None => call.json(&Object(entries)),
         Some(filter) => {
-            filter.check(&filter::CHECK)?;
+            filter.check(&shape::CHECK)?;
             let kept = kept_named(entries, filter)?;
             call.json(&Object(kept.iter().map(|(id, value)| (id, value))))
         }
@@ -71,7 +71,8 @@ fn cut(output: String) -> String {
     if total <= DEFAULT_OUTPUT_MAX_SIZE {
         return output;
     }
-    let kept = output.get(..output.floor_char_boundary(DEFAULT_OUTPUT_MAX_SIZE)).unwrap_or_default();
+    let end = (0..=DEFAULT_OUTPUT_MAX_SIZE).rev().find(|at| output.is_char_boundary(*at)).unwrap_or(0);
+    let kept = output.get(..end).unwrap_or_default();
     format!("{kept} ... (captured {} of {total} bytes)", kept.len())
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use causeway_proto::federation::directory_client::DirectoryClient;
-use causeway_proto::federation::{SiteState, SitesReply, SitesRequest};
+use causeway_proto::federation::{Server, Site, SiteState, SiteStatus, SitesReply, SitesRequest};
 use causeway_proto::member::{Member, MemberStatus, tag};
 
 use super::super::dispatch::{Call, ask};
@@ -73,9 +73,23 @@ fn wan_members(reply: &SitesReply) -> Vec<WanMember> {
     all
 }
 
+/// The own servers, for a site without a gateway: it is a federation of one.
+fn own_site(members: &[Member], datacenter: &str) -> SitesReply {
+    let servers = members
+        .iter()
+        .filter_map(|member| Some(Server { name: member.name.clone(), address: member.rpc_addr()?.to_string() }));
+    let site = Site { datacenter: datacenter.to_owned(), servers: servers.collect(), ..Site::default() };
+    SitesReply { sites: vec![SiteStatus { site: Some(site), local: true, ..SiteStatus::default() }] }
+}
+
 async fn wan(call: &Call<'_>) -> Result<Reply, Failure> {
-    let meta = causeway_proto::meta::Meta { datacenter: None, ..call.meta()? };
-    let (reply, _) = ask!(call, meta, DirectoryClient<_>, sites, SitesRequest {})?;
+    let known = call.ctx.members.members();
+    let reply = if known.iter().any(|member| member.gateway_addr().is_some()) {
+        let meta = causeway_proto::meta::Meta { datacenter: None, ..call.meta()? };
+        ask!(call, meta, DirectoryClient<_>, sites, SitesRequest {})?.0
+    } else {
+        own_site(&known, &call.ctx.info.datacenter)
+    };
     let members = wan_members(&reply);
     call.json(&Seq(members.iter().map(|member| MemberJson {
         name: &member.name,
@@ -110,8 +124,6 @@ pub(crate) async fn force_leave(call: &Call<'_>) -> Result<Reply, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use causeway_proto::federation::{Server, Site, SiteStatus};
-
     use super::*;
 
     #[test]

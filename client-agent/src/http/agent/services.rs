@@ -9,9 +9,9 @@ use http::HeaderName;
 use super::super::decode;
 use super::super::dispatch::{Call, kept_named};
 use super::super::failure::Failure;
-use super::super::filter;
 use super::super::render::{AgentServiceJson, Object};
 use super::super::reply::Reply;
+use super::super::shape;
 use crate::registry::definition::ServiceDefinition;
 
 const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash");
@@ -23,7 +23,7 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     match &options.filter {
         None => call.json(&Object(entries)),
         Some(filter) => {
-            filter.check(&filter::SERVICE)?;
+            filter.check(&shape::SERVICE)?;
             let kept = kept_named(entries, filter)?;
             call.json(&Object(kept.iter().map(|(id, value)| (id, value))))
         }
