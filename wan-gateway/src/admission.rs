@@ -96,7 +96,9 @@ mod tests {
     fn what_crosses() {
         assert!(class("/causeway.kv.v1.Kv/Get").is_ok_and(|c| c.repeatable));
         assert!(class("/causeway.kv.v1.Kv/Apply").is_ok_and(|c| !c.repeatable));
-        for path in ["/causeway.raft.v1.Raft/Vote", "/causeway.federation.v1.Gossip/Echo", "/causeway.status.v1.Status/Stats"] {
+        for path in
+            ["/causeway.raft.v1.Raft/Vote", "/causeway.federation.v1.Gossip/Echo", "/causeway.status.v1.Status/Stats"]
+        {
             assert_eq!(class(path).err().map(|s| Reason::of(&s)), Some(Reason::Refused), "{path}");
         }
         assert_eq!(class("/x.Y/Z").err().map(|s| s.code()), Some(tonic::Code::Unimplemented));

@@ -76,7 +76,9 @@ impl Config {
             return self.advertise.clone();
         }
         match self.listen {
-            Some(listen) if !listen.ip().is_unspecified() => vec![SocketAddr::new(listen.ip(), bound.port()).to_string()],
+            Some(listen) if !listen.ip().is_unspecified() => {
+                vec![SocketAddr::new(listen.ip(), bound.port()).to_string()]
+            }
             _ => Vec::new(),
         }
     }

@@ -49,7 +49,13 @@ pub fn table(own: &str, links: &[DirectLink<'_>], neighbours: &BTreeMap<String, 
             cost: link.rtt,
             hops: 1,
         });
-        best.entry(link.datacenter).and_modify(|b| if link.rtt < b.rtt { *b = *link }).or_insert(*link);
+        best.entry(link.datacenter)
+            .and_modify(|b| {
+                if link.rtt < b.rtt {
+                    *b = *link
+                }
+            })
+            .or_insert(*link);
     }
     for (first, link) in &best {
         for (target, hops) in distances(own, first, neighbours) {
@@ -71,7 +77,11 @@ pub fn table(own: &str, links: &[DirectLink<'_>], neighbours: &BTreeMap<String, 
 }
 
 /// Edges from `from` to every site that it reaches without passing through `own`.
-fn distances<'a>(own: &str, from: &'a str, neighbours: &'a BTreeMap<String, BTreeSet<String>>) -> BTreeMap<&'a str, u32> {
+fn distances<'a>(
+    own: &str,
+    from: &'a str,
+    neighbours: &'a BTreeMap<String, BTreeSet<String>>,
+) -> BTreeMap<&'a str, u32> {
     let mut found: BTreeMap<&str, u32> = BTreeMap::new();
     let mut queue = BinaryHeap::from([Reverse((0_u32, from))]);
     while let Some(Reverse((hops, site))) = queue.pop() {

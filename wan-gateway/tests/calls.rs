@@ -85,7 +85,10 @@ async fn a_view_streams_and_its_end_is_seen_at_the_far_end() {
     assert_eq!(&got[..12], &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
     assert_eq!(two.toy.dropped.load(Ordering::SeqCst), 0);
     drop(body);
-    until("the stream is dropped at the far end", Duration::from_secs(2), || two.toy.dropped.load(Ordering::SeqCst) == 1).await;
+    until("the stream is dropped at the far end", Duration::from_secs(2), || {
+        two.toy.dropped.load(Ordering::SeqCst) == 1
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +98,8 @@ async fn a_call_that_is_dropped_before_its_answer_is_dropped_at_the_far_end() {
     let call = tokio::spawn(async move { door.call(request(NEVER, "dc2", "")).await });
     until("the call arrives", Duration::from_secs(2), || two.toy.begun.load(Ordering::SeqCst) == 1).await;
     call.abort();
-    until("the call is dropped at the far end", Duration::from_secs(2), || two.toy.dropped.load(Ordering::SeqCst) == 1).await;
+    until("the call is dropped at the far end", Duration::from_secs(2), || two.toy.dropped.load(Ordering::SeqCst) == 1)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,8 @@ pub(crate) async fn serve(desk: Desk, send: SendStream, recv: RecvStream) {
         Err(status) => return refuse(out, &status).await,
     };
     let Ok(_permit) = Arc::clone(&desk.calls).try_acquire_owned() else {
-        let status = Reason::Overloaded.status(format!("too many calls from {} are under way at {}", desk.from, desk.own));
+        let status =
+            Reason::Overloaded.status(format!("too many calls from {} are under way at {}", desk.from, desk.own));
         return refuse(out, &status).await;
     };
     let until = admission::time_limit(class.kind, &headers).map(|limit| Instant::now() + limit);

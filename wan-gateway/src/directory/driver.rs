@@ -53,7 +53,8 @@ mod tests {
     #[test]
     fn kept_over_a_restart_and_damage_is_survived() {
         let dir = std::env::temp_dir().join(format!("causeway-gateway-{}-{}", std::process::id(), line!()));
-        let sites = vec![Site { datacenter: "b".into(), gateway: "g".into(), incarnation: 4, version: 2, ..Site::default() }];
+        let sites =
+            vec![Site { datacenter: "b".into(), gateway: "g".into(), incarnation: 4, version: 2, ..Site::default() }];
         assert!(load(&dir).is_empty());
         save(&dir, sites.clone()).unwrap();
         assert_eq!(load(&dir), sites);

@@ -81,7 +81,7 @@ impl Directory {
     pub fn update(&mut self, servers: Vec<Server>, neighbours: BTreeSet<String>) -> bool {
         let neighbours: Vec<String> = neighbours.into_iter().take(MAX_LISTED).collect();
         let servers: Vec<Server> = servers.into_iter().take(MAX_LISTED).collect();
-        if self.own.servers == servers && self.own.neighbours == neighbours {
+        if self.own.left || self.own.servers == servers && self.own.neighbours == neighbours {
             return false;
         }
         self.own.servers = servers;
@@ -176,20 +176,24 @@ impl Directory {
         if datacenter == self.own.datacenter {
             return Known::Yes;
         }
-        self.records.values().filter(|r| r.site.datacenter == datacenter).fold(Known::No, |sum, r| {
-            if sum == Known::Yes || !r.site.left { Known::Yes } else { Known::Left }
-        })
+        self.records
+            .values()
+            .filter(|r| r.site.datacenter == datacenter)
+            .fold(Known::No, |sum, r| if sum == Known::Yes || !r.site.left { Known::Yes } else { Known::Left })
     }
 
     /// Every other datacenter with what is known of it.
     pub fn datacenters(&self) -> BTreeMap<&str, Known> {
-        self.records.values().filter(|r| r.site.datacenter != self.own.datacenter).fold(BTreeMap::new(), |mut map, r| {
-            let known = map.entry(r.site.datacenter.as_str()).or_insert(Known::Left);
-            if !r.site.left {
-                *known = Known::Yes;
-            }
-            map
-        })
+        self.records.values().filter(|r| r.site.datacenter != self.own.datacenter).fold(
+            BTreeMap::new(),
+            |mut map, r| {
+                let known = map.entry(r.site.datacenter.as_str()).or_insert(Known::Left);
+                if !r.site.left {
+                    *known = Known::Yes;
+                }
+                map
+            },
+        )
     }
 
     /// For each site, the sites its gateways say they have links to.
@@ -318,10 +322,13 @@ mod tests {
         let now = Instant::now_for_tests();
         let mut d = Directory::new("own", "g", 5, vec![]);
         let gateway = |n: &str| vec![Gateway { name: n.into(), addresses: vec![format!("{n}:1")] }];
-        d.merge(now, vec![
-            Site { gateways: gateway("g1"), neighbours: vec!["x".into()], ..site("b", "g1", 1, 1) },
-            Site { gateways: gateway("g2"), neighbours: vec!["y".into()], ..site("b", "g2", 7, 7) },
-        ]);
+        d.merge(
+            now,
+            vec![
+                Site { gateways: gateway("g1"), neighbours: vec!["x".into()], ..site("b", "g1", 1, 1) },
+                Site { gateways: gateway("g2"), neighbours: vec!["y".into()], ..site("b", "g2", 7, 7) },
+            ],
+        );
         let b = d.merged("b").unwrap();
         assert_eq!(b.neighbours, ["x", "y"]);
         assert_eq!(b.gateways.len(), 2);

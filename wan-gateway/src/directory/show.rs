@@ -91,12 +91,15 @@ mod tests {
         let shown = status.show(now + Duration::from_secs(3), &directory, &links);
         let states: Vec<_> =
             shown.iter().map(|s| (s.site.as_ref().unwrap().datacenter.as_str(), s.state(), s.since_ms)).collect();
-        assert_eq!(states, [
-            ("a", SiteState::Linked, 3000),
-            ("c", SiteState::Linked, 3000),
-            ("b", SiteState::Unreachable, 3000),
-            ("d", SiteState::Left, 3000)
-        ]);
+        assert_eq!(
+            states,
+            [
+                ("a", SiteState::Linked, 3000),
+                ("c", SiteState::Linked, 3000),
+                ("b", SiteState::Unreachable, 3000),
+                ("d", SiteState::Left, 3000)
+            ]
+        );
         let shown = status.show(now + Duration::from_secs(4), &directory, &BTreeMap::new());
         let c = shown.iter().find(|s| s.site.as_ref().unwrap().datacenter == "c").unwrap();
         assert_eq!((c.state(), c.since_ms), (SiteState::Unreachable, 0));

@@ -23,9 +23,9 @@ use super::frame::{self, Item};
 use super::stream::{Cut, Incoming, Outgoing};
 use crate::admission::{self, Class};
 use crate::directory::Known;
-use crate::task::routes::Routes;
 use crate::link::State;
 use crate::link::driver::Link;
+use crate::task::routes::Routes;
 
 /// A request's body up to this size is kept until an answer begins, so that the call can be made again.
 const KEEP: usize = 8 << 20;
@@ -45,7 +45,12 @@ enum Failure {
 }
 
 /// Makes the call, or says why not. Never hangs: a datacenter without a working link is refused at once.
-pub(crate) async fn call(routes: &arc_swap::ArcSwap<Routes>, own: &str, request_limit: usize, request: Request) -> Response {
+pub(crate) async fn call(
+    routes: &arc_swap::ArcSwap<Routes>,
+    own: &str,
+    request_limit: usize,
+    request: Request,
+) -> Response {
     match attempt_all(routes, own, request_limit, request).await {
         Ok(response) => response,
         Err(status) => status.into_http(),
@@ -86,7 +91,9 @@ async fn attempt_all(
         .map_err(|error| Reason::TooLarge.status(error.to_string()))?;
     let (kept, rest) = within(until, gather(body)).await.ok_or_else(|| late(target))??;
     if kept.iter().map(Bytes::len).sum::<usize>() > request_limit {
-        return Err(Reason::TooLarge.status(format!("the request is too large to cross: {request_limit} bytes are allowed")));
+        return Err(
+            Reason::TooLarge.status(format!("the request is too large to cross: {request_limit} bytes are allowed"))
+        );
     }
     let mut permit = Some(permit);
     let mut rest = rest;

@@ -89,7 +89,10 @@ fn encode(kind: u8, path: &str, status: u16, headers: &HeaderMap) -> Result<Byte
 
 /// Headers that concern one connection only stay behind.
 fn travels(name: &HeaderName) -> bool {
-    !matches!(name.as_str(), "connection" | "host" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection")
+    !matches!(
+        name.as_str(),
+        "connection" | "host" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection"
+    )
 }
 
 /// The first frame of a request.
@@ -253,7 +256,10 @@ mod tests {
         out
     }
 
-    fn read(bytes: &[u8], mut cut: impl FnMut() -> usize) -> Result<(Option<String>, Vec<u8>, Option<HeaderMap>), FrameError> {
+    fn read(
+        bytes: &[u8],
+        mut cut: impl FnMut() -> usize,
+    ) -> Result<(Option<String>, Vec<u8>, Option<HeaderMap>), FrameError> {
         let (mut decoder, mut path, mut body, mut last) = (Decoder::default(), None, Vec::new(), None);
         let mut rest = Bytes::copy_from_slice(bytes);
         while !rest.is_empty() {

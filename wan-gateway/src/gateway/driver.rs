@@ -14,13 +14,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::task::driver::{Brain, Order};
-use crate::task::routes::Routes;
 use super::{StartError, World};
 use crate::config::Config;
 use crate::forward;
 use crate::link::CloseCode;
 use crate::link::driver as links;
+use crate::task::driver::{Brain, Order};
+use crate::task::routes::Routes;
 use crate::tls::Tls;
 
 /// Notes that wait for the gateway's task.

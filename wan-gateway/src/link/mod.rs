@@ -240,9 +240,10 @@ impl Links {
 
     /// Connections that work: number, datacenter, gateway, round trip.
     pub fn up(&self) -> impl Iterator<Item = (ConnId, &str, &str, Duration)> {
-        self.conns.iter().filter(|(_, c)| c.state == State::Up).filter_map(|(id, c)| {
-            Some((*id, c.datacenter.as_str(), c.gateway.as_deref()?, c.rtt))
-        })
+        self.conns
+            .iter()
+            .filter(|(_, c)| c.state == State::Up)
+            .filter_map(|(id, c)| Some((*id, c.datacenter.as_str(), c.gateway.as_deref()?, c.rtt)))
     }
 
     /// A connection's state.
@@ -324,17 +325,20 @@ impl Links {
             }
             key
         });
-        self.conns.insert(id, Conn {
-            datacenter,
-            gateway: None,
-            dialled,
-            state: State::Greeting,
-            since: now,
-            rtt: Duration::ZERO,
-            asked: None,
-            misses: 0,
-            next_probe: now + PROBE_EVERY,
-        });
+        self.conns.insert(
+            id,
+            Conn {
+                datacenter,
+                gateway: None,
+                dialled,
+                state: State::Greeting,
+                since: now,
+                rtt: Duration::ZERO,
+                asked: None,
+                misses: 0,
+                next_probe: now + PROBE_EVERY,
+            },
+        );
     }
 
     fn hello(&mut self, now: Instant, id: ConnId, gateway: String) {
@@ -562,10 +566,12 @@ mod tests {
     fn a_suspected_link_is_dialled_anew_and_then_replaced() {
         let (mut links, t0) = start();
         links.handle(t0, Event::Targets(vec![target("b:1")]));
-        let dial = |effects: Vec<Effect>| effects.into_iter().find_map(|e| match e {
-            Effect::Dial { key, attempt, .. } => Some((key, attempt)),
-            _ => None,
-        });
+        let dial = |effects: Vec<Effect>| {
+            effects.into_iter().find_map(|e| match e {
+                Effect::Dial { key, attempt, .. } => Some((key, attempt)),
+                _ => None,
+            })
+        };
         let mut first = dial(links.effects());
         run(&mut links, t0, t0 + ms(500), |_, _, e| first = first.take().or_else(|| dial(vec![e])));
         up(&mut links, t0 + ms(500), 1, "g", first);

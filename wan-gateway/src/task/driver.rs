@@ -84,6 +84,9 @@ pub(crate) struct Brain {
     save_at: Option<Instant>,
     saving: Option<JoinHandle<()>>,
     draining: Option<oneshot::Sender<()>>,
+    /// Last words that are not heard yet.
+    farewells: Vec<JoinHandle<()>>,
+    stopping: bool,
     changed: bool,
 }
 
@@ -108,6 +111,8 @@ impl Brain {
             save_at: None,
             saving: None,
             draining: None,
+            farewells: Vec::new(),
+            stopping: false,
             changed: true,
             parts,
         }
@@ -208,10 +213,8 @@ impl Brain {
         self.next_conn += 1;
         let link = Arc::new(Link::new(id, datacenter.clone(), conn));
         let names = identities.iter().filter(|i| i.domain == config.domain).map(|i| i.datacenter.clone()).collect();
-        let permits = self
-            .desks
-            .entry(datacenter.clone())
-            .or_insert_with(|| Arc::new(Semaphore::new(config.limits.calls_in)));
+        let permits =
+            self.desks.entry(datacenter.clone()).or_insert_with(|| Arc::new(Semaphore::new(config.limits.calls_in)));
         let desk = Desk {
             own: config.datacenter.as_str().into(),
             servers: self.parts.servers.clone(),
@@ -255,7 +258,11 @@ impl Brain {
             || frame.from_datacenter != held.link.datacenter
             || causeway_proto::name::node(&frame.from_gateway).is_err()
         {
-            tracing::warn!(datacenter = held.link.datacenter, says = frame.from_datacenter, "a peer says what its certificate does not");
+            tracing::warn!(
+                datacenter = held.link.datacenter,
+                says = frame.from_datacenter,
+                "a peer says what its certificate does not"
+            );
             held.link.close(CloseCode::Identity);
             return;
         }
@@ -337,18 +344,21 @@ impl Brain {
     fn drain(&mut self, leave: bool, done: oneshot::Sender<()>) {
         if leave {
             self.directory.leave();
-            self.tell_all(vec![self.directory.own().clone()]);
         }
-        for held in self.held.values() {
-            self.parts.tasks.spawn(links::drain(Arc::clone(&held.link)));
-        }
+        let last = leave.then(|| self.frame_of(vec![self.directory.own().clone()]));
+        self.farewells = self
+            .held
+            .values()
+            .map(|held| self.parts.tasks.spawn(links::drain(Arc::clone(&held.link), last.clone())))
+            .collect();
         self.links.handle(Instant::now(), Event::Targets(Vec::new()));
         self.targets.clear();
+        self.stopping = true;
         self.draining = Some(done);
     }
 
     fn aim(&mut self, now: Instant) {
-        if self.draining.is_some() {
+        if self.stopping {
             return;
         }
         let config = &self.parts.config;
@@ -393,9 +403,12 @@ impl Brain {
         if self.save_at.is_some_and(|at| now >= at) {
             self.save(now);
         }
-        let idle = self.held.values().all(|h| h.link.busy.load(Ordering::Relaxed) == 0)
-            && self.desks.values().all(|d| d.available_permits() >= self.parts.config.limits.calls_in);
-        if idle && let Some(done) = self.draining.take_if(|_| true) {
+        if self.draining.is_some()
+            && self.farewells.iter().all(JoinHandle::is_finished)
+            && self.held.values().all(|h| h.link.busy.load(Ordering::Relaxed) == 0)
+            && self.desks.values().all(|d| d.available_permits() >= self.parts.config.limits.calls_in)
+            && let Some(done) = self.draining.take()
+        {
             // Nobody waits any more: that is fine too.
             let _ = done.send(());
         }
@@ -453,7 +466,8 @@ impl Brain {
     }
 
     fn dial(&self, key: String, attempt: u64, addresses: Vec<String>, expect: Option<String>, deadline: Duration) {
-        let (endpoint, config, tls) = (self.parts.endpoint.clone(), Arc::clone(&self.parts.config), self.parts.tls.clone());
+        let (endpoint, config, tls) =
+            (self.parts.endpoint.clone(), Arc::clone(&self.parts.config), self.parts.tls.clone());
         let (notes, stop) = (self.parts.notes.clone(), self.parts.stop.clone());
         self.parts.tasks.spawn(async move {
             let work = Box::pin(links::dial(&endpoint, &config, &tls, &addresses, expect.as_deref(), deadline));
@@ -517,7 +531,8 @@ impl Brain {
             #[allow(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
             {
                 metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(stats.path.lost_packets as f64);
-                metrics::gauge!("causeway_gateway_link_black_holes", &labels).set(stats.path.black_holes_detected as f64);
+                metrics::gauge!("causeway_gateway_link_black_holes", &labels)
+                    .set(stats.path.black_holes_detected as f64);
                 let calls = held.link.calls.load(Ordering::Relaxed);
                 metrics::gauge!("causeway_gateway_link_calls", &labels).set(calls as f64);
             }

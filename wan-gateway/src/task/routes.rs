@@ -36,13 +36,8 @@ impl Routes {
 
     /// The link for the next call, other than those tried.
     pub(crate) fn pick(&self, datacenter: &str, tried: &[ConnId]) -> Option<Arc<Link>> {
-        let usable: Vec<&Arc<Link>> = self
-            .0
-            .get(datacenter)?
-            .links
-            .iter()
-            .filter(|l| l.state() == State::Up && !tried.contains(&l.id))
-            .collect();
+        let usable: Vec<&Arc<Link>> =
+            self.0.get(datacenter)?.links.iter().filter(|l| l.state() == State::Up && !tried.contains(&l.id)).collect();
         let position = match usable.as_slice() {
             [] | [_] => 0,
             several => path::pick(several.iter().map(|l| (l.conn.rtt(), l.busy.load(Ordering::Relaxed))))?,

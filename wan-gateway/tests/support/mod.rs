@@ -1,4 +1,10 @@
-#![allow(dead_code, clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "tests touch the world; each file uses a part of this")]
+#![allow(
+    dead_code,
+    clippy::disallowed_methods,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests touch the world; each file uses a part of this"
+)]
 //! Sites for tests: a gateway each, on a runtime of its own that can be killed, with a toy server behind it.
 
 use std::collections::BTreeMap;
@@ -191,7 +197,11 @@ impl Site {
         .await
         .map(|r| r.unwrap().as_ref().clone());
         found.unwrap_or_else(|_| {
-            panic!("{} never saw {datacenter} {wanted:?}: {:#?}", self.plan.config.datacenter, self.gateway().sites().borrow())
+            panic!(
+                "{} never saw {datacenter} {wanted:?}: {:#?}",
+                self.plan.config.datacenter,
+                self.gateway().sites().borrow()
+            )
         })
     }
 
