@@ -81,7 +81,7 @@ impl Directory {
     pub fn update(&mut self, servers: Vec<Server>, neighbours: BTreeSet<String>) -> bool {
         let neighbours: Vec<String> = neighbours.into_iter().take(MAX_LISTED).collect();
         let servers: Vec<Server> = servers.into_iter().take(MAX_LISTED).collect();
-        if self.own.servers == servers && self.own.neighbours == neighbours {
+        if self.own.left || self.own.servers == servers && self.own.neighbours == neighbours {
             return false;
         }
         self.own.servers = servers;

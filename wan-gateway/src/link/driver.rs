@@ -409,13 +409,17 @@ async fn datagrams(link: &Link, notes: &mpsc::Sender<Note>) -> ConnectionError {
     }
 }
 
-async fn say(link: Arc<Link>, bytes: Vec<u8>) {
+/// Says something on a stream of its own; `heard`: waits until the other end has it.
+async fn say(link: Arc<Link>, bytes: Vec<u8>, heard: bool) {
     let said = tokio::time::timeout(FRAME_TIME, async {
         let mut stream = link.conn.open_uni().await?;
         let _ = stream.set_priority(GOSSIP_PRIORITY);
         stream.write_all(&bytes).await?;
-        let _ = stream.finish();
         // Dropping a finished stream does not take back what was written.
+        let _ = stream.finish();
+        if heard {
+            let _ = stream.stopped().await;
+        }
         Ok::<(), quinn::WriteError>(())
     })
     .await;
@@ -424,16 +428,23 @@ async fn say(link: Arc<Link>, bytes: Vec<u8>) {
     }
 }
 
-/// Sends a frame of gossip.
-pub(crate) async fn tell(link: Arc<Link>, frame: GossipFrame) {
+fn encoded(frame: &GossipFrame) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1 + frame.encoded_len());
     bytes.push(FRAME);
     // Growing a vector does not fail.
     let _ = frame.encode(&mut bytes);
-    say(link, bytes).await;
+    bytes
 }
 
-/// Says that we are about to stop.
-pub(crate) async fn drain(link: Arc<Link>) {
-    say(link, vec![DRAIN]).await;
+/// Sends a frame of gossip.
+pub(crate) async fn tell(link: Arc<Link>, frame: GossipFrame) {
+    say(link, encoded(&frame), false).await;
+}
+
+/// Says that we are about to stop, after some last words; done once it was heard.
+pub(crate) async fn drain(link: Arc<Link>, last: Option<GossipFrame>) {
+    if let Some(frame) = last {
+        say(Arc::clone(&link), encoded(&frame), true).await;
+    }
+    say(link, vec![DRAIN], true).await;
 }

@@ -84,6 +84,9 @@ pub(crate) struct Brain {
     save_at: Option<Instant>,
     saving: Option<JoinHandle<()>>,
     draining: Option<oneshot::Sender<()>>,
+    /// Last words that are not heard yet.
+    farewells: Vec<JoinHandle<()>>,
+    stopping: bool,
     changed: bool,
 }
 
@@ -108,6 +111,8 @@ impl Brain {
             save_at: None,
             saving: None,
             draining: None,
+            farewells: Vec::new(),
+            stopping: false,
             changed: true,
             parts,
         }
@@ -339,18 +344,21 @@ impl Brain {
     fn drain(&mut self, leave: bool, done: oneshot::Sender<()>) {
         if leave {
             self.directory.leave();
-            self.tell_all(vec![self.directory.own().clone()]);
         }
-        for held in self.held.values() {
-            self.parts.tasks.spawn(links::drain(Arc::clone(&held.link)));
-        }
+        let last = leave.then(|| self.frame_of(vec![self.directory.own().clone()]));
+        self.farewells = self
+            .held
+            .values()
+            .map(|held| self.parts.tasks.spawn(links::drain(Arc::clone(&held.link), last.clone())))
+            .collect();
         self.links.handle(Instant::now(), Event::Targets(Vec::new()));
         self.targets.clear();
+        self.stopping = true;
         self.draining = Some(done);
     }
 
     fn aim(&mut self, now: Instant) {
-        if self.draining.is_some() {
+        if self.stopping {
             return;
         }
         let config = &self.parts.config;
@@ -395,9 +403,12 @@ impl Brain {
         if self.save_at.is_some_and(|at| now >= at) {
             self.save(now);
         }
-        let idle = self.held.values().all(|h| h.link.busy.load(Ordering::Relaxed) == 0)
-            && self.desks.values().all(|d| d.available_permits() >= self.parts.config.limits.calls_in);
-        if idle && let Some(done) = self.draining.take_if(|_| true) {
+        if self.draining.is_some()
+            && self.farewells.iter().all(JoinHandle::is_finished)
+            && self.held.values().all(|h| h.link.busy.load(Ordering::Relaxed) == 0)
+            && self.desks.values().all(|d| d.available_permits() >= self.parts.config.limits.calls_in)
+            && let Some(done) = self.draining.take()
+        {
             // Nobody waits any more: that is fine too.
             let _ = done.send(());
         }
