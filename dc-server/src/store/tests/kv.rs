@@ -48,7 +48,11 @@ fn the_index_of_a_prefix_moves_on_deletion() {
     assert_eq!(index(&log, ""), 4, "nothing was there");
     log.kv(kv(Verb::DeleteTree, "d/", ""));
     assert_eq!((index(&log, "d/"), index(&log, "d/y"), index(&log, "d"), index(&log, "e")), (6, 6, 6, 3));
+    assert_eq!(log.state().tombstones(), 2);
+    log.ok(command::Command::ReapTombstones(ReapTombstones { through_index: 5 }));
+    assert_eq!(log.state().tombstones(), 1);
     log.ok(command::Command::ReapTombstones(ReapTombstones { through_index: 6 }));
+    assert_eq!(log.state().tombstones(), 0);
     assert_eq!(index(&log, "d/"), 6, "the table's index is not below what was answered");
 }
 
