@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "tests start tasks to wait beside them")]
 //! Calls over an in-process door, with a log that applies at once.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,7 +96,8 @@ impl Bench {
     }
 
     async fn set(&self, key: &str, value: &str) {
-        let request = ApplyRequest { verb: Verb::Set.into(), key: key.into(), value: value.into(), ..ApplyRequest::default() };
+        let request =
+            ApplyRequest { verb: Verb::Set.into(), key: key.into(), value: value.into(), ..ApplyRequest::default() };
         assert!(KvClient::new(self.door.clone()).apply(request).await.unwrap().into_inner().done);
     }
 
@@ -147,7 +149,10 @@ async fn catalog_and_health() {
     let mut catalog = CatalogClient::new(bench.door.clone());
     let mut health = HealthClient::new(bench.door.clone());
     let nodes = catalog.list_nodes(ListNodesRequest::default()).await.unwrap();
-    assert_eq!(AnswerMeta::of(&nodes), AnswerMeta { index: 1, known_leader: true, last_contact: Duration::from_millis(3) });
+    assert_eq!(
+        AnswerMeta::of(&nodes),
+        AnswerMeta { index: 1, known_leader: true, last_contact: Duration::from_millis(3) }
+    );
     assert_eq!(nodes.into_inner().nodes.len(), 1);
     let services = catalog.list_services(ListServicesRequest::default()).await.unwrap().into_inner().services;
     assert!(services.contains_key("web"));
@@ -243,7 +248,9 @@ async fn a_blocking_read_waits_for_its_topic_and_no_longer_than_it_may() {
         let request = meta.request(GetRequest { key: "k".into() });
         async move { AnswerMeta::of(&kv.get(request).await.unwrap()).index }
     };
-    let within = |future| tokio::time::timeout(Duration::from_secs(10), future);
+    async fn within<T>(future: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
+        tokio::time::timeout(Duration::from_secs(10), future).await
+    }
     assert_eq!(within(get(0, 600_000)).await.unwrap(), 1, "not blocking");
     assert_eq!(within(get(9, 600_000)).await.unwrap(), 1, "an index of another history");
     assert_eq!(within(get(1, 30)).await.unwrap(), 1, "the wait time is over");
@@ -295,7 +302,8 @@ async fn sessions() {
     bench.register("a", "", &[("serfHealth", "passing")]).await;
     let mut sessions = SessionsClient::new(bench.door.clone());
     let create = |session| CreateRequest { session: Some(session) };
-    let on_a = || Session { node: "a".into(), node_checks: vec!["serfHealth".into()], ttl_ms: 10_000, ..Session::default() };
+    let on_a =
+        || Session { node: "a".into(), node_checks: vec!["serfHealth".into()], ttl_ms: 10_000, ..Session::default() };
     let id = sessions.create(create(on_a())).await.unwrap().into_inner().id;
     assert_eq!((id.len(), id.as_bytes()[14]), (36, b'4'));
     let renewed = sessions.renew(RenewRequest { id: id.clone() }).await.unwrap().into_inner().sessions;
@@ -312,7 +320,10 @@ async fn sessions() {
     assert_eq!(sessions.list(list("b")).await.unwrap().into_inner().sessions.len(), 0);
     for (session, text) in [
         (Session { ttl_ms: 5000, ..on_a() }, "Invalid Session TTL '5000000000', must be between [10s=24h0m0s]"),
-        (Session { ttl_ms: 90_000_000, ..on_a() }, "Invalid Session TTL '90000000000000', must be between [10s=24h0m0s]"),
+        (
+            Session { ttl_ms: 90_000_000, ..on_a() },
+            "Invalid Session TTL '90000000000000', must be between [10s=24h0m0s]",
+        ),
         (Session { behavior: "x".into(), ..on_a() }, "Invalid Behavior setting 'x'"),
         (Session { node: "b".into(), ..on_a() }, "Missing node registration"),
         (Session { node_checks: vec!["x".into()], ..on_a() }, "Missing check 'x' registration"),
@@ -341,7 +352,8 @@ async fn transactions() {
         let entry = Entry { key: key.into(), value: vec![0; value], ..Entry::default() };
         txn::Op { op: Some(op::Op::Kv(KvOp { verb: verb.into(), entry: Some(entry) })) }
     };
-    let reply = client.apply(TxnRequest { ops: vec![op("set", "k", 1), op("get", "k", 0)] }).await.unwrap().into_inner();
+    let reply =
+        client.apply(TxnRequest { ops: vec![op("set", "k", 1), op("get", "k", 0)] }).await.unwrap().into_inner();
     assert_eq!((reply.results.len(), reply.errors.len(), reply.index), (2, 0, 1));
     let reply = client.apply(TxnRequest { ops: vec![op("get", "none", 0)] }).await.unwrap().into_inner();
     assert_eq!(reply.errors[0].what, "key \"none\" doesn't exist");
@@ -349,8 +361,12 @@ async fn transactions() {
     assert!(AnswerMeta::of(&read).known_leader);
     assert_eq!(read.into_inner().results.len(), 1);
     bench.log.delayed.lock().unwrap().insert("l".into());
-    let reply = client.apply(TxnRequest { ops: vec![op("set", "k", 0), op("lock", "l", 0)] }).await.unwrap().into_inner();
-    assert_eq!((reply.errors[0].op_index, reply.errors[0].what.as_str()), (1, "failed to lock key \"l\" due to lock delay"));
+    let reply =
+        client.apply(TxnRequest { ops: vec![op("set", "k", 0), op("lock", "l", 0)] }).await.unwrap().into_inner();
+    assert_eq!(
+        (reply.errors[0].op_index, reply.errors[0].what.as_str()),
+        (1, "failed to lock key \"l\" due to lock delay")
+    );
     let status = client.apply(TxnRequest { ops: vec![op("set", "k", 0); 65] }).await.unwrap_err();
     assert_eq!(refusal(&status), (Reason::TooLarge, "Transaction contains too many operations (65 > 64)"));
     let status = client.apply(TxnRequest { ops: vec![op("set", "k", 600_000)] }).await.unwrap_err();
@@ -371,7 +387,7 @@ async fn a_view_of_a_service() {
     assert_eq!(follow(&mut stream, &mut seen).await, (false, 3), "only what bears on it");
     assert_eq!(seen, BTreeMap::from([("a".to_owned(), 1)]));
     bench.deregister("a", "").await;
-    assert_eq!(follow(&mut stream, &mut seen).await.0, false);
+    assert!(!follow(&mut stream, &mut seen).await.0);
     assert!(seen.is_empty());
 }
 
@@ -520,4 +536,33 @@ async fn topics_are_bounded_and_kinds_checked() {
         let status = ViewsClient::new(bench.door.clone()).subscribe(request).await.unwrap_err();
         assert_eq!(Reason::of(&status), Reason::Invalid);
     }
+}
+
+#[tokio::test]
+async fn many_names_come_in_pieces() {
+    let bench = bench();
+    let commands: Vec<_> = (1..=3000_u64)
+        .map(|n| {
+            let request = RegisterRequest {
+                node: Some(Node { name: "a".into(), address: "::1".into(), ..Node::default() }),
+                service: Some(Instance { name: format!("{n:0>400}"), ..Instance::default() }),
+                ..RegisterRequest::default()
+            };
+            (n, command::Command { command: Some(command::command::Command::Register(request)) })
+        })
+        .collect();
+    bench.log.store.apply_batch(&commands);
+    let mut stream = bench.view(TopicKind::ServiceNames, "").await;
+    let (mut names, mut pieces) = (BTreeSet::new(), 0);
+    loop {
+        let event = next(&mut stream).await.unwrap();
+        assert!(prost::Message::encoded_len(&event) < 520 << 10);
+        pieces += 1;
+        let Some(Change::Names(change)) = event.change else { panic!("{event:?}") };
+        names.extend(change.upsert);
+        if event.complete {
+            break;
+        }
+    }
+    assert_eq!((names.len(), pieces), (3000, 3));
 }

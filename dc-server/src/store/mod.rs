@@ -24,7 +24,7 @@ use causeway_proto::kv::Verb;
 pub use health::CheckStatus;
 pub use snapshot::RestoreError;
 pub(crate) use state::fold;
-pub use state::{NodeRow, Refusal, ServiceRow, State};
+pub use state::{NodeRow, Refusal, Reserved, ServiceRow, State};
 pub use watch::{Topic, Watch};
 
 use state::{Touched, Writer};

@@ -12,14 +12,21 @@ fn health(log: &Log, name: &str) -> Vec<(String, Vec<(String, String)>)> {
 #[test]
 fn a_registration_is_one_step() {
     let mut log = Log::new();
-    log.ok(register(node("a"), Some(service("w", "web", &["v1"])), vec![check("n", "", "passing"), check("s", "w", "warning")]));
+    log.ok(register(
+        node("a"),
+        Some(service("w", "web", &["v1"])),
+        vec![check("n", "", "passing"), check("s", "w", "warning")],
+    ));
     let state = log.state();
     let (instances, index) = state.service_health("web", &[], &any());
     assert_eq!((instances.len(), index), (1, 1));
     let i = &instances[0];
     assert_eq!(i.node.as_ref().unwrap().modify_index, 1);
     assert_eq!(i.checks.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["n", "s"], "the node's come first");
-    assert_eq!((i.checks[1].service_name.as_str(), i.checks[1].service_tags.as_slice()), ("web", &["v1".to_owned()][..]));
+    assert_eq!(
+        (i.checks[1].service_name.as_str(), i.checks[1].service_tags.as_slice()),
+        ("web", &["v1".to_owned()][..])
+    );
     assert_eq!(i.checks[1].node, "a");
     assert_eq!(state.index(), 1);
 }
@@ -101,8 +108,16 @@ fn tags_are_the_union_of_the_instances_and_go_with_them() {
 fn node_meta_filters() {
     let mut log = Log::new();
     let meta = |env: &str| BTreeMap::from([("env".to_owned(), env.to_owned())]);
-    log.ok(register(Node { meta: meta("prod"), ..node("a") }, Some(service("w", "web", &["p"])), vec![check("c", "w", "critical")]));
-    log.ok(register(Node { meta: meta("test"), ..node("b") }, Some(service("w", "web", &["t"])), vec![check("c", "", "critical")]));
+    log.ok(register(
+        Node { meta: meta("prod"), ..node("a") },
+        Some(service("w", "web", &["p"])),
+        vec![check("c", "w", "critical")],
+    ));
+    log.ok(register(
+        Node { meta: meta("test"), ..node("b") },
+        Some(service("w", "web", &["t"])),
+        vec![check("c", "", "critical")],
+    ));
     let state = log.state();
     assert_eq!(state.nodes(&meta("prod")).0.len(), 1);
     assert_eq!(state.services(&meta("prod")).0["web"].values, ["p"]);
@@ -213,7 +228,12 @@ fn skipping_the_node_update_keeps_the_node_and_makes_a_missing_one() {
     let skip = |name: &str| {
         let node = Some(Node { address: String::new(), ..node(name) });
         let service = Some(service("w", "web", &[]));
-        command::Command::Register(RegisterRequest { node, service, skip_node_update: true, ..RegisterRequest::default() })
+        command::Command::Register(RegisterRequest {
+            node,
+            service,
+            skip_node_update: true,
+            ..RegisterRequest::default()
+        })
     };
     log.ok(skip("a"));
     log.ok(skip("b"));

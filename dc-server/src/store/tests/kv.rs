@@ -48,7 +48,11 @@ fn the_index_of_a_prefix_moves_on_deletion() {
     assert_eq!(index(&log, ""), 4, "nothing was there");
     log.kv(kv(Verb::DeleteTree, "d/", ""));
     assert_eq!((index(&log, "d/"), index(&log, "d/y"), index(&log, "d"), index(&log, "e")), (6, 6, 6, 3));
+    assert_eq!(log.state().tombstones(), 2);
+    log.ok(command::Command::ReapTombstones(ReapTombstones { through_index: 5 }));
+    assert_eq!(log.state().tombstones(), 1);
     log.ok(command::Command::ReapTombstones(ReapTombstones { through_index: 6 }));
+    assert_eq!(log.state().tombstones(), 0);
     assert_eq!(index(&log, "d/"), 6, "the table's index is not below what was answered");
 }
 
@@ -96,7 +100,10 @@ fn locks() {
     assert_eq!((entry(&log).lock_index, entry(&log).value.as_slice()), (1, b"b".as_slice()));
     assert!(!log.kv(lock(2, "c")) && !log.kv(unlock(2, "c")));
     assert!(log.kv(unlock(1, "d")));
-    assert_eq!((entry(&log).lock_index, entry(&log).session.as_str(), entry(&log).value.as_slice()), (1, "", b"d".as_slice()));
+    assert_eq!(
+        (entry(&log).lock_index, entry(&log).session.as_str(), entry(&log).value.as_slice()),
+        (1, "", b"d".as_slice())
+    );
     assert!(log.kv(lock(2, "e")));
     assert_eq!(entry(&log).lock_index, 2);
     // A plain write goes through, keeps the holder and loses the count (measured on Consul 1.8.7).
@@ -105,7 +112,10 @@ fn locks() {
     for (request, text) in [
         (kv(Verb::Lock, "l", ""), "missing session"),
         (kv(Verb::Unlock, "l", ""), "missing session"),
-        (ApplyRequest { session: "zz".into(), ..kv(Verb::Lock, "l", "") }, "failed session lookup: index error: UUID must be 36 characters"),
+        (
+            ApplyRequest { session: "zz".into(), ..kv(Verb::Lock, "l", "") },
+            "failed session lookup: index error: UUID must be 36 characters",
+        ),
         (lock(9, ""), "invalid session \"00000009-0000-4000-8000-000000000000\""),
         (kv(Verb::Unspecified, "l", ""), "Invalid KVS operation"),
     ] {

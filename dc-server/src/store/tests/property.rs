@@ -72,9 +72,7 @@ fn random_op(rng: &mut StdRng) -> txn::Op {
             let session = uuid(rng.random_range(1..5));
             op::Op::Kv(KvOp { verb, entry: Some(Entry { key: pick(rng, &KEYS).into(), session, ..Entry::default() }) })
         }
-        1 => {
-            op::Op::Node(NodeOp { verb: pick(rng, &["set", "delete", "get"]).into(), node: Some(random_node(rng)) })
-        }
+        1 => op::Op::Node(NodeOp { verb: pick(rng, &["set", "delete", "get"]).into(), node: Some(random_node(rng)) }),
         _ => op::Op::Service(ServiceOp {
             verb: pick(rng, &["set", "delete", "get"]).into(),
             node: pick(rng, &NODES).into(),

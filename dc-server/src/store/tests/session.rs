@@ -6,7 +6,11 @@ fn lock(log: &mut Log, n: u32, key: &str) {
 
 fn setup() -> Log {
     let mut log = Log::new();
-    log.ok(register(node("a"), Some(service("w", "web", &[])), vec![check("serfHealth", "", "passing"), check("s", "w", "warning")]));
+    log.ok(register(
+        node("a"),
+        Some(service("w", "web", &[])),
+        vec![check("serfHealth", "", "passing"), check("s", "w", "warning")],
+    ));
     log
 }
 
@@ -17,13 +21,17 @@ fn create(log: &mut Log, session: Session) -> Vec<Event> {
 #[test]
 fn creation() {
     let mut log = setup();
-    let events = create(&mut log, Session { ttl_ms: 10_000, node_checks: vec!["serfHealth".into()], ..session(&uuid(1), "A") });
+    let events =
+        create(&mut log, Session { ttl_ms: 10_000, node_checks: vec!["serfHealth".into()], ..session(&uuid(1), "A") });
     assert_eq!(events, [Event::SessionCreated { id: uuid(1), ttl_ms: 10_000 }]);
     let state = log.state();
     let (found, index) = state.session(&uuid(1));
     let found = found.unwrap();
     assert_eq!((found.behavior.as_str(), found.create_index, index), ("release", 2, 2));
-    assert_eq!((state.sessions(None).0.len(), state.sessions(Some("a")).0.len(), state.sessions(Some("b")).0.len()), (1, 1, 0));
+    assert_eq!(
+        (state.sessions(None).0.len(), state.sessions(Some("a")).0.len(), state.sessions(Some("b")).0.len()),
+        (1, 1, 0)
+    );
     assert_eq!(state.session("none"), (None, 2));
 }
 
@@ -31,7 +39,10 @@ fn creation() {
 fn refusals() {
     let mut log = setup();
     log.ok(register(node("a"), None, vec![check("bad", "", "critical")]));
-    let with = |checks: &[&str]| Session { node_checks: checks.iter().map(ToString::to_string).collect(), ..session(&uuid(1), "a") };
+    let with = |checks: &[&str]| Session {
+        node_checks: checks.iter().map(ToString::to_string).collect(),
+        ..session(&uuid(1), "a")
+    };
     for (session, text) in [
         (session(&uuid(1), "nosuch"), "Missing node registration"),
         (with(&["x"]), "Missing check 'x' registration"),
@@ -86,11 +97,14 @@ fn it_ends_with_what_it_hangs_on() {
     ];
     for (what, command, ends) in cases {
         let mut log = setup();
-        create(&mut log, Session {
-            node_checks: vec!["serfHealth".into()],
-            service_checks: vec!["s".into()],
-            ..session(&uuid(1), "a")
-        });
+        create(
+            &mut log,
+            Session {
+                node_checks: vec!["serfHealth".into()],
+                service_checks: vec!["s".into()],
+                ..session(&uuid(1), "a")
+            },
+        );
         lock(&mut log, 1, "k");
         let events = log.ok(command);
         assert_eq!(log.state().session(&uuid(1)).0.is_none(), ends, "{what}");

@@ -5,7 +5,11 @@ use crate::store::RestoreError;
 pub(super) fn full() -> Log {
     let mut log = Log::new();
     let node = Node { id: uuid(7), meta: BTreeMap::from([("k".into(), "v".into())]), ..node("Alpha") };
-    log.ok(register(node, Some(service("w", "Web", &["t"])), vec![check("n", "", "passing"), check("c", "w", "passing")]));
+    log.ok(register(
+        node,
+        Some(service("w", "Web", &["t"])),
+        vec![check("n", "", "passing"), check("c", "w", "passing")],
+    ));
     log.ok(register(super::node("b"), Some(service("x", "gone", &[])), vec![]));
     log.ok(deregister("b", "x", ""));
     log.ok(command::Command::SessionCreate(session(&uuid(1), "alpha")));

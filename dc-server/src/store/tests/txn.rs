@@ -4,7 +4,13 @@ use causeway_proto::txn::{self, CheckOp, KvOp, NodeOp, ServiceOp, SessionOp, Txn
 use super::*;
 
 fn kv_op(verb: &str, key: &str, index: u64, session: &str) -> txn::Op {
-    let entry = Entry { key: key.into(), value: b"v".to_vec(), modify_index: index, session: session.into(), ..Entry::default() };
+    let entry = Entry {
+        key: key.into(),
+        value: b"v".to_vec(),
+        modify_index: index,
+        session: session.into(),
+        ..Entry::default()
+    };
     txn::Op { op: Some(op::Op::Kv(KvOp { verb: verb.into(), entry: Some(entry) })) }
 }
 
@@ -92,7 +98,8 @@ fn errors_read_as_consuls() {
 
 #[test]
 fn every_error_is_named() {
-    let reply = apply(&mut setup(), vec![kv_op("get", "gone", 0, ""), kv_op("bogus", "a", 0, ""), kv_op("set", "ok", 0, "")]);
+    let reply =
+        apply(&mut setup(), vec![kv_op("get", "gone", 0, ""), kv_op("bogus", "a", 0, ""), kv_op("set", "ok", 0, "")]);
     assert_eq!(reply.errors.iter().map(|e| e.op_index).collect::<Vec<_>>(), [0, 1]);
 }
 
@@ -100,18 +107,21 @@ fn every_error_is_named() {
 fn results() {
     let mut log = setup();
     log.ok(command::Command::SessionCreate(session(&uuid(1), "n")));
-    let reply = apply(&mut log, vec![
-        kv_op("set", "k", 0, "ignored"),
-        kv_op("get", "k", 0, ""),
-        kv_op("get-tree", "k", 0, ""),
-        kv_op("get-or-empty", "none", 0, ""),
-        kv_op("check-not-exists", "none", 0, ""),
-        kv_op("lock", "m", 0, &uuid(1)),
-        kv_op("check-session", "m", 0, &uuid(1)),
-        kv_op("unlock", "m", 0, &uuid(1)),
-        kv_op("delete", "l", 0, ""),
-        kv_op("delete-tree", "m", 0, ""),
-    ]);
+    let reply = apply(
+        &mut log,
+        vec![
+            kv_op("set", "k", 0, "ignored"),
+            kv_op("get", "k", 0, ""),
+            kv_op("get-tree", "k", 0, ""),
+            kv_op("get-or-empty", "none", 0, ""),
+            kv_op("check-not-exists", "none", 0, ""),
+            kv_op("lock", "m", 0, &uuid(1)),
+            kv_op("check-session", "m", 0, &uuid(1)),
+            kv_op("unlock", "m", 0, &uuid(1)),
+            kv_op("delete", "l", 0, ""),
+            kv_op("delete-tree", "m", 0, ""),
+        ],
+    );
     assert_eq!(reply.errors, []);
     let seen: Vec<_> = reply
         .results
@@ -122,37 +132,46 @@ fn results() {
         })
         .collect();
     let id = uuid(1);
-    assert_eq!(seen, [
-        ("k", 0, 0, ""),
-        ("k", 1, 0, ""),
-        ("k", 1, 0, ""),
-        ("none", 0, 0, ""),
-        ("m", 0, 1, id.as_str()),
-        ("m", 0, 1, id.as_str()),
-        ("m", 0, 1, ""),
-    ]);
+    assert_eq!(
+        seen,
+        [
+            ("k", 0, 0, ""),
+            ("k", 1, 0, ""),
+            ("k", 1, 0, ""),
+            ("none", 0, 0, ""),
+            ("m", 0, 1, id.as_str()),
+            ("m", 0, 1, id.as_str()),
+            ("m", 0, 1, ""),
+        ]
+    );
     assert!(log.state().kv_get("l").0.is_none() && log.state().kv_get("m").0.is_none());
 }
 
 #[test]
 fn the_catalog_in_a_transaction() {
     let mut log = setup();
-    let reply = apply(&mut log, vec![
-        node_op("set", "n8", 0),
-        service_op("set", "n8", "s8", 0),
-        check_op("set", "n8", "c8", 0),
-        service_op("get", "n8", "s8", 0),
-        node_op("cas", "n", 1),
-    ]);
+    let reply = apply(
+        &mut log,
+        vec![
+            node_op("set", "n8", 0),
+            service_op("set", "n8", "s8", 0),
+            check_op("set", "n8", "c8", 0),
+            service_op("get", "n8", "s8", 0),
+            node_op("cas", "n", 1),
+        ],
+    );
     assert_eq!((reply.errors.len(), reply.results.len()), (0, 5));
     assert_eq!(log.state().service_health("s8", &[], &any()).0[0].checks.len(), 1);
     let index = log.index;
-    let reply = apply(&mut log, vec![
-        check_op("delete-cas", "n8", "c8", index),
-        service_op("delete", "n8", "s8", 0),
-        node_op("delete-cas", "n8", index),
-        node_op("delete", "n", 0),
-    ]);
+    let reply = apply(
+        &mut log,
+        vec![
+            check_op("delete-cas", "n8", "c8", index),
+            service_op("delete", "n8", "s8", 0),
+            node_op("delete-cas", "n8", index),
+            node_op("delete", "n", 0),
+        ],
+    );
     assert_eq!((reply.errors.len(), reply.results.len()), (0, 0));
     assert!(log.state().nodes(&any()).0.is_empty());
 }

@@ -35,7 +35,8 @@ async fn who_is_woken_by_what() {
         Topic::Sessions,
         Topic::Session(uuid(1).into()),
     ];
-    let (node_a, nodes, web, services, names, checks, key, d, all, x, sessions, one) = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11);
+    let (node_a, nodes, web, services, names, checks, key, d, all, x, sessions, one) =
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11);
     let set = |key| command::Command::Kv(kv(Verb::Set, key, "v"));
     let cases: Vec<(command::Command, Vec<usize>)> = vec![
         (set("d/k"), vec![key, d, all]),
@@ -85,7 +86,8 @@ async fn a_change_between_reading_and_waiting_is_not_lost() {
 async fn a_tree_and_a_snapshot_wake_too() {
     let mut log = setup();
     log.kv(kv(Verb::Set, "d/k", "v"));
-    let mut watches = [Topic::Key("d/k".into()), Topic::Prefix("d/k".into()), Topic::Prefix("d/".into())].map(|t| log.store.watch(&[t]));
+    let mut watches = [Topic::Key("d/k".into()), Topic::Prefix("d/k".into()), Topic::Prefix("d/".into())]
+        .map(|t| log.store.watch(&[t]));
     log.kv(kv(Verb::DeleteTree, "d", ""));
     for watch in &mut watches {
         assert!(woken(watch).await);
@@ -133,7 +135,8 @@ async fn nothing_is_lost_between_threads() {
     let writer = Arc::clone(&store);
     let writing = tokio::task::spawn_blocking(move || {
         for index in 1..=LAST {
-            writer.apply(index, &Command { command: Some(command::Command::Kv(kv(Verb::Set, "k", &index.to_string()))) });
+            writer
+                .apply(index, &Command { command: Some(command::Command::Kv(kv(Verb::Set, "k", &index.to_string()))) });
         }
     });
     let all = async { while tasks.join_next().await.is_some() {} };
