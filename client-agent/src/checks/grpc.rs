@@ -117,7 +117,7 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service.clone()));
+                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
             }
         });
         addr
