@@ -266,3 +266,14 @@ fn bad_domains_are_refused() {
     }
     assert!(Setup::new(Config { alt_domain: "x y".into(), ..config() }).is_err());
 }
+
+#[test]
+fn a_client_subnet_is_echoed_with_scope_0() {
+    use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsCode, EdnsOption};
+    let subnet = ClientSubnet::new([1, 2, 3, 0].into(), 24, 7);
+    let mut head = head(Some(1232));
+    head.edns.as_mut().unwrap().subnet = Some(subnet);
+    let edns = service(web(), RecordType::A).edns(&head).unwrap();
+    let echo = ClientSubnet::new([1, 2, 3, 0].into(), 24, 0);
+    assert_eq!(edns.option(EdnsCode::Subnet), Some(&EdnsOption::Subnet(echo)));
+}

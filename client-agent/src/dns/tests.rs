@@ -375,7 +375,7 @@ async fn ready_made_equals_made_anew() {
     let mut rng = SmallRng::seed_from_u64(seed);
     let fake = Fake::new();
     for service in 0..12 {
-        for i in 0..rng.random_range(1..30) {
+        for i in 0..rng.random_range(1..if service == 0 { 40 } else { 9 }) {
             let address = match rng.random_range(0..8) {
                 0 => format!("fd00::{i:x}"),
                 1 => format!("h{i}.example.com"),
@@ -418,17 +418,23 @@ async fn ready_made_equals_made_anew() {
             assert!(matches!(warm.take(&bytes, now, 7), Outcome::Answered));
             assert_eq!(cold.hits, 0);
             let (warm, cold) = (shape(warm.answer()), shape(cold.answer()));
-            assert_eq!(warm.2, cold.2, "seed {seed} {name}");
-            // One foreign name out of several, or three addresses of many, are drawn; there the number is what must agree.
-            let drawn =
-                edns.is_none() || cold.0.iter().any(|r| r.contains("CNAME")) || cold.2.contains("truncation: true");
+            // One foreign name out of several, or three addresses of many, are drawn. And the order of SRV records decides what
+            // compresses, so near the limit one order fits and another does not.
+            let cut = warm.2.contains("truncation: true") || cold.2.contains("truncation: true");
+            let drawn = edns.is_none() || cut || cold.0.iter().any(|r| r.contains("CNAME"));
+            let header = |h: &str| h.replace("truncation: true", "truncation: false");
+            if cold.2.contains("query_type: SRV") {
+                assert_eq!(header(&warm.2), header(&cold.2), "seed {seed} {name}");
+            } else {
+                assert_eq!(warm.2, cold.2, "seed {seed} {name}");
+            }
             if !drawn {
                 assert_eq!(warm.0, cold.0, "seed {seed} {name}");
             }
             if !drawn && edns == Some(4096) {
                 assert_eq!(warm.1, cold.1, "seed {seed} {name}");
             }
-            if cold.2.contains("truncation: false") {
+            if !cut {
                 assert_eq!(warm.0.len(), cold.0.len(), "seed {seed} {name}");
             }
         }
@@ -483,4 +489,46 @@ async fn noise() {
             Outcome::Ignored => assert!(bytes.len() < 12 || bytes[2] & 0x80 != 0, "seed {seed} round {round}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_client_subnet_comes_back_over_the_wire() {
+    use hickory_proto::rr::rdata::opt::ClientSubnet;
+    let s = stage(config());
+    let mut asked = query("web.service.consul.", RecordType::A, Some(1232));
+    let subnet = ClientSubnet::new([1, 2, 3, 0].into(), 24, 0);
+    asked.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Subnet(subnet));
+    for _ in 0..3 {
+        let answer = Message::from_vec(&exchange(s.at, &asked.to_vec().unwrap()).await.unwrap()).unwrap();
+        assert_eq!(answer.answers.len(), 40);
+        assert_eq!(answer.edns.unwrap().option(EdnsCode::Subnet), Some(&EdnsOption::Subnet(subnet)));
+    }
+}
+
+/// More questions that take waiting than there is room for are refused at once, and the others still get theirs.
+#[tokio::test]
+async fn a_flood_of_cold_names_is_shed() {
+    let s = stage(config());
+    ask(s.at, "web.service.consul.", RecordType::A, None).await;
+    s.fake.world.lock().unwrap().mute = true;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut shed = 0;
+    let mut buffer = [0; 4096];
+    for i in 0..1500 {
+        let bytes = query(&format!("x{i}.node.consul."), RecordType::A, None).to_vec().unwrap();
+        socket.send_to(&bytes, s.at).await.unwrap();
+        tokio::task::yield_now().await;
+        while socket.try_recv(&mut buffer).is_ok() {
+            shed += 1;
+        }
+    }
+    let answer = ask(s.at, "web.service.consul.", RecordType::A, None).await;
+    assert_eq!(answer.answers.len(), 3);
+    let deadline = Instant::now() + Duration::from_secs(6);
+    while shed < 1500 - 1024 && Instant::now() < deadline {
+        if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(100), socket.recv(&mut buffer)).await {
+            shed += 1;
+        }
+    }
+    assert!(shed >= 1500 - 1024, "{shed}");
 }
