@@ -78,7 +78,8 @@ mod tests {
             ((), index)
         };
         let stop = CancellationToken::new();
-        let blocked = block(&store, &meta(5), &topics, read, None, 0.0, &stop);
+        let meta = meta(5);
+        let blocked = block(&store, &meta, &topics, read, None, 0.0, &stop);
         let ((), index) = tokio::time::timeout(Duration::from_secs(10), blocked).await.expect("not lost");
         assert_eq!((index, reads.get()), (6, 2));
         assert_eq!(store.watched(), 0);
@@ -91,7 +92,8 @@ mod tests {
         let read = |state: &State| ((), state.kv_get("k").1);
         let stop = CancellationToken::new();
         let topics = [Topic::Key("k".into())];
-        let blocked = block(&store, &meta(5), &topics, read, Some(Duration::from_millis(10)), 1.0, &stop);
+        let meta = meta(5);
+        let blocked = block(&store, &meta, &topics, read, Some(Duration::from_millis(10)), 1.0, &stop);
         assert_eq!(tokio::time::timeout(Duration::from_secs(10), blocked).await, Ok(((), 5)));
     }
 }
