@@ -225,7 +225,7 @@ impl Api {
                 match &self.tls {
                     None => self.send(stream, request).await,
                     Some((material, name)) => {
-                        let config = causeway_certs::link::https_client(material, name);
+                        let config = causeway_certs::link::https_client(material, Some(name.as_str()));
                         let name = rustls::pki_types::ServerName::try_from(name.clone()).map_err(|e| fail(&e))?;
                         let stream = tokio_rustls::TlsConnector::from(config)
                             .connect(name, stream)

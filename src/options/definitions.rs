@@ -332,6 +332,7 @@ impl<'a> Reader<'a> {
                 header,
                 body: self.text("body")?,
                 tls_skip_verify: self.on("tls_skip_verify")?,
+                disable_redirects: self.on("disable_redirects")?,
             })
         } else if !tcp.is_empty() {
             CheckKind::Tcp { address: tcp }

@@ -76,12 +76,12 @@ pub struct Def {
 
 /// The option with this key.
 pub fn find(key: &str) -> Option<&'static Def> {
-    table::ALL.iter().find(|def| def.key == key)
+    table::ALL.iter().copied().find(|def| def.key == key)
 }
 
 /// The option with this flag.
 pub fn find_flag(flag: &str) -> Option<&'static Def> {
-    table::ALL.iter().find(|def| def.flag == Some(flag))
+    table::ALL.iter().copied().find(|def| def.flag == Some(flag))
 }
 
 /// The known word nearest to one that is not known, if any is near.

@@ -116,8 +116,8 @@ impl CachedReads for ViewsPort {
         Box::pin(async move {
             let dc = datacenter.unwrap_or_else(|| self.0.datacenter());
             let hit = self.0.peek_service(dc, service).is_some();
-            let fresh =
-                self.0.service(datacenter, service, Instant::now() + deadline).await.map_err(tonic::Status::from)?;
+            let fresh = self.0.service(datacenter, service, Instant::now() + deadline).await;
+            let fresh = fresh.map_err(|e| e.reason().status(e.to_string()))?;
             Ok(CachedService { instances: fresh.value.instances.clone(), index: fresh.index, age: fresh.age, hit })
         })
     }

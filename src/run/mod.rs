@@ -61,6 +61,8 @@ enum StartError {
     #[error(transparent)]
     Registry(#[from] causeway_agent::registry::OpenError),
     #[error(transparent)]
+    Checks(#[from] causeway_agent::checks::StartError),
+    #[error(transparent)]
     Dns(#[from] causeway_agent::dns::StartError),
     #[error(transparent)]
     Gateway(#[from] causeway_gateway::StartError),
@@ -132,6 +134,7 @@ struct Node {
     server: Option<Server>,
     gateway: Option<Gateway>,
     registry: Registry,
+    checks: Checks,
     reloader: Arc<Reloader>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -332,7 +335,12 @@ impl Node {
             Sync::start(servers.door(), registry.clone(), settings::node(&plan, &node_id), sync_settings, stop.clone());
         let paused = sync.pause();
         apply_definitions(&registry, &plan.definitions).await.map_err(|e| ConfigError::new("configuration", e))?;
-        Checks::start(registry.clone(), servers.door(), stop.clone());
+        let checks_settings = checks::Settings {
+            door: Some(servers.door()),
+            ca_files: plan.tls.as_ref().map(|f| f.ca.clone()).unwrap_or_default(),
+            ..checks::Settings::new(&plan.node_name)
+        };
+        let checks = Checks::start(registry.clone(), checks_settings, stop.clone())?;
         drop(paused);
 
         let views = Views::start(servers.door(), plan.datacenter.clone(), views::Limits::default(), stop.clone());
@@ -367,7 +375,7 @@ impl Node {
                 .map_err(|source| StartError::Io { what: format!("pid_file {path:?} cannot be written"), source })?;
         }
         tracing::info!(dns = ?plan.dns, http = ?plan.http, "ready");
-        Ok(Self { plan, gossip, server, gateway, registry, reloader, stop, tasks, ends, _data_dir: data_dir })
+        Ok(Self { plan, gossip, server, gateway, registry, checks, reloader, stop, tasks, ends, _data_dir: data_dir })
     }
 
     /// Runs until a signal, `leave` or (below `causeway dev` and tests) the end of standard input.
@@ -392,7 +400,11 @@ impl Node {
         self.stop.cancel();
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
-        self.registry.flush().await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), async {
+            self.checks.stopped().await;
+            self.registry.flush().await;
+        })
+        .await;
         if let Some(path) = self.plan.settings.some_text(&t::PID_FILE) {
             let _ = std::fs::remove_file(path);
         }
@@ -451,19 +463,18 @@ async fn orphaned() {
 fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
     let s = &plan.settings;
     let count = |def| u64::try_from(s.number(def)).unwrap_or(0);
+    let data_dir = plan.data_dir.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("causeway-{node_id}")));
+    let rpc_addr = SocketAddr::new(plan.advertise, plan.rpc_port);
     ServerConfig {
-        node_name: plan.node_name.clone(),
-        node_uuid: node_id.to_owned(),
-        datacenter: plan.datacenter.clone(),
         domain: plan.domain.clone(),
-        data_dir: plan.data_dir.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("causeway-{node_id}"))),
-        rpc_addr: SocketAddr::new(plan.advertise, plan.rpc_port),
         bootstrap: plan.bootstrap,
         bootstrap_expect: plan.bootstrap_expect,
         raft_multiplier: u32::try_from(s.number(&t::PERF_RAFT_MULTIPLIER)).unwrap_or(1),
         snapshot_threshold: count(&t::RAFT_SNAPSHOT_THRESHOLD),
         trailing_logs: count(&t::RAFT_TRAILING_LOGS),
         build: version::OURS.to_owned(),
+        tls: plan.tls.is_some(),
+        ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)
     }
 }
 

@@ -11,7 +11,7 @@ pub mod schedule;
 mod script;
 mod tcp;
 
-pub use driver::{Checks, Settings};
+pub use driver::{Checks, Settings, StartError};
 pub use policy::Policy;
 
 use crate::registry::Status;
