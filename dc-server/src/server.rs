@@ -14,8 +14,9 @@ use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
 use causeway_proto::raft::raft_server::RaftServer;
 use causeway_proto::rejection::{NO_LEADER, Reason};
-use causeway_proto::status::StatsReply;
+use causeway_proto::status::status_client::StatusClient;
 use causeway_proto::status::status_server::StatusServer;
+use causeway_proto::status::{RaftConfigurationRequest, StatsReply};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -127,6 +128,7 @@ pub struct ServerStatus {
 /// A running server.
 pub struct Server {
     node: Arc<Node>,
+    uuid: String,
     door: Door,
     draining: watch::Sender<bool>,
     stop: CancellationToken,
@@ -207,6 +209,7 @@ impl Server {
         doors: Doors,
         gateways: Gateways,
     ) -> Result<Self, StartError> {
+        let uuid = config.node_uuid.clone();
         let id = raft_id(&config.node_uuid).ok_or_else(|| StartError::Identity(config.node_uuid.clone()))?;
         let store = Arc::new(Store::new());
         let timers = Arc::new(Timers::default());
@@ -234,7 +237,9 @@ impl Server {
         let stop = CancellationToken::new();
         let mut handlers = Handlers::new(store.clone(), node.clone(), config.datacenter.clone(), stop.child_token());
         handlers.limits = config.write_limits;
-        let raft = RaftServer::new(consensus.service()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        let raft = RaftServer::new(consensus.service())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
         let services = rpc::services(handlers)
             .add_service(raft)
             .add_service(StatusServer::new(StatusService::new(consensus.clone(), store.clone())))
@@ -262,7 +267,7 @@ impl Server {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(leader.run(stop.child_token()));
-        Ok(Self { node, door: router.door(), draining, stop, tasks })
+        Ok(Self { node, uuid, door: router.door(), draining, stop, tasks })
     }
 
     /// The full stack: routing and services.
@@ -280,6 +285,47 @@ impl Server {
             leader: consensus.leader_address(),
             stats: StatsReply { raft, store },
         }
+    }
+
+    /// Leaves the Raft configuration for good; to be called once gossip has said that this server leaves, and before
+    /// [`Server::stop`]. Hands over leadership and waits until the others have taken it out, 5 s at most: of two servers, one that
+    /// merely stops takes the quorum with it.
+    pub async fn leave(&self) {
+        let _ = self.draining.send_replace(true);
+        let consensus = &self.node.consensus;
+        consensus.step_down(Duration::from_secs(1)).await;
+        let out = async {
+            // Whoever is taken out may not be told, so it asks.
+            while self.is_voter_elsewhere().await {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(5), out).await.is_err() {
+            tracing::warn!("the other servers did not take this one out in time; they will when they see that it left");
+        }
+    }
+
+    /// Whether this server and others are in the configuration, as the others say (or do not say).
+    async fn is_voter_elsewhere(&self) -> bool {
+        let consensus = &self.node.consensus;
+        let (own, membership) = (consensus.id(), consensus.membership());
+        if membership.get_node(&own).is_none() || membership.nodes().count() < 2 {
+            return false;
+        }
+        for (id, peer) in membership.nodes().filter(|(id, _)| **id != own) {
+            let Some(door) = consensus.network().door(*id, Some(peer)) else { continue };
+            let mut client = StatusClient::new(door);
+            let asked =
+                tokio::time::timeout(Duration::from_secs(1), client.raft_configuration(RaftConfigurationRequest {}))
+                    .await;
+            if let Ok(Ok(reply)) = asked {
+                let servers = reply.into_inner().servers;
+                if servers.iter().any(|s| s.leader) && !servers.iter().any(|s| s.id == self.uuid) {
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     /// Hands over leadership, ends what is under way, syncs the log. Takes 3 s at most.

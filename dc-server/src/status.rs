@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use causeway_proto::status::status_server::Status as Service;
 use causeway_proto::status::{
-    LeaderReply, LeaderRequest, PeersReply, PeersRequest, RaftConfigurationReply, RaftConfigurationRequest, RaftServer, StatsReply,
-    StatsRequest,
+    LeaderReply, LeaderRequest, PeersReply, PeersRequest, RaftConfigurationReply, RaftConfigurationRequest, RaftServer,
+    StatsReply, StatsRequest,
 };
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tonic::{Request, Response, Status};
@@ -88,17 +88,25 @@ impl Service for StatusService {
 
     async fn peers(&self, _: Request<PeersRequest>) -> Result<Response<PeersReply>, Status> {
         let servers = servers(&self.consensus).servers;
-        Ok(Response::new(PeersReply { addresses: servers.into_iter().filter(|s| s.voter).map(|s| s.address).collect() }))
+        Ok(Response::new(PeersReply {
+            addresses: servers.into_iter().filter(|s| s.voter).map(|s| s.address).collect(),
+        }))
     }
 
-    async fn raft_configuration(&self, _: Request<RaftConfigurationRequest>) -> Result<Response<RaftConfigurationReply>, Status> {
+    async fn raft_configuration(
+        &self,
+        _: Request<RaftConfigurationRequest>,
+    ) -> Result<Response<RaftConfigurationReply>, Status> {
         Ok(Response::new(servers(&self.consensus)))
     }
 
     async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
         let raft = stats(&self.consensus).into_iter().collect();
         let state = self.store.state();
-        let store = [("index".to_owned(), state.index().to_string()), ("watched_topics".to_owned(), self.store.watched().to_string())];
+        let store = [
+            ("index".to_owned(), state.index().to_string()),
+            ("watched_topics".to_owned(), self.store.watched().to_string()),
+        ];
         Ok(Response::new(StatsReply { raft, store: store.into_iter().collect() }))
     }
 }

@@ -153,12 +153,16 @@ impl Leader {
 
     /// Asks the other servers whether they are part of a cluster.
     async fn probe(&self, servers: &[Candidate]) -> HashMap<u64, Probe> {
-        let asked = servers.iter().filter(|s| s.id != self.consensus.id() && s.status == MemberStatus::Alive).map(|s| async {
-            let door = self.consensus.network().door_at(s.peer.address.parse().ok()?);
-            let mut client = StatusClient::new(door);
-            let reply = timeout(Duration::from_secs(1), client.raft_configuration(RaftConfigurationRequest {})).await.ok()?.ok()?;
-            Some((s.id, if reply.into_inner().servers.is_empty() { Probe::Fresh } else { Probe::Initialised }))
-        });
+        let asked =
+            servers.iter().filter(|s| s.id != self.consensus.id() && s.status == MemberStatus::Alive).map(|s| async {
+                let door = self.consensus.network().door_at(s.peer.address.parse().ok()?);
+                let mut client = StatusClient::new(door);
+                let reply = timeout(Duration::from_secs(1), client.raft_configuration(RaftConfigurationRequest {}))
+                    .await
+                    .ok()?
+                    .ok()?;
+                Some((s.id, if reply.into_inner().servers.is_empty() { Probe::Fresh } else { Probe::Initialised }))
+            });
         futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
@@ -226,7 +230,8 @@ impl Leader {
             let list = members.borrow_and_update().clone();
             let state = self.store.state();
             let own = &self.own.node;
-            let mut commands: Vec<_> = list.iter().filter_map(|m| reconcile::member(m, known(&state, &m.name).as_ref(), own)).collect();
+            let mut commands: Vec<_> =
+                list.iter().filter_map(|m| reconcile::member(m, known(&state, &m.name).as_ref(), own)).collect();
             // A server that has just started may know few members yet; whom it misses is not gone before the second full pass.
             if passes > 1 && !list.is_empty() {
                 let nodes = state.nodes(&Default::default()).0;
@@ -243,7 +248,9 @@ impl Leader {
         let mut members = self.members.clone();
         let mut tracker = Tracker::default();
         loop {
-            while let Some(change) = tracker.next(Instant::now(), self.consensus.id(), &self.servers(), &self.configuration()) {
+            while let Some(change) =
+                tracker.next(Instant::now(), self.consensus.id(), &self.servers(), &self.configuration())
+            {
                 tracing::info!(?change, "changing the Raft configuration");
                 match timeout(PATIENCE, self.change(change)).await {
                     Ok(Ok(())) => {}
@@ -266,7 +273,12 @@ impl Leader {
         Configuration {
             voters: membership.voter_ids().collect(),
             peers: membership.nodes().map(|(id, peer)| (*id, peer.clone())).collect(),
-            matched: metrics.replication.iter().flatten().filter_map(|(id, at)| Some((*id, at.as_ref()?.index))).collect(),
+            matched: metrics
+                .replication
+                .iter()
+                .flatten()
+                .filter_map(|(id, at)| Some((*id, at.as_ref()?.index)))
+                .collect(),
             last: metrics.last_log_index.unwrap_or(0),
         }
     }
@@ -277,7 +289,9 @@ impl Leader {
         let done = match change {
             Change::AddLearner(id, peer) => raft.add_learner(id, peer, false).await,
             Change::Promote(id) => raft.change_membership(ChangeMembers::AddVoterIds(one(id)), true).await,
-            Change::Update(id, peer) => raft.change_membership(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])), true).await,
+            Change::Update(id, peer) => {
+                raft.change_membership(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])), true).await
+            }
             Change::Remove(id) if self.configuration().voters.contains(&id) => {
                 raft.change_membership(ChangeMembers::RemoveVoters(one(id)), false).await
             }
@@ -320,7 +334,10 @@ impl Leader {
                 marks.pop_front();
             }
             if let Some(through_index) = through {
-                self.propose(Command { command: Some(command::Command::ReapTombstones(ReapTombstones { through_index })) }).await;
+                self.propose(Command {
+                    command: Some(command::Command::ReapTombstones(ReapTombstones { through_index })),
+                })
+                .await;
             }
         }
     }

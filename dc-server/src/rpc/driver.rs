@@ -177,7 +177,10 @@ impl Follower {
         })
     }
 
-    async fn next(&mut self, last_contact: &(impl Fn() -> Duration + Send + Sync)) -> Option<Result<ViewEvent, Status>> {
+    async fn next(
+        &mut self,
+        last_contact: &(impl Fn() -> Duration + Send + Sync),
+    ) -> Option<Result<ViewEvent, Status>> {
         if self.ended {
             return None;
         }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::RaftLogReader;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -45,9 +45,17 @@ impl Default for Options {
 }
 
 enum Job {
-    Append { entries: Vec<(LogId, Vec<u8>)>, done: IOFlushed<Types>, _permit: OwnedSemaphorePermit },
+    Append {
+        entries: Vec<(LogId, Vec<u8>)>,
+        done: IOFlushed<Types>,
+        _permit: OwnedSemaphorePermit,
+    },
     /// Synced before `done` is told.
-    Record { kind: Kind, payload: Vec<u8>, done: Option<oneshot::Sender<io::Result<()>>> },
+    Record {
+        kind: Kind,
+        payload: Vec<u8>,
+        done: Option<oneshot::Sender<io::Result<()>>>,
+    },
     /// Written with the next batch, or when idle.
     Committed(Vec<u8>),
     /// Entries up to here are gone: a record, then the files that hold nothing else.
@@ -86,7 +94,8 @@ impl Log {
     /// Opens the log in this directory, making it where it is not there. Reads every segment, so call it off the async threads.
     pub fn open(dir: &Path, options: Options) -> Result<Self, LogError> {
         std::fs::create_dir_all(dir).map_err(io_error("create", dir))?;
-        let mut reader = Reader { dir: dir.to_owned(), memory: Memory::new(options.memory_bytes), batch: 0, segments: Vec::new() };
+        let mut reader =
+            Reader { dir: dir.to_owned(), memory: Memory::new(options.memory_bytes), batch: 0, segments: Vec::new() };
         let tail = reader.read_all()?;
         let Reader { memory, batch, segments, .. } = reader;
         let (jobs, queue) = mpsc::channel();
@@ -152,10 +161,9 @@ impl Log {
                 .map(|held| match held {
                     Held::Here(entry) => Ok(entry),
                     Held::There(place) => {
-                        let segment = files
-                            .iter()
-                            .find(|s| s.sequence == place.segment)
-                            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the segment was purged meanwhile"))?;
+                        let segment = files.iter().find(|s| s.sequence == place.segment).ok_or_else(|| {
+                            io::Error::new(io::ErrorKind::NotFound, "the segment was purged meanwhile")
+                        })?;
                         read_entry(segment, place)
                     }
                 })
@@ -181,7 +189,10 @@ fn read_entry(segment: &Segment, place: Place) -> io::Result<Entry> {
 }
 
 impl RaftLogReader<Types> for Log {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(&mut self, range: RB) -> io::Result<Vec<Entry>> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
         let from = match range.start_bound() {
             Bound::Included(i) => *i,
             Bound::Excluded(i) => i.saturating_add(1),
@@ -466,7 +477,8 @@ impl Writer {
         self.tail = Some(Tail { sequence, file: file.clone(), at: head.len() as u64, size: self.segment_bytes });
         // The next one is made ready while this one fills, so that no write waits for it.
         let size = self.segment_bytes;
-        self.spare = std::thread::Builder::new().name("raft-log-spare".into()).spawn(move || prepare(&spare, size)).ok();
+        self.spare =
+            std::thread::Builder::new().name("raft-log-spare".into()).spawn(move || prepare(&spare, size)).ok();
         Ok(Segment { sequence, path, file, last: None })
     }
 
@@ -565,7 +577,9 @@ impl Reader {
                     (self.batch, at) = (record.batch, record.next);
                 }
                 Found::End => break,
-                Found::Bad(_) if !last || sealed => return Err(self.damaged(path, at, "a record does not match its checksum")),
+                Found::Bad(_) if !last || sealed => {
+                    return Err(self.damaged(path, at, "a record does not match its checksum"));
+                }
                 Found::Bad(end) => match format::judge(&bytes, at, end, sequence, self.batch) {
                     Verdict::Torn => {
                         torn = true;
