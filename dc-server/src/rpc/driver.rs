@@ -177,10 +177,7 @@ impl Follower {
         })
     }
 
-    async fn next(
-        &mut self,
-        last_contact: &(impl Fn() -> Duration + Send + Sync),
-    ) -> Option<Result<ViewEvent, Status>> {
+    async fn next(&mut self, last_contact: &(impl Fn() -> Duration + Send + Sync)) -> Option<Result<ViewEvent, Status>> {
         if self.ended {
             return None;
         }

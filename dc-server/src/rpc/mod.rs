@@ -133,8 +133,7 @@ impl<L: Log> Handlers<L> {
         let headers = request.metadata().as_ref();
         let meta = Meta::read(headers);
         // 53 random bits make a fraction; only a blocking read draws.
-        let chance =
-            if meta.min_index > 0 { ((self.chance)() >> 75) as u64 as f64 / (1_u64 << 53) as f64 } else { 0.0 };
+        let chance = if meta.min_index > 0 { ((self.chance)() >> 75) as u64 as f64 / (1_u64 << 53) as f64 } else { 0.0 };
         let (value, index) =
             read::block(&self.store, &meta, topics, read, answer_within(headers), chance, &self.stop).await;
         Ok(self.answer(index).response(value))

@@ -93,9 +93,7 @@ impl Look {
     /// The whole of it; the first event resets, the last completes.
     pub(super) fn snapshot(&self) -> Vec<ViewEvent> {
         let mut pieces = match &self.picture {
-            Picture::Service(instances) => {
-                health_pieces(instances.values().map(|i| ServiceHealth::clone(i)), Vec::new())
-            }
+            Picture::Service(instances) => health_pieces(instances.values().map(|i| ServiceHealth::clone(i)), Vec::new()),
             Picture::Names(names) => name_pieces(names.values().map(ToString::to_string), Vec::new()),
             Picture::Node(node) => vec![Change::Node(NodeChange { node: node.as_deref().cloned() })],
         }

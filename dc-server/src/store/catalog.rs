@@ -104,8 +104,9 @@ pub(super) fn has_meta(node: &Node, meta: &BTreeMap<String, String>) -> bool {
 
 /// Whether a service carries all of these tags.
 fn has_tags(service: &Service, tags: &[String]) -> bool {
-    tags.iter()
-        .all(|wanted| service.tags.iter().any(|tag| tag == wanted || tag.to_lowercase() == wanted.to_lowercase()))
+    tags.iter().all(|wanted| {
+        service.tags.iter().any(|tag| tag == wanted || tag.to_lowercase() == wanted.to_lowercase())
+    })
 }
 
 impl Writer<'_> {

@@ -15,7 +15,11 @@ pub(crate) type Name = Arc<str>;
 /// The key of a node or service name in tables: Consul compares these names without regard to case (measured on 1.8.7), so that
 /// DNS, which lowers names, finds them.
 pub(crate) fn fold(name: &str) -> Name {
-    if name.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) { name.to_lowercase().into() } else { name.into() }
+    if name.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) {
+        name.to_lowercase().into()
+    } else {
+        name.into()
+    }
 }
 
 /// Why a command was refused. The texts are Consul's.
@@ -62,9 +66,7 @@ pub enum Refusal {
     #[error("failed inserting node: {0}")]
     InsertNode(Box<Refusal>),
     /// The name belongs to a living node with another ID; text without its prefix, as transactions show it.
-    #[error(
-        "Error while renaming Node ID: {id:?}{address}: Node name {name} is reserved by node {owner} with name {owner_name} ({owner_address})"
-    )]
+    #[error("Error while renaming Node ID: {id:?}{address}: Node name {name} is reserved by node {owner} with name {owner_name} ({owner_address})")]
     NameReserved {
         /// ID of the node to be registered.
         id: String,
