@@ -88,7 +88,10 @@ impl<L: Log> Catalog for Service<L> {
         .await
     }
 
-    async fn service_nodes(&self, request: Request<ServiceNodesRequest>) -> Result<Response<ServiceNodesReply>, Status> {
+    async fn service_nodes(
+        &self,
+        request: Request<ServiceNodesRequest>,
+    ) -> Result<Response<ServiceNodesReply>, Status> {
         let ServiceNodesRequest { service, tags, node_meta } = request.get_ref();
         if service.is_empty() {
             return Err(Reason::Invalid.status("Missing service name"));
@@ -100,7 +103,10 @@ impl<L: Log> Catalog for Service<L> {
         .await
     }
 
-    async fn node_services(&self, request: Request<NodeServicesRequest>) -> Result<Response<NodeServicesReply>, Status> {
+    async fn node_services(
+        &self,
+        request: Request<NodeServicesRequest>,
+    ) -> Result<Response<NodeServicesReply>, Status> {
         let name = &request.get_ref().node;
         if name.is_empty() {
             return Err(Reason::Invalid.status("Missing node name"));

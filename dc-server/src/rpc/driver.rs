@@ -1,7 +1,7 @@
 #![allow(clippy::disallowed_methods, reason = "the one file of rpc that draws chance and owns tasks")]
 //! Chance, and the tasks behind views: one publisher for each subject that is followed, shared by its followers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use super::Chance;
-use super::view::{Look, Subject, heartbeat};
+use super::view::{Look, Snapshot, Subject, heartbeat};
 use crate::store::{Store, Watch};
 
 /// Deltas that a follower may be behind; beyond, it gets a new snapshot.
@@ -122,7 +122,7 @@ impl Hub {
             channel,
             deltas,
             index: look.index,
-            queue: look.snapshot().into(),
+            snapshot: look.snapshot(),
             beat,
             ended: false,
         })
@@ -159,8 +159,8 @@ pub(super) struct Follower {
     deltas: broadcast::Receiver<Arc<ViewEvent>>,
     /// Of the last event given.
     index: u64,
-    /// A snapshot's pieces that are to be given.
-    queue: VecDeque<ViewEvent>,
+    /// Of which the rest is to be given first.
+    snapshot: Snapshot,
     beat: Interval,
     ended: bool,
 }
@@ -177,12 +177,15 @@ impl Follower {
         })
     }
 
-    async fn next(&mut self, last_contact: &(impl Fn() -> Duration + Send + Sync)) -> Option<Result<ViewEvent, Status>> {
+    async fn next(
+        &mut self,
+        last_contact: &(impl Fn() -> Duration + Send + Sync),
+    ) -> Option<Result<ViewEvent, Status>> {
         if self.ended {
             return None;
         }
         loop {
-            if let Some(event) = self.queue.pop_front() {
+            if let Some(event) = self.snapshot.next() {
                 return Some(Ok(event));
             }
             tokio::select! {
@@ -201,7 +204,7 @@ impl Follower {
                         let (look, deltas) = self.channel.join();
                         self.index = look.index;
                         self.deltas = deltas;
-                        self.queue = look.snapshot().into();
+                        self.snapshot = look.snapshot();
                     }
                     Err(RecvError::Closed) => {
                         self.ended = true;

@@ -34,8 +34,8 @@ use crate::store::{State, Store, Topic};
 
 pub use driver::Hub;
 
-/// Longest message that is taken or given, in bytes: a full transaction (64 values of 512 KiB in the worst case is refused by
-/// Consul too; 8 MiB holds what it accepts) and a list of 10,000 instances.
+/// Longest message that is taken or given, in bytes: a full transaction has 64 values of 512 KiB, a list of 10,000 instances some
+/// ten megabytes.
 pub const MAX_MESSAGE: usize = 64 << 20;
 /// Longest key, in bytes.
 pub const MAX_KEY: usize = 4096;
@@ -133,7 +133,8 @@ impl<L: Log> Handlers<L> {
         let headers = request.metadata().as_ref();
         let meta = Meta::read(headers);
         // 53 random bits make a fraction; only a blocking read draws.
-        let chance = if meta.min_index > 0 { ((self.chance)() >> 75) as u64 as f64 / (1_u64 << 53) as f64 } else { 0.0 };
+        let chance =
+            if meta.min_index > 0 { ((self.chance)() >> 75) as u64 as f64 / (1_u64 << 53) as f64 } else { 0.0 };
         let (value, index) =
             read::block(&self.store, &meta, topics, read, answer_within(headers), chance, &self.stop).await;
         Ok(self.answer(index).response(value))

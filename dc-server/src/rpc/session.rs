@@ -52,8 +52,7 @@ impl<L: Log> Service<L> {
         }
         let least = self.limits.session_ttl_min_ms;
         if session.ttl_ms != 0 && !(least..=MAX_TTL_MS).contains(&session.ttl_ms) {
-            let (ns, least, most) =
-                (u128::from(session.ttl_ms) * 1_000_000, go_seconds(least), go_seconds(MAX_TTL_MS));
+            let (ns, least, most) = (u128::from(session.ttl_ms) * 1_000_000, go_seconds(least), go_seconds(MAX_TTL_MS));
             return Err(Reason::Refused.status(format!("Invalid Session TTL '{ns}', must be between [{least}={most}]")));
         }
         let checks = session.node_checks.len() + session.service_checks.len();

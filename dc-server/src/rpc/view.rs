@@ -1,5 +1,6 @@
 //! Service `Views`: what a topic looks like, and what changed between two looks. Pure; [`super::driver`] has the tasks.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use causeway_proto::catalog::{Node, ServiceHealth};
@@ -90,23 +91,10 @@ impl Look {
         }
     }
 
-    /// The whole of it; the first event resets, the last completes.
-    pub(super) fn snapshot(&self) -> Vec<ViewEvent> {
-        let mut pieces = match &self.picture {
-            Picture::Service(instances) => health_pieces(instances.values().map(|i| ServiceHealth::clone(i)), Vec::new()),
-            Picture::Names(names) => name_pieces(names.values().map(ToString::to_string), Vec::new()),
-            Picture::Node(node) => vec![Change::Node(NodeChange { node: node.as_deref().cloned() })],
-        }
-        .into_iter()
-        .map(|change| ViewEvent { index: self.index, reset: false, complete: false, change: Some(change) })
-        .collect::<Vec<_>>();
-        if let Some(first) = pieces.first_mut() {
-            first.reset = true;
-        }
-        if let Some(last) = pieces.last_mut() {
-            last.complete = true;
-        }
-        pieces
+    /// The whole of it, in pieces made when they are asked for: a thousand subscribers of a large service that come at once
+    /// share what the store holds anyway.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot { look: self.clone(), after: Place::Start }
     }
 
     /// What turns an earlier look at the same subject into this one; empty where nothing that is seen changed. Costs what
@@ -151,6 +139,76 @@ impl Look {
         };
         let event = |change| ViewEvent { index: self.index, reset: false, complete: true, change: Some(change) };
         changes.into_iter().map(event).collect()
+    }
+}
+
+#[derive(Debug)]
+enum Place {
+    Start,
+    Instance((Arc<str>, Arc<str>)),
+    Name(Arc<str>),
+    End,
+}
+
+/// The pieces of a look: the first event resets, the last completes.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    look: Look,
+    after: Place,
+}
+
+impl Iterator for Snapshot {
+    type Item = ViewEvent;
+
+    fn next(&mut self) -> Option<ViewEvent> {
+        let reset = match self.after {
+            Place::Start => true,
+            Place::End => return None,
+            Place::Instance(_) | Place::Name(_) => false,
+        };
+        let mut place = Place::End;
+        let change = match &self.look.picture {
+            Picture::Service(instances) => {
+                let from = match &self.after {
+                    Place::Instance(key) => Bound::Excluded(key.clone()),
+                    _ => Bound::Unbounded,
+                };
+                let (mut upsert, mut bytes) = (Vec::new(), 0);
+                let mut last = None;
+                for (key, instance) in instances.range::<_, (Arc<str>, Arc<str>)>((from, Bound::Unbounded)) {
+                    bytes += instance.encoded_len() + 8;
+                    if let Some(last) = last.take_if(|_| bytes > PIECE) {
+                        place = Place::Instance(last);
+                        break;
+                    }
+                    last = Some(key.clone());
+                    upsert.push(ServiceHealth::clone(instance));
+                }
+                Change::ServiceHealth(ServiceHealthChange { upsert, remove: Vec::new() })
+            }
+            Picture::Names(names) => {
+                let from = match &self.after {
+                    Place::Name(key) => Bound::Excluded(key.clone()),
+                    _ => Bound::Unbounded,
+                };
+                let (mut upsert, mut bytes) = (Vec::new(), 0);
+                let mut last = None;
+                for (key, name) in names.range::<_, Arc<str>>((from, Bound::Unbounded)) {
+                    bytes += name.len() + 8;
+                    if let Some(last) = last.take_if(|_| bytes > PIECE) {
+                        place = Place::Name(last);
+                        break;
+                    }
+                    last = Some(Arc::clone(key));
+                    upsert.push(name.to_string());
+                }
+                Change::Names(NamesChange { upsert, remove: Vec::new() })
+            }
+            Picture::Node(node) => Change::Node(NodeChange { node: node.as_deref().cloned() }),
+        };
+        self.after = place;
+        let complete = matches!(self.after, Place::End);
+        Some(ViewEvent { index: self.look.index, reset, complete, change: Some(change) })
     }
 }
 

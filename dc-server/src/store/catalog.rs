@@ -8,7 +8,7 @@ use causeway_proto::catalog::{
 };
 use imbl::{OrdMap, OrdSet};
 
-use super::state::{Name, NodeRow, Refusal, ServiceRow, State, Writer, fold};
+use super::state::{Name, NodeRow, Refusal, Reserved, ServiceRow, State, Writer, fold};
 
 /// The check that gossip keeps for each member.
 const SERF_CHECK: &str = "serfHealth";
@@ -104,9 +104,8 @@ pub(super) fn has_meta(node: &Node, meta: &BTreeMap<String, String>) -> bool {
 
 /// Whether a service carries all of these tags.
 fn has_tags(service: &Service, tags: &[String]) -> bool {
-    tags.iter().all(|wanted| {
-        service.tags.iter().any(|tag| tag == wanted || tag.to_lowercase() == wanted.to_lowercase())
-    })
+    tags.iter()
+        .all(|wanted| service.tags.iter().any(|tag| tag == wanted || tag.to_lowercase() == wanted.to_lowercase()))
 }
 
 impl Writer<'_> {
@@ -202,14 +201,14 @@ impl Writer<'_> {
         if !alive || (row.node.id.is_empty() && may_gain_id) {
             return Ok(());
         }
-        Err(Refusal::NameReserved {
+        Err(Refusal::NameReserved(Box::new(Reserved {
             id: node.id.clone(),
             address: if may_gain_id { String::new() } else { format!(" ({})", node.address) },
             name: node.name.clone(),
             owner: row.node.id.clone(),
             owner_name: row.node.name.clone(),
             owner_address: row.node.address.clone(),
-        })
+        })))
     }
 
     pub(super) fn ensure_service(&mut self, node: &str, service: &Service) -> Result<(), Refusal> {

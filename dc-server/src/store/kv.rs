@@ -41,6 +41,11 @@ impl State {
         (keys, index)
     }
 
+    /// How many deletions are remembered; the leader reaps them in time.
+    pub fn tombstones(&self) -> usize {
+        self.tombstones.len() + self.trees.len()
+    }
+
     fn kv_under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a Name, &'a Arc<Entry>)> {
         self.kv.range::<_, str>(from(prefix)).take_while(move |(key, _)| key.starts_with(prefix))
     }
@@ -155,7 +160,7 @@ impl Writer<'_> {
         entry.lock_index = match self.state.kv.get(entry.key.as_str()) {
             None => 1,
             Some(old) if old.session == entry.session => old.lock_index,
-            Some(old) if old.session.is_empty() => old.lock_index + 1,
+            Some(old) if old.session.is_empty() => old.lock_index.saturating_add(1),
             Some(_) => return Ok(false),
         };
         self.kv_put(entry);

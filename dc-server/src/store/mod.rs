@@ -24,7 +24,7 @@ use causeway_proto::kv::Verb;
 pub use health::CheckStatus;
 pub use snapshot::RestoreError;
 pub(crate) use state::fold;
-pub use state::{NodeRow, Refusal, ServiceRow, State};
+pub use state::{NodeRow, Refusal, Reserved, ServiceRow, State};
 pub use watch::{Topic, Watch};
 
 use state::{Touched, Writer};
@@ -164,7 +164,10 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
     use command::command::Command as C;
     // A batch may hold an entry twice after a restart; the index never goes back.
     state.index = state.index.max(index);
-    let before = state.clone();
+    // Only these can fail half way; the others refuse before they change anything, and so need no copy to go back to (writing
+    // beside a copy costs several times as much).
+    let fallible = matches!(command.command, Some(C::Register(_) | C::Txn(_)));
+    let before = fallible.then(|| state.clone());
     let mut writer = Writer::new(state, index);
     let mut outcome = Outcome { index, done: true, ..Outcome::default() };
     let result = match &command.command {
@@ -201,7 +204,9 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
             Applied { outcome, events }
         }
         Err(refusal) => {
-            *state = before;
+            if let Some(before) = before {
+                *state = before;
+            }
             outcome.done = false;
             // A transaction's errors are in its reply.
             if refusal != Refusal::Txn {

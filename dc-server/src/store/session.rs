@@ -31,6 +31,9 @@ impl Writer<'_> {
         if session.id.is_empty() {
             return Err(Refusal::SessionWithoutId);
         }
+        if self.state.sessions.contains_key(session.id.as_str()) {
+            return Err(Refusal::SessionExists(session.id.clone()));
+        }
         let mut new = session.clone();
         match new.behavior.as_str() {
             "" => "release".clone_into(&mut new.behavior),

@@ -166,8 +166,7 @@ impl<R: Read> In<R> {
 }
 
 pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
-    let mut input =
-        In { input: BufReader::new(input), crc: crc32fast::Hasher::new(), buffer: Vec::new(), records: 0 };
+    let mut input = In { input: BufReader::new(input), crc: crc32fast::Hasher::new(), buffer: Vec::new(), records: 0 };
     let Record::Header(header) = input.record()? else { return Err(input.damaged("the header is missing")) };
     if header.version != VERSION {
         return Err(RestoreError::Version { found: header.version });

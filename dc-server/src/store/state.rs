@@ -15,11 +15,7 @@ pub(crate) type Name = Arc<str>;
 /// The key of a node or service name in tables: Consul compares these names without regard to case (measured on 1.8.7), so that
 /// DNS, which lowers names, finds them.
 pub(crate) fn fold(name: &str) -> Name {
-    if name.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) {
-        name.to_lowercase().into()
-    } else {
-        name.into()
-    }
+    if name.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) { name.to_lowercase().into() } else { name.into() }
 }
 
 /// Why a command was refused. The texts are Consul's.
@@ -66,21 +62,8 @@ pub enum Refusal {
     #[error("failed inserting node: {0}")]
     InsertNode(Box<Refusal>),
     /// The name belongs to a living node with another ID; text without its prefix, as transactions show it.
-    #[error("Error while renaming Node ID: {id:?}{address}: Node name {name} is reserved by node {owner} with name {owner_name} ({owner_address})")]
-    NameReserved {
-        /// ID of the node to be registered.
-        id: String,
-        /// Its address in parentheses after a blank, where that ID is registered already under another name.
-        address: String,
-        /// The name asked for.
-        name: String,
-        /// ID of the owner.
-        owner: String,
-        /// Name as the owner spells it.
-        owner_name: String,
-        /// Address of the owner.
-        owner_address: String,
-    },
+    #[error("{0}")]
+    NameReserved(Box<Reserved>),
     /// A lock without a session.
     #[error("missing session")]
     MissingSession,
@@ -93,6 +76,9 @@ pub enum Refusal {
     /// A session without an ID: the leader chooses it before the command is written.
     #[error("Missing session ID")]
     SessionWithoutId,
+    /// The ID is taken; the leader chooses another.
+    #[error("session {0:?} exists already; ask again")]
+    SessionExists(String),
     /// Neither "release" nor "delete".
     #[error("Invalid session behavior: {0}")]
     Behavior(String),
@@ -116,6 +102,27 @@ pub enum Refusal {
     /// An operation of a transaction did not hold.
     #[error("{0}")]
     Op(String),
+}
+
+/// A node name that belongs to another living node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "Error while renaming Node ID: {id:?}{address}: Node name {name} is reserved by node {owner} with name {owner_name} \
+     ({owner_address})"
+)]
+pub struct Reserved {
+    /// ID of the node to be registered.
+    pub id: String,
+    /// Its address in parentheses after a blank, where that ID is registered already under another name.
+    pub address: String,
+    /// The name asked for.
+    pub name: String,
+    /// ID of the owner.
+    pub owner: String,
+    /// Name as the owner spells it.
+    pub owner_name: String,
+    /// Address of the owner.
+    pub owner_address: String,
 }
 
 /// A node with all that is on it.

@@ -2,7 +2,9 @@
 
 use causeway_proto::catalog::{Check, Node, Service};
 use causeway_proto::kv::Entry;
-use causeway_proto::txn::{self, CheckOp, KvOp, NodeOp, OpError, ServiceOp, SessionOp, TxnReply, TxnRequest, op, result};
+use causeway_proto::txn::{
+    self, CheckOp, KvOp, NodeOp, OpError, ServiceOp, SessionOp, TxnReply, TxnRequest, op, result,
+};
 
 use super::state::{Refusal, State, Writer};
 
@@ -189,7 +191,8 @@ impl Writer<'_> {
         let service = op.service.clone().unwrap_or_default();
         let (node, id) = (&op.node, if service.id.is_empty() { &service.name } else { &service.id }.clone());
         let find = |state: &State| state.node(node).and_then(|row| row.services.get(id.as_str())).cloned();
-        let stale = |what: &str| Refusal::Op(format!("failed to {what} service {id:?} on node {node:?}, index is stale"));
+        let stale =
+            |what: &str| Refusal::Op(format!("failed to {what} service {id:?} on node {node:?}, index is stale"));
         let current = find(self.state).map(|service| service.modify_index);
         match op.verb.as_str() {
             "get" if current.is_none() => {
