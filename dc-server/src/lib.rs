@@ -9,6 +9,8 @@ pub mod read;
 pub mod route;
 pub mod rpc;
 pub mod server;
+#[cfg(test)]
+mod server_tests;
 pub mod status;
 pub mod store;
 

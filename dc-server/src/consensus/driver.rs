@@ -126,7 +126,8 @@ impl Consensus {
         let dir = settings.dir.clone();
         let (id, log_options) = (settings.id, settings.log.clone());
         let files = tokio::task::spawn_blocking(move || open_files(&dir, id, log_options, store, hook));
-        let (lock, log, machine) = files.await.map_err(|e| OpenError::Raft { dir: settings.dir.clone(), why: e.to_string() })??;
+        let (lock, log, machine) =
+            files.await.map_err(|e| OpenError::Raft { dir: settings.dir.clone(), why: e.to_string() })??;
         let raft_error = |why: String| OpenError::Raft { dir: settings.dir.clone(), why };
         let applied = machine.applied_term();
         let config = config(&settings).map_err(raft_error)?;
@@ -262,9 +263,8 @@ impl Consensus {
         match self.raft.client_write(Command::new(command)).await {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(Reason::NoLeader.status(NO_LEADER)),
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
-                Err(Reason::Unreachable.status("leadership was lost while the write was under way; it may or may not have happened"))
-            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(Reason::Unreachable
+                .status("leadership was lost while the write was under way; it may or may not have happened")),
             Err(error) => Err(Reason::Internal.status(error.to_string())),
         }
     }
@@ -295,7 +295,11 @@ impl Consensus {
         let metrics = self.metrics.borrow_watched();
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().filter(|id| *id != self.id).collect();
         let replication = metrics.replication.as_ref()?;
-        replication.iter().filter(|(id, _)| voters.contains(id)).max_by_key(|(_, at)| at.as_ref().map(|at| at.index)).map(|(id, _)| *id)
+        replication
+            .iter()
+            .filter(|(id, _)| voters.contains(id))
+            .max_by_key(|(_, at)| at.as_ref().map(|at| at.index))
+            .map(|(id, _)| *id)
     }
 
     /// Ends Raft and syncs the log.

@@ -6,7 +6,7 @@ pub mod machine;
 pub mod network;
 pub mod service;
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 #[cfg(test)]
 mod tests;
 pub mod types;
@@ -35,13 +35,17 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// Two processes on one directory would destroy it.
-    #[error("{path} is locked: another process uses this data directory; stop it, or give this one a data_dir of its own")]
+    #[error(
+        "{path} is locked: another process uses this data directory; stop it, or give this one a data_dir of its own"
+    )]
     Locked {
         /// The lock file.
         path: PathBuf,
     },
     /// The data of another server.
-    #[error("{dir} holds the data of the server with Raft identity {found}, and this one is {own}: restore the node-id file that belongs to it, or move {dir} away")]
+    #[error(
+        "{dir} holds the data of the server with Raft identity {found}, and this one is {own}: restore the node-id file that belongs to it, or move {dir} away"
+    )]
     Identity {
         /// The directory.
         dir: PathBuf,
@@ -51,7 +55,9 @@ pub enum OpenError {
         own: u64,
     },
     /// openraft refused.
-    #[error("Raft cannot start from the data in {dir}: {why}. Restore it from the other servers: stop this one, move {dir} away, start it; it will rejoin")]
+    #[error(
+        "Raft cannot start from the data in {dir}: {why}. Restore it from the other servers: stop this one, move {dir} away, start it; it will rejoin"
+    )]
     Raft {
         /// The directory.
         dir: PathBuf,

@@ -11,8 +11,8 @@ use causeway_proto::raft::raft_client::RaftClient;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
@@ -82,7 +82,10 @@ impl Link {
     /// Finds the door anew for each call: dialers share connections, and a server may have moved.
     fn client(&self) -> Result<RaftClient<Door>, Unreachable<Types>> {
         let door = self.network.door(self.target, Some(&self.peer)).ok_or_else(|| {
-            Unreachable::from_string(format!("server {} has no usable address ({:?})", self.peer.node, self.peer.address))
+            Unreachable::from_string(format!(
+                "server {} has no usable address ({:?})",
+                self.peer.node, self.peer.address
+            ))
         })?;
         Ok(RaftClient::new(door).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
     }
@@ -95,11 +98,18 @@ impl Link {
         match tokio::time::timeout(deadline, call).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(failure(&status)),
-            Err(_) => Err(NetworkError::from_string(format!("{} did not answer in {deadline:?}", self.peer.node)).into()),
+            Err(_) => {
+                Err(NetworkError::from_string(format!("{} did not answer in {deadline:?}", self.peer.node)).into())
+            }
         }
     }
 
-    async fn ask(&self, rpc: VoteRequest<Types>, pre_vote: bool, deadline: Duration) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn ask(
+        &self,
+        rpc: VoteRequest<Types>,
+        pre_vote: bool,
+        deadline: Duration,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let request = wire::VoteRequest {
             vote: Some(vote_out(&rpc.vote)),
             last_log: rpc.last_log_id.as_ref().map(log_id_out),
@@ -145,7 +155,8 @@ impl RaftNetworkV2<Types> for Link {
         };
         let mut client = self.client()?;
         // A message with entries waits for the follower's disk, which may be slow without being dead.
-        let deadline = if rpc.entries.is_empty() { option.hard_ttl() } else { option.hard_ttl().max(Duration::from_secs(2)) };
+        let deadline =
+            if rpc.entries.is_empty() { option.hard_ttl() } else { option.hard_ttl().max(Duration::from_secs(2)) };
         let reply = self.call(deadline, client.append(request)).await?;
         Ok(match reply.outcome() {
             wire::append_reply::Outcome::Success => AppendEntriesResponse::Success,
@@ -156,15 +167,25 @@ impl RaftNetworkV2<Types> for Link {
             wire::append_reply::Outcome::HigherVote => {
                 AppendEntriesResponse::HigherVote(vote_in(reply.vote.as_ref()).map_err(malformed)?)
             }
-            wire::append_reply::Outcome::Unspecified => return Err(malformed(Malformed("an append without an outcome"))),
+            wire::append_reply::Outcome::Unspecified => {
+                return Err(malformed(Malformed("an append without an outcome")));
+            }
         })
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask(rpc, false, option.hard_ttl()).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask(rpc, true, option.hard_ttl()).await
     }
 
@@ -236,8 +257,11 @@ impl RaftNetworkV2<Types> for Link {
 
     fn backoff(&self) -> Option<Backoff> {
         // Short: a server that restarts must be found again well within an election timeout.
-        Some(Backoff::new([50, 100, 200, 200].into_iter().map(Duration::from_millis).chain(std::iter::repeat(
-            Duration::from_millis(300),
-        ))))
+        Some(Backoff::new(
+            [50, 100, 200, 200]
+                .into_iter()
+                .map(Duration::from_millis)
+                .chain(std::iter::repeat(Duration::from_millis(300))),
+        ))
     }
 }

@@ -35,7 +35,10 @@ impl RaftService {
         Self { raft, snapshots: Arc::new(snapshots), quiet, heard }
     }
 
-    async fn receive(&self, mut stream: Streaming<wire::SnapshotPiece>) -> Result<(wire::SnapshotHead, SnapshotMeta, SnapshotFile), Status> {
+    async fn receive(
+        &self,
+        mut stream: Streaming<wire::SnapshotPiece>,
+    ) -> Result<(wire::SnapshotHead, SnapshotMeta, SnapshotFile), Status> {
         use wire::snapshot_piece::Piece;
         let first = stream.message().await?.and_then(|p| p.piece);
         let Some(Piece::Head(head)) = first else { return Err(malformed(Malformed("a snapshot without its head"))) };
@@ -121,7 +124,10 @@ impl Service for RaftService {
         }))
     }
 
-    async fn snapshot(&self, request: Request<Streaming<wire::SnapshotPiece>>) -> Result<Response<wire::SnapshotReply>, Status> {
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotPiece>>,
+    ) -> Result<Response<wire::SnapshotReply>, Status> {
         let (head, meta, snapshot) = self.receive(request.into_inner()).await?;
         let vote = vote_in(head.vote.as_ref()).map_err(malformed)?;
         let snapshot = SnapshotOf::<Types, _> { meta, snapshot };

@@ -165,14 +165,11 @@ pub fn membership_out(membership: &Membership) -> wire::Configuration {
 
 /// From the wire.
 pub fn membership_in(configuration: &wire::Configuration) -> Result<Membership, Malformed> {
-    let joint: Vec<BTreeSet<u64>> =
-        configuration.joint.iter().map(|set| set.ids.iter().copied().collect()).collect();
+    let joint: Vec<BTreeSet<u64>> = configuration.joint.iter().map(|set| set.ids.iter().copied().collect()).collect();
     let nodes: BTreeMap<u64, Peer> = configuration
         .peers
         .iter()
-        .map(|p| {
-            (p.id, Peer { node: p.node.clone(), uuid: p.uuid.clone(), address: p.address.clone() })
-        })
+        .map(|p| (p.id, Peer { node: p.node.clone(), uuid: p.uuid.clone(), address: p.address.clone() }))
         .collect();
     if joint.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());

@@ -81,7 +81,8 @@ impl Expiry {
 
     /// Sessions whose time is over, `limit` at most. Each comes again a moment later unless its end is noted meanwhile.
     pub fn due(&mut self, now: Instant, limit: usize) -> Vec<String> {
-        let due: Vec<_> = self.queue.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, id)| id.clone()).collect();
+        let due: Vec<_> =
+            self.queue.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, id)| id.clone()).collect();
         for id in &due {
             let ttl = self.sessions.get(id).map_or(Duration::ZERO, |(ttl, _)| *ttl);
             self.set(id.clone(), ttl, now + RETRY);
@@ -157,7 +158,9 @@ mod tests {
         let t0 = Instant::now();
         let mut expiry = Expiry::default();
         expiry.note(t0, Event::LockDelay { key: "k".into(), delay_ms: 15_000 });
-        assert!(expiry.is_delayed(t0 + 14 * S, "k") && !expiry.is_delayed(t0 + 15 * S, "k") && !expiry.is_delayed(t0, "l"));
+        assert!(
+            expiry.is_delayed(t0 + 14 * S, "k") && !expiry.is_delayed(t0 + 15 * S, "k") && !expiry.is_delayed(t0, "l")
+        );
         expiry.follow();
         assert!(expiry.is_delayed(t0, "k"));
         for i in 0..5 * SWEEP {

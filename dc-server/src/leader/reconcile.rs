@@ -64,9 +64,19 @@ fn alive(member: &Member, known: Option<&Known>) -> Option<Command> {
     let (tagged_addresses, meta) = match known {
         Some(known) if known.node.address == address => (known.node.tagged_addresses.clone(), known.node.meta.clone()),
         Some(known) => (tagged(member.ip()), known.node.meta.clone()),
-        None => (tagged(member.ip()), BTreeMap::from([("consul-network-segment".to_owned(), String::new())]).into_iter().collect()),
+        None => (
+            tagged(member.ip()),
+            BTreeMap::from([("consul-network-segment".to_owned(), String::new())]).into_iter().collect(),
+        ),
     };
-    let node = Node { id: member.id().to_owned(), name: member.name.clone(), address, tagged_addresses, meta, ..Node::default() };
+    let node = Node {
+        id: member.id().to_owned(),
+        name: member.name.clone(),
+        address,
+        tagged_addresses,
+        meta,
+        ..Node::default()
+    };
     Some(register(node, server, serf(&member.name, "passing", ALIVE), false))
 }
 
@@ -83,7 +93,10 @@ fn server(member: &Member) -> Option<Service> {
         id: CONSUL.into(),
         name: CONSUL.into(),
         port,
-        meta: [("build".to_owned(), member.tag(tag::BUILD).to_owned())].into_iter().filter(|(_, v)| !v.is_empty()).collect(),
+        meta: [("build".to_owned(), member.tag(tag::BUILD).to_owned())]
+            .into_iter()
+            .filter(|(_, v)| !v.is_empty())
+            .collect(),
         weights: Some(Weights { passing: 1, warning: 1 }),
         ..Service::default()
     })
@@ -206,9 +219,14 @@ mod tests {
 
     #[test]
     fn own_node_and_nodes_of_the_catalog_api_are_left_alone() {
-        let own = Known { node: Node { name: "own".into(), ..Node::default() }, serf: Some("passing".into()), server: None };
+        let own =
+            Known { node: Node { name: "own".into(), ..Node::default() }, serf: Some("passing".into()), server: None };
         let external = Known { node: Node { name: "ext".into(), ..Node::default() }, serf: None, server: None };
-        let gone = Known { node: Node { name: "gone".into(), ..Node::default() }, serf: Some("critical".into()), server: None };
+        let gone = Known {
+            node: Node { name: "gone".into(), ..Node::default() },
+            serf: Some("critical".into()),
+            server: None,
+        };
         let commands = vanished(&[node("a", MemberStatus::Alive, false)], [&own, &external, &gone], "own");
         assert_eq!(commands, [deregister("gone")]);
         assert_eq!(member(&node("own", MemberStatus::Left, true), Some(&own), "own"), None);

@@ -80,7 +80,9 @@ pub fn decide(method: &Method, meta: &Meta, caller: Caller, here: &Standing<'_>)
     }
     match method.kind {
         // Raft goes on while a server drains: that is how it hands over leadership.
-        Kind::Servers if !here.tls || matches!(caller, Caller::Server | Caller::Inside) => return Verdict::Here(Proof::None),
+        Kind::Servers if !here.tls || matches!(caller, Caller::Server | Caller::Inside) => {
+            return Verdict::Here(Proof::None);
+        }
         Kind::Servers => return Verdict::Refuse(Reason::Denied, "only the servers of this datacenter may ask this"),
         Kind::Gateways => return Verdict::Refuse(Reason::Invalid, "this is asked of a gateway, not of a server"),
         Kind::Read | Kind::Write | Kind::Stream | Kind::Local => {}
@@ -188,9 +190,12 @@ mod tests {
             assert_eq!(ask(path, &meta, Caller::Other, &there), following, "{path} {consistency:?}");
             assert_eq!(ask(path, &meta, Caller::Other, &nobody), leaderless, "{path} {consistency:?}");
         }
-        for (path, consistency) in
-            [(GET, Consistency::Stale), (WATCH, Consistency::Default), (WATCH, Consistency::Consistent), (LEADER, Consistency::Default)]
-        {
+        for (path, consistency) in [
+            (GET, Consistency::Stale),
+            (WATCH, Consistency::Default),
+            (WATCH, Consistency::Consistent),
+            (LEADER, Consistency::Default),
+        ] {
             for here in [HERE, there, nobody] {
                 assert_eq!(ask(path, &with(consistency), Caller::Other, &here), Verdict::Here(Proof::None), "{path}");
             }

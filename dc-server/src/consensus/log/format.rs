@@ -103,7 +103,11 @@ pub enum Header {
 /// Reads a segment's header.
 pub fn read_header(bytes: &[u8]) -> Header {
     let Some(head) = bytes.get(..HEADER) else {
-        return if bytes.iter().all(|b| *b == 0) || header(0).starts_with(bytes) { Header::Blank } else { Header::Alien };
+        return if bytes.iter().all(|b| *b == 0) || header(0).starts_with(bytes) {
+            Header::Blank
+        } else {
+            Header::Alien
+        };
     };
     if head.iter().all(|b| *b == 0) {
         return Header::Blank;

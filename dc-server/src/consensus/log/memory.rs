@@ -6,7 +6,9 @@ use causeway_proto::raft as wire;
 use prost::Message as _;
 
 use super::format::Kind;
-use crate::consensus::types::{Entry, LeaderId, LogId, Vote, entry_in, entry_size, log_id_opt, log_id_out, vote_in, vote_out};
+use crate::consensus::types::{
+    Entry, LeaderId, LogId, Vote, entry_in, entry_size, log_id_opt, log_id_out, vote_in, vote_out,
+};
 
 /// Where an entry lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,8 +287,8 @@ fn bad(error: impl std::fmt::Display) -> Impossible {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use openraft::vote::RaftLeaderId as _;
     use crate::consensus::types::entry_out;
+    use openraft::vote::RaftLeaderId as _;
 
     fn id(term: u64, index: u64) -> LogId {
         LogId { leader_id: LeaderId::new(term, 1), index }

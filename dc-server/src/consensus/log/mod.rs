@@ -40,7 +40,9 @@ pub enum LogError {
         dir: PathBuf,
     },
     /// Written by a newer version of Causeway.
-    #[error("{path} has log format {version} and this executable knows {known}: start the version of Causeway that wrote it")]
+    #[error(
+        "{path} has log format {version} and this executable knows {known}: start the version of Causeway that wrote it"
+    )]
     Version {
         /// The file.
         path: PathBuf,

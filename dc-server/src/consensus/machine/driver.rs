@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{Stream, StreamExt};
-use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::EntryPayload;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::SnapshotOf;
 
 use super::{SnapshotError, file};
@@ -114,11 +114,9 @@ impl Machine {
         }
         match newest_error {
             None => Ok(machine),
-            Some(why) => Err(SnapshotError::Damaged {
-                dir: dir.to_owned(),
-                why,
-                data: dir.parent().unwrap_or(dir).to_owned(),
-            }),
+            Some(why) => {
+                Err(SnapshotError::Damaged { dir: dir.to_owned(), why, data: dir.parent().unwrap_or(dir).to_owned() })
+            }
         }
     }
 
@@ -173,7 +171,10 @@ impl RaftStateMachine<Types> for Machine {
                     EntryPayload::Normal(command) => {
                         // Every server must do the same, so one that does not understand must not go on.
                         let command = command.decode().map_err(|e| {
-                            io::Error::other(format!("entry {} is of a newer version of Causeway ({e}); upgrade this server", id.index))
+                            io::Error::other(format!(
+                                "entry {} is of a newer version of Causeway ({e}); upgrade this server",
+                                id.index
+                            ))
                         })?;
                         waiting.push((responder, Some(commands.len())));
                         commands.push((id.index, command));
@@ -222,7 +223,9 @@ impl RaftStateMachine<Types> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
         let (store, dir, meta2) = (self.store.clone(), self.dir.clone(), meta.clone());
         let installed = blocking(move || {
-            store.restore(&mut snapshot.open()?).map_err(|e| io::Error::other(format!("the snapshot is damaged: {e}")))?;
+            store
+                .restore(&mut snapshot.open()?)
+                .map_err(|e| io::Error::other(format!("the snapshot is damaged: {e}")))?;
             let name = dir.join(format!("{}.snap", file::name(meta2.last_log_id.as_ref())));
             if snapshot.path == name {
                 return Ok(snapshot);

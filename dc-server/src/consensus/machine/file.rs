@@ -8,7 +8,8 @@ use causeway_proto::raft as wire;
 use prost::Message as _;
 
 use crate::consensus::types::{
-    LogId, Malformed, SnapshotMeta, StoredMembership, Vote, log_id_opt, log_id_out, membership_in, membership_out, vote_out,
+    LogId, Malformed, SnapshotMeta, StoredMembership, Vote, log_id_opt, log_id_out, membership_in, membership_out,
+    vote_out,
 };
 
 /// First bytes of a snapshot.
@@ -37,7 +38,10 @@ pub fn meta(head: &wire::SnapshotHead) -> Result<SnapshotMeta, Malformed> {
     let configuration = head.configuration.as_ref().ok_or(Malformed("a snapshot without a configuration"))?;
     Ok(SnapshotMeta {
         last_log_id: log_id_opt(head.last_log.as_ref())?,
-        last_membership: StoredMembership::new(log_id_opt(head.membership_log.as_ref())?, membership_in(configuration)?),
+        last_membership: StoredMembership::new(
+            log_id_opt(head.membership_log.as_ref())?,
+            membership_in(configuration)?,
+        ),
     })
 }
 

@@ -1,6 +1,8 @@
 //! The thread that owns the log's files, and openraft's view of the log.
 #![allow(clippy::disallowed_methods, reason = "this file owns the log's files and the thread that writes them")]
 
+mod open;
+
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,13 +12,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::RaftLogReader;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use open::Reader;
+
 use super::LogError;
-use super::format::{self, Found, Header, Kind, Verdict};
+use super::format::{self, Found, Kind};
 use super::memory::{Held, Marks, Memory, Place, cut_out, decode_entry};
 use crate::consensus::types::{Entry, LogId, Types, Vote, entry_out, vote_out};
 
@@ -45,9 +49,17 @@ impl Default for Options {
 }
 
 enum Job {
-    Append { entries: Vec<(LogId, Vec<u8>)>, done: IOFlushed<Types>, _permit: OwnedSemaphorePermit },
+    Append {
+        entries: Vec<(LogId, Vec<u8>)>,
+        done: IOFlushed<Types>,
+        _permit: OwnedSemaphorePermit,
+    },
     /// Synced before `done` is told.
-    Record { kind: Kind, payload: Vec<u8>, done: Option<oneshot::Sender<io::Result<()>>> },
+    Record {
+        kind: Kind,
+        payload: Vec<u8>,
+        done: Option<oneshot::Sender<io::Result<()>>>,
+    },
     /// Written with the next batch, or when idle.
     Committed(Vec<u8>),
     /// Entries up to here are gone: a record, then the files that hold nothing else.
@@ -86,7 +98,8 @@ impl Log {
     /// Opens the log in this directory, making it where it is not there. Reads every segment, so call it off the async threads.
     pub fn open(dir: &Path, options: Options) -> Result<Self, LogError> {
         std::fs::create_dir_all(dir).map_err(io_error("create", dir))?;
-        let mut reader = Reader { dir: dir.to_owned(), memory: Memory::new(options.memory_bytes), batch: 0, segments: Vec::new() };
+        let mut reader =
+            Reader { dir: dir.to_owned(), memory: Memory::new(options.memory_bytes), batch: 0, segments: Vec::new() };
         let tail = reader.read_all()?;
         let Reader { memory, batch, segments, .. } = reader;
         let (jobs, queue) = mpsc::channel();
@@ -152,10 +165,9 @@ impl Log {
                 .map(|held| match held {
                     Held::Here(entry) => Ok(entry),
                     Held::There(place) => {
-                        let segment = files
-                            .iter()
-                            .find(|s| s.sequence == place.segment)
-                            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the segment was purged meanwhile"))?;
+                        let segment = files.iter().find(|s| s.sequence == place.segment).ok_or_else(|| {
+                            io::Error::new(io::ErrorKind::NotFound, "the segment was purged meanwhile")
+                        })?;
                         read_entry(segment, place)
                     }
                 })
@@ -181,7 +193,10 @@ fn read_entry(segment: &Segment, place: Place) -> io::Result<Entry> {
 }
 
 impl RaftLogReader<Types> for Log {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(&mut self, range: RB) -> io::Result<Vec<Entry>> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
         let from = match range.start_bound() {
             Bound::Included(i) => *i,
             Bound::Excluded(i) => i.saturating_add(1),
@@ -360,7 +375,7 @@ impl Writer {
                 failed = Some(format!("the Raft log cannot be written: {error}"));
             }
             for done in batch.done {
-                let result = result.as_ref().map(|()| ()).map_err(|e| io::Error::new(e.kind(), e.to_string()));
+                let result = result.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string()));
                 match done {
                     Done::Flushed(done) => done.io_completed(result),
                     Done::Told(done) => drop(done.send(result)),
@@ -466,7 +481,8 @@ impl Writer {
         self.tail = Some(Tail { sequence, file: file.clone(), at: head.len() as u64, size: self.segment_bytes });
         // The next one is made ready while this one fills, so that no write waits for it.
         let size = self.segment_bytes;
-        self.spare = std::thread::Builder::new().name("raft-log-spare".into()).spawn(move || prepare(&spare, size)).ok();
+        self.spare =
+            std::thread::Builder::new().name("raft-log-spare".into()).spawn(move || prepare(&spare, size)).ok();
         Ok(Segment { sequence, path, file, last: None })
     }
 
@@ -484,118 +500,6 @@ impl Writer {
                 tracing::warn!(%error, file = %segment.path.display(), "a segment of the Raft log that is not needed cannot be deleted");
             }
         }
-    }
-}
-
-/// Reads the log at the start.
-struct Reader {
-    dir: PathBuf,
-    memory: Memory,
-    batch: u32,
-    segments: Vec<Segment>,
-}
-
-impl Reader {
-    /// The tail to write on at; `None` where a new segment is to be begun.
-    fn read_all(&mut self) -> Result<Option<Tail>, LogError> {
-        let mut names: Vec<(u64, PathBuf)> = Vec::new();
-        for entry in std::fs::read_dir(&self.dir).map_err(io_error("list", &self.dir))? {
-            let path = entry.map_err(io_error("list", &self.dir))?.path();
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("wal") => {
-                    let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
-                    match u64::from_str_radix(stem, 16) {
-                        Ok(sequence) => names.push((sequence, path)),
-                        Err(_) => return Err(self.damaged(&path, 0, "its name is not one that the log gives")),
-                    }
-                }
-                Some("tmp") => std::fs::remove_file(&path).map_err(io_error("remove", &path))?,
-                _ => {}
-            }
-        }
-        names.sort();
-        let mut tail = None;
-        let count = names.len();
-        for (i, (sequence, path)) in names.into_iter().enumerate() {
-            if let Some(before) = self.segments.last()
-                && before.sequence + 1 != sequence
-            {
-                let why = format!("segment {:016x} before it is missing", sequence - 1);
-                return Err(self.damaged(&path, 0, &why));
-            }
-            tail = self.read_segment(sequence, &path, i + 1 == count)?;
-        }
-        self.memory.check().map_err(|e| {
-            let path = self.segments.first().map_or_else(|| self.dir.clone(), |s| s.path.clone());
-            self.damaged(&path, 0, &e.0)
-        })?;
-        Ok(tail)
-    }
-
-    fn read_segment(&mut self, sequence: u64, path: &Path, last: bool) -> Result<Option<Tail>, LogError> {
-        let bytes = std::fs::read(path).map_err(io_error("read", path))?;
-        match format::read_header(&bytes) {
-            Header::Segment(found) if found == sequence => {}
-            Header::Version(version) => {
-                return Err(LogError::Version { path: path.to_owned(), version, known: format::VERSION });
-            }
-            _ => return Err(self.damaged(path, 0, "it does not begin as a segment of this log")),
-        }
-        let file = Arc::new(OpenOptions::new().read(true).write(true).open(path).map_err(io_error("open", path))?);
-        let mut segment = Segment { sequence, path: path.to_owned(), file: file.clone(), last: None };
-        let mut at = format::HEADER;
-        let mut sealed = false;
-        let mut torn = false;
-        loop {
-            match format::read(&bytes, at, sequence) {
-                Found::Record(record) => {
-                    if sealed {
-                        return Err(self.damaged(path, at, "records follow the one that ends the segment"));
-                    }
-                    let head = format::OVERHEAD - 1;
-                    let len = u32::try_from(record.payload.len()).unwrap_or(u32::MAX);
-                    let place = Place { segment: sequence, offset: (at + head) as u64, len };
-                    if let Err(error) = self.memory.replay(record.kind, record.payload, place) {
-                        return Err(self.damaged(path, at, &error.0));
-                    }
-                    if record.kind == Kind::Entry {
-                        segment.last = segment.last.max(self.memory.last().map(|id| id.index));
-                    }
-                    sealed = record.kind == Kind::Seal;
-                    (self.batch, at) = (record.batch, record.next);
-                }
-                Found::End => break,
-                Found::Bad(_) if !last || sealed => return Err(self.damaged(path, at, "a record does not match its checksum")),
-                Found::Bad(end) => match format::judge(&bytes, at, end, sequence, self.batch) {
-                    Verdict::Torn => {
-                        torn = true;
-                        break;
-                    }
-                    Verdict::Damaged => return Err(self.damaged(path, at, "a record does not match its checksum")),
-                },
-            }
-        }
-        if !last && !sealed {
-            return Err(self.damaged(path, at, "the segment ends before its end"));
-        }
-        if torn {
-            let written = bytes.iter().rposition(|b| *b != 0).map_or(at, |i| i + 1).max(at);
-            tracing::warn!(
-                file = %path.display(), offset = at, bytes = written - at,
-                "the last write to the Raft log was cut short by a crash; it was never acknowledged and is dropped"
-            );
-            write_at(&file, &vec![0; written - at], at as u64).map_err(io_error("write", path))?;
-            file.sync_all().map_err(io_error("sync", path))?;
-        }
-        self.segments.push(segment);
-        // A write counts as one of the batch before it or the next; the torn one may have been either.
-        self.batch = self.batch.wrapping_add(1);
-        Ok((last && !sealed).then(|| Tail { sequence, file, at: at as u64, size: bytes.len() as u64 }))
-    }
-
-    fn damaged(&self, path: &Path, offset: usize, why: &str) -> LogError {
-        let dir = self.dir.parent().unwrap_or(&self.dir).to_owned();
-        LogError::Damaged { path: path.to_owned(), offset: offset as u64, why: why.to_owned(), dir }
     }
 }
 

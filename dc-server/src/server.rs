@@ -1,0 +1,366 @@
+//! A server: its parts put together, started and stopped.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_certs::dial::Dialer;
+use causeway_proto::command;
+use causeway_proto::door::Door;
+use causeway_proto::federation::directory_client::DirectoryClient;
+use causeway_proto::federation::{SiteState, SitesRequest};
+use causeway_proto::listen::Role;
+use causeway_proto::member::Members;
+use causeway_proto::raft::raft_server::RaftServer;
+use causeway_proto::rejection::{NO_LEADER, Reason};
+use causeway_proto::status::status_client::StatusClient;
+use causeway_proto::status::status_server::StatusServer;
+use causeway_proto::status::{RaftConfigurationRequest, StatsReply};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::consensus::log::Options;
+use crate::consensus::network::{Addresses, Doors, MAX_MESSAGE};
+use crate::consensus::types::{Peer, raft_id};
+use crate::consensus::{Consensus, Leadership, OpenError, Settings};
+use crate::leader::{Leader, Timers};
+use crate::route::{Gateways, Limits, Router};
+use crate::rpc::{self, Contact, Handlers};
+use crate::status::StatusService;
+use crate::store::Store;
+
+/// How a server is set up.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Node name.
+    pub node_name: String,
+    /// Node UUID; Raft's identity is made from it.
+    pub node_uuid: String,
+    /// Own datacenter.
+    pub datacenter: String,
+    /// The federation's domain.
+    pub domain: String,
+    /// Where the server keeps what it knows, in `raft/`.
+    pub data_dir: PathBuf,
+    /// `ip:port` at which the other servers reach its RPC.
+    pub rpc_addr: SocketAddr,
+    /// Begins a cluster of this server alone, where it has no data yet.
+    pub bootstrap: bool,
+    /// Begins a cluster once this many servers with the same number are there; 0: never.
+    pub bootstrap_expect: usize,
+    /// Stretches Raft's times, 1 to 10. At 1: heartbeat 100 ms, an election 600 to 800 ms after the last one.
+    pub raft_multiplier: u32,
+    /// Log entries between two snapshots.
+    pub snapshot_threshold: u64,
+    /// Log entries kept behind a snapshot.
+    pub trailing_logs: u64,
+    /// Version of the executable.
+    pub build: String,
+    /// Whether the LAN RPC speaks TLS: then only certificates of this datacenter's servers may speak Raft.
+    pub tls: bool,
+    /// How much is let in at once.
+    pub limits: Limits,
+    /// Bounds on what callers may write.
+    pub write_limits: rpc::Limits,
+    /// How the log is kept.
+    pub log: Options,
+}
+
+impl ServerConfig {
+    /// The defaults around what must be said.
+    pub fn new(node_name: &str, node_uuid: &str, datacenter: &str, data_dir: PathBuf, rpc_addr: SocketAddr) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            node_uuid: node_uuid.to_owned(),
+            datacenter: datacenter.to_owned(),
+            domain: "consul".into(),
+            data_dir,
+            rpc_addr,
+            bootstrap: false,
+            bootstrap_expect: 0,
+            raft_multiplier: 1,
+            snapshot_threshold: 16_384,
+            trailing_logs: 10_240,
+            build: String::new(),
+            tls: false,
+            limits: Limits::default(),
+            write_limits: rpc::Limits::default(),
+            log: Options::default(),
+        }
+    }
+}
+
+/// What a server is given.
+pub struct World {
+    /// LAN members, this one among them.
+    pub members: watch::Receiver<Members>,
+    /// Makes doors to the other servers and gateways.
+    pub dialer: Dialer,
+    /// The gateway in this process.
+    pub local_gateway: Option<Door>,
+}
+
+/// Why a server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The identity is unusable.
+    #[error("node id {0:?} is not a UUID; correct node_id or the node-id file in data_dir")]
+    Identity(String),
+    /// See there.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone)]
+pub struct ServerStatus {
+    /// Whether it leads.
+    pub is_leader: bool,
+    /// The leader's RPC address.
+    pub leader: Option<SocketAddr>,
+    /// As `Status/Stats` answers.
+    pub stats: StatsReply,
+}
+
+/// A running server.
+pub struct Server {
+    node: Arc<Node>,
+    uuid: String,
+    door: Door,
+    draining: watch::Sender<bool>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+/// The replicated log as the services see it.
+struct Node {
+    consensus: Arc<Consensus>,
+    store: Arc<Store>,
+    timers: Arc<Timers>,
+    gateways: Gateways,
+    datacenter: String,
+}
+
+impl rpc::Log for Node {
+    async fn propose(&self, command: command::Command) -> Result<command::Outcome, Status> {
+        self.consensus.propose(&command).await
+    }
+
+    fn contact(&self) -> Contact {
+        let leadership = self.consensus.leadership();
+        Contact {
+            is_leader: matches!(leadership, Leadership::Here(_)),
+            known_leader: leadership != Leadership::Unknown,
+            last_contact: self.consensus.last_contact(),
+        }
+    }
+
+    fn lock_delay(&self, key: &str) -> bool {
+        self.timers.is_delayed(key)
+    }
+
+    async fn renew_session(&self, id: &str) -> Result<(), Status> {
+        if !matches!(self.consensus.leadership(), Leadership::Here(_)) {
+            return Err(Reason::NoLeader.status(NO_LEADER));
+        }
+        // A session without a TTL has no timer, and needs none.
+        let _ = self.timers.renew(id);
+        Ok(())
+    }
+
+    async fn datacenters(&self) -> Vec<String> {
+        let mut all = vec![self.datacenter.clone()];
+        for door in self.gateways.doors() {
+            let mut client = DirectoryClient::new(door);
+            let asked = tokio::time::timeout(Duration::from_secs(2), client.sites(SitesRequest {})).await;
+            let Ok(Ok(reply)) = asked else { continue };
+            let mut sites = reply.into_inner().sites;
+            sites.retain(|s| !s.local && s.state() != SiteState::Left);
+            // Those whose round trip is not known come last.
+            sites.sort_by_key(|s| if s.rtt_us == 0 { u64::MAX } else { s.rtt_us });
+            all.extend(sites.into_iter().filter_map(|s| Some(s.site?.datacenter)).filter(|dc| *dc != self.datacenter));
+            break;
+        }
+        all
+    }
+}
+
+impl Server {
+    /// Opens the data and starts everything. Returns before there is a leader.
+    pub async fn start(config: ServerConfig, world: World) -> Result<Self, StartError> {
+        let World { members, dialer, local_gateway } = world;
+        let (to_servers, to_gateways) = (dialer.clone(), dialer);
+        let doors: Doors = Arc::new(move |address| to_servers.door(address, Role::Server));
+        let gateways = Gateways {
+            members: members.clone(),
+            dial: Arc::new(move |address| to_gateways.door(address, Role::Gateway)),
+            local: local_gateway,
+        };
+        Self::start_with(config, members, doors, gateways).await
+    }
+
+    /// As [`Server::start`], with doors from elsewhere.
+    pub(crate) async fn start_with(
+        config: ServerConfig,
+        members: watch::Receiver<Members>,
+        doors: Doors,
+        gateways: Gateways,
+    ) -> Result<Self, StartError> {
+        let uuid = config.node_uuid.clone();
+        let id = raft_id(&config.node_uuid).ok_or_else(|| StartError::Identity(config.node_uuid.clone()))?;
+        let store = Arc::new(Store::new());
+        let timers = Arc::new(Timers::default());
+        let addresses = Addresses::default();
+        let settings = Settings {
+            id,
+            dir: config.data_dir.join("raft"),
+            multiplier: config.raft_multiplier,
+            snapshot_threshold: config.snapshot_threshold,
+            trailing_logs: config.trailing_logs,
+            log: config.log.clone(),
+        };
+        let hook = {
+            let timers = timers.clone();
+            Arc::new(move |events| timers.note(events))
+        };
+        let consensus = Arc::new(Consensus::open(settings, store.clone(), doors, addresses.clone(), hook).await?);
+        let node = Arc::new(Node {
+            consensus: consensus.clone(),
+            store: store.clone(),
+            timers: timers.clone(),
+            gateways: gateways.clone(),
+            datacenter: config.datacenter.clone(),
+        });
+        let stop = CancellationToken::new();
+        let mut handlers = Handlers::new(store.clone(), node.clone(), config.datacenter.clone(), stop.child_token());
+        handlers.limits = config.write_limits;
+        let raft = RaftServer::new(consensus.service())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let services = rpc::services(handlers)
+            .add_service(raft)
+            .add_service(StatusServer::new(StatusService::new(consensus.clone(), store.clone())))
+            .prepare();
+        let draining = watch::Sender::new(false);
+        let router = Router::new(
+            consensus.clone(),
+            Door::new(services),
+            gateways,
+            config.datacenter.clone(),
+            config.tls,
+            config.limits.clone(),
+            draining.subscribe(),
+        );
+        let leader = Leader {
+            consensus,
+            store,
+            timers,
+            members,
+            addresses,
+            datacenter: config.datacenter,
+            own: Peer { node: config.node_name, uuid: config.node_uuid, address: config.rpc_addr.to_string() },
+            bootstrap: config.bootstrap,
+            expect: config.bootstrap_expect,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(leader.run(stop.child_token()));
+        Ok(Self { node, uuid, door: router.door(), draining, stop, tasks })
+    }
+
+    /// The full stack: routing and services.
+    pub fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// What it says of itself.
+    pub fn status(&self) -> ServerStatus {
+        let consensus = &self.node.consensus;
+        let raft = crate::status::stats(consensus).into_iter().collect();
+        let store = [("index".to_owned(), self.node.store.state().index().to_string())].into_iter().collect();
+        ServerStatus {
+            is_leader: matches!(consensus.leadership(), Leadership::Here(_)),
+            leader: consensus.leader_address(),
+            stats: StatsReply { raft, store },
+        }
+    }
+
+    /// Leaves the Raft configuration for good; to be called once gossip has said that this server leaves, and before
+    /// [`Server::stop`]. Hands over leadership and waits until the others have taken it out, 5 s at most: of two servers, one that
+    /// merely stops takes the quorum with it.
+    pub async fn leave(&self) {
+        let _ = self.draining.send_replace(true);
+        let consensus = &self.node.consensus;
+        consensus.step_down(Duration::from_secs(1)).await;
+        let out = async {
+            // Whoever is taken out may not be told, so it asks.
+            while self.is_voter_elsewhere().await {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(5), out).await.is_err() {
+            tracing::warn!("the other servers did not take this one out in time; they will when they see that it left");
+        }
+    }
+
+    /// Whether this server and others are in the configuration, as the others say (or do not say).
+    async fn is_voter_elsewhere(&self) -> bool {
+        let consensus = &self.node.consensus;
+        let (own, membership) = (consensus.id(), consensus.membership());
+        if membership.get_node(&own).is_none() || membership.nodes().count() < 2 {
+            return false;
+        }
+        for (id, peer) in membership.nodes().filter(|(id, _)| **id != own) {
+            let Some(door) = consensus.network().door(*id, Some(peer)) else { continue };
+            let mut client = StatusClient::new(door);
+            let asked =
+                tokio::time::timeout(Duration::from_secs(1), client.raft_configuration(RaftConfigurationRequest {}))
+                    .await;
+            if let Ok(Ok(reply)) = asked {
+                let servers = reply.into_inner().servers;
+                if servers.iter().any(|s| s.leader) && !servers.iter().any(|s| s.id == self.uuid) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Hands over leadership, ends what is under way, syncs the log. Takes 3 s at most.
+    pub async fn stop(mut self) {
+        let _ = self.draining.send_replace(true);
+        self.node.consensus.step_down(Duration::from_secs(1)).await;
+        self.halt().await;
+    }
+
+    /// Ends at once, without handing over.
+    async fn halt(&mut self) {
+        self.stop.cancel();
+        let ended = async {
+            while self.tasks.join_next().await.is_some() {}
+            self.node.consensus.stop().await;
+        };
+        if tokio::time::timeout(Duration::from_secs(2), ended).await.is_err() {
+            tracing::warn!("the server did not end within 2 s");
+            self.tasks.abort_all();
+        }
+    }
+
+    /// Ends as in a crash, as far as a process can do that to a part of itself.
+    #[cfg(test)]
+    pub(crate) async fn kill(mut self) {
+        self.halt().await;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn consensus(&self) -> &Arc<Consensus> {
+        &self.node.consensus
+    }
+
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.node.store
+    }
+}

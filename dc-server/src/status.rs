@@ -1,0 +1,112 @@
+//! The `Status` service: what a server says of itself and of its peers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use causeway_proto::status::status_server::Status as Service;
+use causeway_proto::status::{
+    LeaderReply, LeaderRequest, PeersReply, PeersRequest, RaftConfigurationReply, RaftConfigurationRequest, RaftServer,
+    StatsReply, StatsRequest,
+};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tonic::{Request, Response, Status};
+
+use crate::consensus::{Consensus, Leadership};
+use crate::store::Store;
+
+/// See the module.
+pub struct StatusService {
+    consensus: Arc<Consensus>,
+    store: Arc<Store>,
+}
+
+impl StatusService {
+    /// Speaks of these.
+    pub fn new(consensus: Arc<Consensus>, store: Arc<Store>) -> Self {
+        Self { consensus, store }
+    }
+}
+
+/// The servers of the Raft configuration.
+pub(crate) fn servers(consensus: &Consensus) -> RaftConfigurationReply {
+    let membership = consensus.membership();
+    let leader = match consensus.leadership() {
+        Leadership::Here(_) => Some(consensus.id()),
+        Leadership::There(id) => Some(id),
+        Leadership::Unknown => None,
+    };
+    let voters: Vec<u64> = membership.voter_ids().collect();
+    let servers = membership.nodes().map(|(id, peer)| RaftServer {
+        id: peer.uuid.clone(),
+        node: peer.node.clone(),
+        address: peer.address.clone(),
+        leader: Some(*id) == leader,
+        voter: voters.contains(id),
+    });
+    RaftConfigurationReply { servers: servers.collect(), index: membership.log_id().as_ref().map_or(0, |id| id.index) }
+}
+
+/// Facts about Raft, under the names `consul info` uses where it has them.
+pub(crate) fn stats(consensus: &Consensus) -> BTreeMap<String, String> {
+    let metrics = consensus.metrics();
+    let metrics = metrics.borrow_watched();
+    let index = |id: &Option<crate::consensus::types::LogId>| id.as_ref().map_or(0, |id| id.index).to_string();
+    let state = match consensus_state(&metrics.state) {
+        "" => format!("{:?}", metrics.state),
+        known => known.to_owned(),
+    };
+    [
+        ("state", state),
+        ("term", metrics.current_term.to_string()),
+        ("last_log_index", metrics.last_log_index.unwrap_or(0).to_string()),
+        ("commit_index", index(&metrics.local_committed)),
+        ("applied_index", index(&metrics.last_applied)),
+        ("last_snapshot_index", index(&metrics.snapshot)),
+        ("num_peers", metrics.membership_config.voter_ids().count().saturating_sub(1).to_string()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+fn consensus_state(state: &openraft::ServerState) -> &'static str {
+    match state {
+        openraft::ServerState::Leader => "Leader",
+        openraft::ServerState::Follower => "Follower",
+        openraft::ServerState::Candidate => "Candidate",
+        openraft::ServerState::Learner => "Nonvoter",
+        openraft::ServerState::Shutdown => "Shutdown",
+    }
+}
+
+#[tonic::async_trait]
+impl Service for StatusService {
+    async fn leader(&self, _: Request<LeaderRequest>) -> Result<Response<LeaderReply>, Status> {
+        let address = self.consensus.leader_address().map(|a| a.to_string()).unwrap_or_default();
+        Ok(Response::new(LeaderReply { address }))
+    }
+
+    async fn peers(&self, _: Request<PeersRequest>) -> Result<Response<PeersReply>, Status> {
+        let servers = servers(&self.consensus).servers;
+        Ok(Response::new(PeersReply {
+            addresses: servers.into_iter().filter(|s| s.voter).map(|s| s.address).collect(),
+        }))
+    }
+
+    async fn raft_configuration(
+        &self,
+        _: Request<RaftConfigurationRequest>,
+    ) -> Result<Response<RaftConfigurationReply>, Status> {
+        Ok(Response::new(servers(&self.consensus)))
+    }
+
+    async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
+        let raft = stats(&self.consensus).into_iter().collect();
+        let state = self.store.state();
+        let store = [
+            ("index".to_owned(), state.index().to_string()),
+            ("watched_topics".to_owned(), self.store.watched().to_string()),
+        ];
+        Ok(Response::new(StatsReply { raft, store: store.into_iter().collect() }))
+    }
+}
