@@ -71,7 +71,7 @@ pub fn table(own: &str, links: &[DirectLink<'_>], neighbours: &BTreeMap<String, 
         }
     }
     for ways in table.values_mut() {
-        ways.sort_by(|a, b| (a.hops > 1, a.cost, a.hops, a.conn).cmp(&(b.hops > 1, b.cost, b.hops, b.conn)));
+        ways.sort_by_key(|w| (w.hops > 1, w.cost, w.hops, w.conn));
     }
     table
 }

@@ -73,7 +73,21 @@ async fn a_quick_restart_of_the_acceptor_is_noticed_too() {
     let two = two.kill().await.start().await;
     let (there, back) =
         tokio::join!(answered(&one, "dc2", Duration::from_secs(10)), answered(&two, "dc1", Duration::from_secs(10)));
-    assert!(there < Duration::from_secs(4) && back < Duration::from_secs(4), "{there:?} {back:?}");
+    assert!(there < Duration::from_millis(2500) && back < Duration::from_millis(2500), "{there:?} {back:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_data_directory_a_quick_restart_is_noticed_at_once() {
+    let federation = Federation::new(&["dc1", "dc2"]);
+    let dir = Dir::new();
+    let two = federation.site("dc2").with(|c| c.data_dir = Some(dir.0.clone())).start().await;
+    let one = federation.site("dc1").outbound_only().dials(&[two.addr()]).start().await;
+    one.linked("dc2").await;
+    two.linked("dc1").await;
+    let two = two.kill().await.start().await;
+    let (there, back) =
+        tokio::join!(answered(&one, "dc2", Duration::from_secs(10)), answered(&two, "dc1", Duration::from_secs(10)));
+    assert!(there < Duration::from_millis(1200) && back < Duration::from_millis(1200), "{there:?} {back:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

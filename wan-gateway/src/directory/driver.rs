@@ -46,6 +46,31 @@ pub(crate) fn save(dir: &Path, sites: Vec<Site>) -> std::io::Result<()> {
     std::fs::File::open(dir)?.sync_all()
 }
 
+/// The key of QUIC's stateless resets, made at the first start. With the same key after a restart, packets for connections of the
+/// life before are answered with a reset that the other end believes, so that it dials again at once.
+pub(crate) fn reset_key(dir: &Path) -> std::io::Result<[u8; 32]> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let path = dir.join("wan-reset.key");
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            if let Ok(key) = <[u8; 32]>::try_from(bytes.as_slice()) {
+                return Ok(key);
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    std::fs::create_dir_all(dir)?;
+    let key: [u8; 32] = rand::random();
+    let temporary = dir.join("wan-reset.key.new");
+    let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    out.write_all(&key)?;
+    out.sync_all()?;
+    std::fs::rename(&temporary, &path)?;
+    Ok(key)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +81,8 @@ mod tests {
         let sites =
             vec![Site { datacenter: "b".into(), gateway: "g".into(), incarnation: 4, version: 2, ..Site::default() }];
         assert!(load(&dir).is_empty());
+        let key = reset_key(&dir).unwrap();
+        assert_eq!(reset_key(&dir).unwrap(), key);
         save(&dir, sites.clone()).unwrap();
         assert_eq!(load(&dir), sites);
         std::fs::write(file(&dir), b"\xff\xff\xff").unwrap();

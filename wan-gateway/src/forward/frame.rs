@@ -256,10 +256,9 @@ mod tests {
         out
     }
 
-    fn read(
-        bytes: &[u8],
-        mut cut: impl FnMut() -> usize,
-    ) -> Result<(Option<String>, Vec<u8>, Option<HeaderMap>), FrameError> {
+    type Read = (Option<String>, Vec<u8>, Option<HeaderMap>);
+
+    fn read(bytes: &[u8], mut cut: impl FnMut() -> usize) -> Result<Read, FrameError> {
         let (mut decoder, mut path, mut body, mut last) = (Decoder::default(), None, Vec::new(), None);
         let mut rest = Bytes::copy_from_slice(bytes);
         while !rest.is_empty() {

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{StartError, World};
 use crate::config::Config;
+use crate::directory::driver as disk;
 use crate::forward;
 use crate::link::CloseCode;
 use crate::link::driver as links;
@@ -50,15 +51,21 @@ impl Gateway {
         causeway_proto::name::node(&config.node_name)?;
         let World { material, servers, members } = world;
         let tls = Tls::new(material, &config.domain);
-        let endpoint = links::endpoint(&config, &tls)?;
-        let local_addr = endpoint.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
-        let known = match config.data_dir.clone() {
-            // A read that fails is reported there; a thread that dies counts as nothing kept.
-            Some(dir) => {
-                tokio::task::spawn_blocking(move || crate::directory::driver::load(&dir)).await.unwrap_or_default()
-            }
-            None => Vec::new(),
+        let (known, reset_key) = match config.data_dir.clone() {
+            Some(dir) => tokio::task::spawn_blocking(move || {
+                let key = disk::reset_key(&dir).unwrap_or_else(|error| {
+                    tracing::warn!(path = %dir.display(), %error, "no reset key can be kept: other sites will notice a restart a second later");
+                    rand::random()
+                });
+                (disk::load(&dir), key)
+            })
+            .await
+            // A thread that dies counts as nothing kept.
+            .unwrap_or_else(|_| (Vec::new(), rand::random())),
+            None => (Vec::new(), rand::random()),
         };
+        let endpoint = links::endpoint(&config, &tls, &reset_key)?;
+        let local_addr = endpoint.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
         let config = Arc::new(config);
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (sites_tx, sites) = watch::channel(Arc::new(Vec::new()));
@@ -122,7 +129,7 @@ impl Gateway {
         self.end(true).await;
     }
 
-    /// Lets calls under way finish for a moment, takes no new ones, closes the links. Within one second.
+    /// Tells the other sites to send nothing new, lets calls under way finish for a moment, closes the links. Within one second.
     pub async fn stop(self) {
         self.end(false).await;
     }

@@ -186,8 +186,27 @@ fn socket(listen: Option<SocketAddr>) -> std::io::Result<std::net::UdpSocket> {
     }
 }
 
+/// Connection IDs by chance alone. quinn's own tell those of an earlier life apart and drop them in silence, where a stateless reset
+/// is due.
+#[derive(Debug)]
+struct AnyId;
+
+impl quinn::ConnectionIdGenerator for AnyId {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        quinn::ConnectionId::new(&rand::random::<[u8; 8]>())
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
 /// Opens the endpoint.
-pub(crate) fn endpoint(config: &Config, tls: &Tls) -> Result<Endpoint, StartError> {
+pub(crate) fn endpoint(config: &Config, tls: &Tls, reset_key: &[u8; 32]) -> Result<Endpoint, StartError> {
     let server = match config.listen {
         None => None,
         Some(_) => {
@@ -204,7 +223,10 @@ pub(crate) fn endpoint(config: &Config, tls: &Tls) -> Result<Endpoint, StartErro
     };
     let bind = |source| StartError::Bind { addr: config.listen, source };
     let socket = socket(config.listen).map_err(bind)?;
-    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind)
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, reset_key);
+    let mut endpoint = EndpointConfig::new(Arc::new(key));
+    endpoint.cid_generator(|| Box::new(AnyId));
+    Endpoint::new(endpoint, server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind)
 }
 
 /// Takes connections in until stopped.

@@ -5,6 +5,8 @@
 
 mod dial;
 pub(crate) mod driver;
+#[cfg(test)]
+mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -63,7 +63,6 @@ pub(crate) struct Parts {
 /// A link and what the task remembers of it.
 struct Held {
     link: Arc<Link>,
-    names: Vec<String>,
     sent_whole: Option<Instant>,
     /// Digests in a row that differed from ours; one may differ because news is under way.
     differs: u32,
@@ -151,7 +150,6 @@ impl Brain {
         for held in self.held.values() {
             held.link.turn(State::Closed);
         }
-        self.parts.routes.store(Arc::new(Routes::default()));
         self.parts.endpoint.close(VarInt::from_u32(CloseCode::Stopping as u32), b"");
     }
 
@@ -196,6 +194,10 @@ impl Brain {
         let identities = links::identities(&conn, &self.parts.tls);
         let config = Arc::clone(&self.parts.config);
         let from = conn.remote_address();
+        if self.stopping {
+            conn.close(VarInt::from_u32(CloseCode::Stopping as u32), b"");
+            return;
+        }
         let Some(datacenter) = links::datacenter_of(&identities, &config.domain) else {
             tracing::warn!(%from, domain = config.domain, "a peer whose certificate names no gateway of our federation was refused");
             conn.close(VarInt::from_u32(CloseCode::Identity as u32), b"");
@@ -212,7 +214,6 @@ impl Brain {
         let id = self.next_conn;
         self.next_conn += 1;
         let link = Arc::new(Link::new(id, datacenter.clone(), conn));
-        let names = identities.iter().filter(|i| i.domain == config.domain).map(|i| i.datacenter.clone()).collect();
         let permits =
             self.desks.entry(datacenter.clone()).or_insert_with(|| Arc::new(Semaphore::new(config.limits.calls_in)));
         let desk = Desk {
@@ -223,7 +224,7 @@ impl Brain {
             calls: Arc::clone(permits),
             request_limit: config.limits.request_bytes,
         };
-        self.held.insert(id, Held { link: Arc::clone(&link), names, sent_whole: None, differs: 0 });
+        self.held.insert(id, Held { link: Arc::clone(&link), sent_whole: None, differs: 0 });
         self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone() });
         if self.links.state(id) == State::Closed {
             // Of our own site; the close is among the effects.
@@ -254,10 +255,7 @@ impl Brain {
 
     fn frame(&mut self, now: Instant, id: ConnId, frame: GossipFrame) {
         let Some(held) = self.held.get(&id) else { return };
-        if !held.names.contains(&frame.from_datacenter)
-            || frame.from_datacenter != held.link.datacenter
-            || causeway_proto::name::node(&frame.from_gateway).is_err()
-        {
+        if frame.from_datacenter != held.link.datacenter || causeway_proto::name::node(&frame.from_gateway).is_err() {
             tracing::warn!(
                 datacenter = held.link.datacenter,
                 says = frame.from_datacenter,
