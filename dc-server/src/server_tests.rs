@@ -303,3 +303,12 @@ async fn another_datacenter_without_a_gateway_is_no_path() {
     let refused = site.client(0).get(meta.request(GetRequest { key: "a".into() })).await.unwrap_err();
     assert_eq!((Reason::of(&refused), refused.message()), (Reason::NoPath, "No path to datacenter"));
 }
+
+/// The router repeats a write only when this text says that it was never sent.
+#[tokio::test]
+async fn a_refused_connection_is_known_to_have_sent_nothing() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let door = Dialer::new(None, "dc1", "consul").door(closed, Role::Server);
+    let broken = door.call(causeway_proto::door::Request::new(tonic::body::Body::empty())).await.unwrap_err();
+    assert!(crate::route::decide::never_sent(&broken), "{broken}");
+}

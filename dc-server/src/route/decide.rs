@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use causeway_proto::door::Broken;
 use causeway_proto::listen::{Peer, Role};
 use causeway_proto::meta::{Consistency, MAX_HOPS, Meta};
 use causeway_proto::method::{Kind, Method};
@@ -149,6 +150,12 @@ pub fn read_timeout(value: &str) -> Option<Duration> {
 /// Whether a call that got no answer at all may be made again: a write may have happened.
 pub fn may_repeat(method: &Method) -> bool {
     method.kind != Kind::Write
+}
+
+/// Whether a broken door says that it never got as far as sending, so that even a write may be made again. These are the texts of
+/// `certs::dial`; a test dials a closed port to hold them together.
+pub fn never_sent(broken: &Broken) -> bool {
+    ["connecting to ", "the TLS handshake with "].iter().any(|start| broken.0.starts_with(start))
 }
 
 #[cfg(test)]

@@ -19,7 +19,9 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::decide::{Caller, Proof, Standing, Verdict, deadline, decide, is_long, may_repeat, read_timeout};
+use super::decide::{
+    Caller, Proof, Standing, Verdict, deadline, decide, is_long, may_repeat, never_sent, read_timeout,
+};
 use crate::consensus::driver::leadership;
 use crate::consensus::{Consensus, Leadership};
 
@@ -246,7 +248,7 @@ impl Router {
         match timeout_at(call.deadline, door.call(call.onward())).await {
             Ok(Ok(response)) if again(&response) => Ok(Tried::Again),
             Ok(Ok(response)) => Ok(Tried::Answer(response)),
-            Ok(Err(_)) if may_repeat(call.method) => Ok(Tried::Again),
+            Ok(Err(broken)) if may_repeat(call.method) || never_sent(&broken) => Ok(Tried::Again),
             Ok(Err(broken)) => Err(Reason::Unreachable
                 .status(format!("the connection to the leader failed while the write was under way ({broken}); it may or may not have happened"))),
             Err(_) => Err(late()),
@@ -266,7 +268,7 @@ impl Router {
                     Some(Reason::Draining) => {}
                     _ => return Ok(response),
                 },
-                Ok(Err(_)) if may_repeat(call.method) => {}
+                Ok(Err(broken)) if may_repeat(call.method) || never_sent(&broken) => {}
                 Ok(Err(broken)) => return Err(Reason::Unreachable.status(format!("{UNREACHABLE} ({broken})"))),
                 Err(_) => return Err(late()),
             }
