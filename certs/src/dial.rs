@@ -50,6 +50,9 @@ impl Dialer {
     /// the same address and role. A connect attempt ends after 1 s, and all that wait for it get its outcome; a connection on
     /// which nothing is heard for 3 s ([`PING_EVERY`] and [`PING_TIMEOUT`]) is given up.
     ///
+    /// A [`causeway_proto::door::Broken`] whose text begins with `connect` means that nothing was sent, so that even a write may
+    /// be tried elsewhere; any other text leaves that open.
+    ///
     /// A call that carries `grpc-timeout` is answered with a refusal ([`causeway_proto::rejection::Reason::Deadline`]) when no
     /// answer began within it. A connection lives until the last door to it and the last answer on it are dropped.
     pub fn door(&self, addr: SocketAddr, role: Role) -> Door {
@@ -125,10 +128,13 @@ impl Target {
 
 /// What to look at after a failed TLS handshake.
 fn handshake_hint(e: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
     match e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidMessage(_)) => "the other end speaks no TLS; it runs without certificates",
         Some(_) => "",
-        None if e.kind() == std::io::ErrorKind::UnexpectedEof => "it may speak no TLS; it may run without certificates",
+        None if matches!(e.kind(), UnexpectedEof | ConnectionReset) => {
+            "it may speak no TLS; it may run without certificates"
+        }
         None => "",
     }
 }

@@ -66,6 +66,18 @@ pub fn https_client(material: &Arc<Material>, server_name: Option<&str>) -> Arc<
     client(material, Rule::Host(name), WITH_12, HTTPS_ALPN)
 }
 
+/// For health checks with `tls_skip_verify`, and `CONSUL_HTTP_SSL_VERIFY=false`: encrypted, and nothing is known of who is at the
+/// other end. Shows no certificate.
+pub fn https_client_unverified() -> Arc<ClientConfig> {
+    let mut config = with_versions(ClientConfig::builder_with_provider(verify::provider()), WITH_12)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verify::Anybody))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![HTTPS_ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
 fn server(
     material: &Arc<Material>,
     rule: Rule,

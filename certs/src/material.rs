@@ -45,6 +45,12 @@ impl Material {
         Ok(Arc::new(Self { files, domain: domain.to_owned(), current: ArcSwap::from_pointee(current) }))
     }
 
+    /// Trusts the authorities that the operating system trusts and shows nothing: for checks and commands that speak to the
+    /// world outside the federation.
+    pub fn system() -> Result<Arc<Self>, LoadError> {
+        Self::load(Files { ca: vec![driver::system_bundle()?], cert: None, key: None }, "")
+    }
+
     /// Reads the files again; `Ok(true)` where something changed. What is in use stays in use on an error.
     pub fn reload(&self) -> Result<bool, LoadError> {
         let new = driver::load(&self.files, &self.domain)?;

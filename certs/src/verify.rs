@@ -39,13 +39,20 @@ pub(crate) enum Rule {
 }
 
 /// The certificate is of our authority, and not for who acts with it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the certificate speaks for [{has}], and {needed} is needed")]
 pub struct WrongName {
     /// The DNS names in it.
     pub has: String,
     /// The name that was asked for.
     pub needed: String,
+}
+
+impl std::fmt::Debug for WrongName {
+    /// As `Display`: rustls shows the errors of verifiers in this form.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 /// The identities that a peer's chain (its own certificate first) proves. Only of a chain that a handshake accepted.
@@ -232,6 +239,45 @@ impl ClientCertVerifier for Clients {
         chain_of_client(&self.material.current(), end_entity, intermediates, now)?;
         satisfies(&self.rule, end_entity, self.material.domain(), None)?;
         Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Takes whoever answers; only for those who asked for it (`tls_skip_verify`).
+#[derive(Debug)]
+pub(crate) struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -91,18 +91,22 @@ impl Link {
                     live.heard.store(true, Ordering::Relaxed);
                     return Ok(answer.map(Body::new));
                 }
-                Err(mut e) => match e.take_message() {
-                    // Nothing was sent: the connection had ended without our knowing. Once more, on a new one.
-                    Some(unsent) if again => {
-                        again = false;
-                        request = unsent;
-                        self.forget(&live);
-                    }
-                    _ => {
-                        let hint = if live.heard.load(Ordering::Relaxed) { "" } else { self.target.never_heard() };
-                        return Err(Broken(self.target.explain("a call to", e.error(), hint)));
-                    }
-                },
+                Err(mut e) => {
+                    let unsent = e.take_message();
+                    let doing = match unsent {
+                        // The connection had ended without our knowing. Once more, on a new one.
+                        Some(unsent) if again => {
+                            again = false;
+                            request = unsent;
+                            self.forget(&live);
+                            continue;
+                        }
+                        Some(_) => "connection lost before a call to",
+                        None => "a call to",
+                    };
+                    let hint = if live.heard.load(Ordering::Relaxed) { "" } else { self.target.never_heard() };
+                    return Err(Broken(self.target.explain(doing, e.error(), hint)));
+                }
             }
         }
     }
@@ -163,7 +167,7 @@ impl Link {
             None => self.http2(tcp).await,
             Some((connector, name)) => {
                 let tls = connector.connect(name.clone(), tcp).await;
-                let tls = tls.map_err(|e| self.target.explain("the TLS handshake with", &e, handshake_hint(&e)))?;
+                let tls = tls.map_err(|e| self.target.explain("connecting with TLS to", &e, handshake_hint(&e)))?;
                 self.http2(tls).await
             }
         }

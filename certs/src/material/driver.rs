@@ -12,6 +12,28 @@ use super::{Files, LoadError, Material};
 
 /// Files longer than this are no certificates; a mistaken path must not fill the memory.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
+/// How often a certificate that expires soon is spoken of.
+const NOTICE_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// Where operating systems keep the authorities they trust; the first that exists counts, `SSL_CERT_FILE` before all.
+const SYSTEM_BUNDLES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/usr/local/etc/ssl/cert.pem",
+];
+
+pub(super) fn system_bundle() -> Result<PathBuf, LoadError> {
+    if let Some(named) = std::env::var_os("SSL_CERT_FILE").filter(|n| !n.is_empty()) {
+        return Ok(named.into());
+    }
+    let found = SYSTEM_BUNDLES.iter().map(PathBuf::from).find(|p| p.is_file());
+    found.ok_or_else(|| {
+        LoadError("this system has no bundle of authorities in a known place: install ca-certificates, or name one in SSL_CERT_FILE".to_owned())
+    })
+}
 
 pub(super) fn load(files: &Files, domain: &str) -> Result<Current, LoadError> {
     parse::parse(&read(files)?, domain, SystemTime::now())
@@ -25,6 +47,10 @@ fn read(files: &Files) -> Result<Raw, LoadError> {
         } else {
             ca.push((path.clone(), read_file(path)?));
         }
+    }
+    if ca.is_empty() && !files.ca.is_empty() {
+        let named: Vec<_> = files.ca.iter().map(|p| p.display().to_string()).collect();
+        return Err(LoadError(format!("{}: there is no certificate of an authority in it", named.join(", "))));
     }
     let one = |path: &Option<PathBuf>| path.as_ref().map(|p| read_file(p).map(|bytes| (p.clone(), bytes))).transpose();
     Ok(Raw { ca, cert: one(&files.cert)?, key: one(&files.key)? })
@@ -66,13 +92,21 @@ fn read_file(path: &Path) -> Result<Vec<u8>, LoadError> {
 
 impl Material {
     /// Looks at the files this often and takes renewed ones up, until `stop` is done. A new file that cannot be used is logged
-    /// once and what is in use stays in use.
+    /// once and what is in use stays in use. Warns once a day from a week before our own certificate expires.
     ///
     /// Compares contents, not times of change: a file system's times may be too coarse or wrong, and the files are small.
     pub async fn watch(self: Arc<Self>, every: Duration, stop: impl Future<Output = ()> + Send) {
         let mut stop = pin!(stop);
         let mut complaint = String::new();
+        let mut noticed: Option<SystemTime> = None;
         loop {
+            let now = SystemTime::now();
+            // Once a day; a clock that was set back counts as a new day.
+            let day = noticed.is_none_or(|at| now.duration_since(at).map_or(true, |since| since >= NOTICE_EVERY));
+            if day && let Some(notice) = parse::expiry_notice(now, self.not_after()) {
+                tracing::warn!(material = ?self, "{notice}");
+                noticed = Some(now);
+            }
             tokio::select! {
                 () = &mut stop => return,
                 () = tokio::time::sleep(every) => {}

@@ -154,9 +154,6 @@ fn authorities(
     }
     match reason {
         Some(reason) if roots.is_empty() => Err(reason),
-        None if roots.is_empty() && !files.is_empty() => {
-            Err(LoadError("the directories of authorities hold no certificate".to_owned()))
-        }
         reason => {
             if let Some(reason) = reason {
                 tracing::warn!("an authority is left out, the others are used: {reason}");
@@ -228,6 +225,20 @@ fn check_is_authority(path: &Path, der: &CertificateDer<'_>) -> Result<(), LoadE
     )))
 }
 
+/// What to tell in the week before a certificate expires, and after.
+pub(super) fn expiry_notice(now: SystemTime, not_after: SystemTime) -> Option<String> {
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+    let renew = "put a renewed one in its place; no restart is needed";
+    match not_after.duration_since(now) {
+        Ok(left) if left > WEEK => None,
+        Ok(left) => Some(format!("a certificate in use expires in {} hours: {renew}", left.as_secs() / 3600)),
+        Err(past) => {
+            let hours = past.duration().as_secs() / 3600;
+            Some(format!("a certificate in use expired {hours} hours ago and is refused by others: {renew}"))
+        }
+    }
+}
+
 fn digest(raw: &Raw) -> [u8; 32] {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     for (path, bytes) in raw.ca.iter().chain(&raw.cert).chain(&raw.key) {
@@ -259,4 +270,18 @@ fn far_future() -> SystemTime {
 
 fn unix_time(t: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(t.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_certificate_is_announced() {
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(expiry_notice(end - 24 * 8 * hour, end), None);
+        assert!(expiry_notice(end - 48 * hour, end).unwrap().contains("in 48 hours"));
+        assert!(expiry_notice(end + 3 * hour, end).unwrap().contains("expired 3 hours ago"));
+    }
 }
