@@ -7,6 +7,8 @@ mod dial;
 pub(crate) mod driver;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -125,6 +127,8 @@ pub enum Event {
         conn: ConnId,
         /// Node name at the other end.
         gateway: String,
+        /// Which life of that gateway it is; 0: not told.
+        life: u64,
     },
     /// Something of ours was acknowledged or answered.
     Heard {
@@ -179,6 +183,7 @@ pub enum Effect {
 struct Conn {
     datacenter: String,
     gateway: Option<String>,
+    life: u64,
     dialled: Option<String>,
     state: State,
     since: Instant,
@@ -283,7 +288,7 @@ impl Links {
                 }
             }
             Event::Connected { conn, dialled, datacenter } => self.connected(now, conn, dialled, datacenter),
-            Event::Hello { conn, gateway } => self.hello(now, conn, gateway),
+            Event::Hello { conn, gateway, life } => self.hello(now, conn, gateway, life),
             Event::Heard { conn, rtt } => self.heard(now, conn, rtt),
             Event::Drain { conn } => {
                 if self.conns.get(&conn).is_some_and(|c| c.state != State::Draining) {
@@ -332,6 +337,7 @@ impl Links {
             Conn {
                 datacenter,
                 gateway: None,
+                life: 0,
                 dialled,
                 state: State::Greeting,
                 since: now,
@@ -343,12 +349,13 @@ impl Links {
         );
     }
 
-    fn hello(&mut self, now: Instant, id: ConnId, gateway: String) {
+    fn hello(&mut self, now: Instant, id: ConnId, gateway: String, life: u64) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if conn.state != State::Greeting {
             return;
         }
         conn.gateway = Some(gateway.clone());
+        conn.life = life;
         let (datacenter, dialled) = (conn.datacenter.clone(), conn.dialled.clone());
         if let Some(wish) = dialled.as_ref().and_then(|key| self.wishes.get_mut(key)) {
             wish.found(&datacenter, &gateway);
@@ -369,7 +376,13 @@ impl Links {
             .map(|(other, _)| *other)
             .collect();
         for other in older {
-            self.drop_conn(other, CloseCode::Superseded);
+            let old = self.conns.get(&other);
+            if old.is_some_and(|c| c.state == State::Up && c.life == life && life != 0) {
+                // It came back to life while we dialled anew: what is under way on it may finish.
+                self.turn(now, other, State::Draining);
+            } else {
+                self.drop_conn(other, CloseCode::Superseded);
+            }
         }
     }
 
@@ -459,150 +472,5 @@ impl Links {
                 self.effects.push(wish.effect());
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rand::SeedableRng;
-
-    use super::*;
-
-    #[allow(clippy::disallowed_methods, reason = "an instant to count from")]
-    fn start() -> (Links, Instant) {
-        (Links::new("a", StdRng::seed_from_u64(1)), Instant::now())
-    }
-
-    fn ms(n: u64) -> Duration {
-        Duration::from_millis(n)
-    }
-
-    fn up(links: &mut Links, now: Instant, conn: ConnId, gateway: &str, dialled: Option<(String, u64)>) {
-        links.handle(now, Event::Connected { conn, dialled, datacenter: "b".into() });
-        links.handle(now, Event::Hello { conn, gateway: gateway.into() });
-    }
-
-    fn target(key: &str) -> Target {
-        Target { key: key.into(), addresses: vec![key.into()], learnt: None, patient: false }
-    }
-
-    /// Runs the clock to `until`, giving each effect to `see`.
-    fn run(links: &mut Links, mut now: Instant, until: Instant, mut see: impl FnMut(&mut Links, Instant, Effect)) {
-        links.effects();
-        while let Some(next) = links.next_wakeup().filter(|n| *n <= until) {
-            now = next.max(now);
-            links.handle(now, Event::Tick);
-            for effect in links.effects() {
-                see(links, now, effect);
-            }
-        }
-    }
-
-    #[test]
-    fn silence_is_suspected_then_lost_and_life_brings_it_back() {
-        let (mut links, t0) = start();
-        up(&mut links, t0, 1, "g", None);
-        links.handle(t0, Event::Heard { conn: 1, rtt: ms(10) });
-        let mut changes = Vec::new();
-        run(&mut links, t0, t0 + ms(5000), |_, now, effect| {
-            if let Effect::State(1, state) = effect {
-                changes.push((state, now - t0));
-            }
-        });
-        assert_eq!(changes, [(State::Suspected, ms(1400)), (State::Lost, ms(3400))]);
-        links.handle(t0 + ms(5000), Event::Heard { conn: 1, rtt: ms(10) });
-        assert_eq!(links.state(1), State::Up);
-    }
-
-    #[test]
-    fn a_slow_link_gets_three_round_trips() {
-        let (mut links, t0) = start();
-        up(&mut links, t0, 1, "g", None);
-        links.handle(t0, Event::Heard { conn: 1, rtt: ms(1000) });
-        run(&mut links, t0, t0 + ms(6000), |_, _, _| {});
-        assert_eq!(links.state(1), State::Up);
-        run(&mut links, t0 + ms(6000), t0 + ms(6500), |_, _, _| {});
-        assert_eq!(links.state(1), State::Suspected);
-    }
-
-    #[test]
-    fn one_missed_probe_is_nothing() {
-        let (mut links, t0) = start();
-        up(&mut links, t0, 1, "g", None);
-        let mut probes = 0;
-        run(&mut links, t0, t0 + ms(60_000), |links, now, effect| match effect {
-            Effect::Probe(1) => {
-                probes += 1;
-                if probes % 2 == 0 {
-                    links.handle(now, Event::Heard { conn: 1, rtt: ms(10) });
-                }
-            }
-            Effect::State(..) => panic!("{effect:?}"),
-            _ => {}
-        });
-        assert!(probes > 60, "{probes}");
-    }
-
-    #[test]
-    fn a_newer_connection_takes_the_place_of_the_old() {
-        let (mut links, t0) = start();
-        up(&mut links, t0, 1, "g", None);
-        up(&mut links, t0, 2, "g", None);
-        assert_eq!((links.state(1), links.state(2)), (State::Closed, State::Up));
-        up(&mut links, t0, 3, "other", None);
-        assert_eq!(links.up().count(), 2);
-        let closes: Vec<_> = links.effects().into_iter().filter(|e| matches!(e, Effect::Close(..))).collect();
-        assert_eq!(closes, [Effect::Close(1, CloseCode::Superseded)]);
-    }
-
-    #[test]
-    fn dialled_from_both_ends_at_once_both_stay() {
-        let (mut links, t0) = start();
-        links.handle(t0, Event::Targets(vec![target("b:1")]));
-        up(&mut links, t0, 1, "g", None);
-        up(&mut links, t0, 2, "g", Some(("b:1".into(), 1)));
-        assert_eq!(links.up().count(), 2);
-    }
-
-    #[test]
-    fn a_suspected_link_is_dialled_anew_and_then_replaced() {
-        let (mut links, t0) = start();
-        links.handle(t0, Event::Targets(vec![target("b:1")]));
-        let dial = |effects: Vec<Effect>| {
-            effects.into_iter().find_map(|e| match e {
-                Effect::Dial { key, attempt, .. } => Some((key, attempt)),
-                _ => None,
-            })
-        };
-        let mut first = dial(links.effects());
-        run(&mut links, t0, t0 + ms(500), |_, _, e| first = first.take().or_else(|| dial(vec![e])));
-        up(&mut links, t0 + ms(500), 1, "g", first);
-        let mut second = None;
-        run(&mut links, t0 + ms(500), t0 + ms(2600), |_, _, e| second = second.take().or_else(|| dial(vec![e])));
-        assert_eq!(links.state(1), State::Suspected);
-        up(&mut links, t0 + ms(2600), 2, "g", Some(second.expect("no dial while suspected")));
-        assert_eq!((links.state(1), links.state(2)), (State::Closed, State::Up));
-    }
-
-    #[test]
-    fn no_state_is_without_a_timer() {
-        let (mut links, t0) = start();
-        links.handle(t0, Event::Connected { conn: 1, dialled: None, datacenter: "b".into() });
-        up(&mut links, t0, 2, "g", None);
-        links.handle(t0, Event::Drain { conn: 2 });
-        let mut closed = BTreeSet::new();
-        run(&mut links, t0, t0 + ms(30_000), |_, _, e| {
-            if let Effect::Close(id, _) = e {
-                closed.insert(id);
-            }
-        });
-        assert_eq!(closed, BTreeSet::from([1, 2]));
-    }
-
-    #[test]
-    fn our_own_site_is_not_linked() {
-        let (mut links, t0) = start();
-        links.handle(t0, Event::Connected { conn: 1, dialled: None, datacenter: "a".into() });
-        assert_eq!(links.effects(), [Effect::Close(1, CloseCode::OwnSite)]);
     }
 }

@@ -146,7 +146,9 @@ impl World {
                         return;
                     }
                     let told = self.sites[from].directory.sites();
-                    self.sites[site].links.handle(now, Event::Hello { conn, gateway: "g".into() });
+                    self.sites[site]
+                        .links
+                        .handle(now, Event::Hello { conn, gateway: "g".into(), life: u64::from(life) });
                     self.sites[site].directory.merge(now, told);
                 }
             }

@@ -268,7 +268,9 @@ impl Brain {
         if self.links.state(id) == State::Greeting {
             tracing::info!(datacenter = from, gateway = frame.from_gateway, link = id, "a link is up");
         }
-        self.links.handle(now, Event::Hello { conn: id, gateway: frame.from_gateway.clone() });
+        let author = |s: &&Site| s.datacenter == from && s.gateway == frame.from_gateway;
+        let life = frame.sites.iter().find(author).map_or(0, |s| s.incarnation);
+        self.links.handle(now, Event::Hello { conn: id, gateway: frame.from_gateway.clone(), life });
         let merged = self.directory.merge(now, frame.sites);
         self.directory.linked(now, &from, &frame.from_gateway);
         if !merged.news.is_empty() {
