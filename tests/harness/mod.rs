@@ -1,6 +1,7 @@
 //! Real processes of the real executable, on ports of their own, in a directory that goes with the test. Every wait is for a
 //! condition, with a deadline.
 #![allow(dead_code, reason = "each test file uses its part of the harness")]
+#![allow(unreachable_pub, reason = "each test file is a crate of its own")]
 #![allow(clippy::disallowed_methods, reason = "tests touch the world")]
 
 pub mod dns;

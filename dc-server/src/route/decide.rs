@@ -59,6 +59,9 @@ pub enum Proof {
     Quorum,
 }
 
+/// What a gateway knows of the federation; anyone of its site may ask, by way of a server.
+const SITES: &str = "/causeway.federation.v1.Directory/Sites";
+
 /// Who answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -70,6 +73,8 @@ pub enum Verdict {
     Hold,
     /// This datacenter.
     Away(String),
+    /// A gateway of our own site, about itself.
+    Gateway,
     /// Nobody.
     Refuse(Reason, &'static str),
 }
@@ -85,6 +90,7 @@ pub fn decide(method: &Method, meta: &Meta, caller: Caller, here: &Standing<'_>)
             return Verdict::Here(Proof::None);
         }
         Kind::Servers => return Verdict::Refuse(Reason::Denied, "only the servers of this datacenter may ask this"),
+        Kind::Gateways if method.path == SITES && caller != Caller::Gateway => return Verdict::Gateway,
         Kind::Gateways => return Verdict::Refuse(Reason::Invalid, "this is asked of a gateway, not of a server"),
         Kind::Read | Kind::Write | Kind::Stream | Kind::Local => {}
     }
@@ -234,6 +240,13 @@ mod tests {
             let verdict = decide(row, &away, Caller::Other, &HERE);
             assert_eq!(matches!(verdict, Verdict::Away(_)), row.crosses, "{}", row.path);
         }
+    }
+
+    #[test]
+    fn the_directory_is_a_gateways() {
+        let meta = Meta::default();
+        assert_eq!(ask(SITES, &meta, Caller::Other, &HERE), Verdict::Gateway);
+        assert!(matches!(ask(SITES, &meta, Caller::Gateway, &HERE), Verdict::Refuse(..)), "or it would go in circles");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway_proto::door::{Broken, Door, Request, Response};
 use causeway_proto::listen::Peer;
-use causeway_proto::member::Members;
+use causeway_proto::member::{Member, MemberStatus, Members};
 use causeway_proto::meta::{GRPC_TIMEOUT, Meta};
 use causeway_proto::method::{Kind, Method, find};
 use causeway_proto::rejection::{NO_LEADER, NO_PATH, Reason, UNREACHABLE};
@@ -65,6 +65,12 @@ impl Gateways {
             addresses.rotate_left(turn);
         }
         self.local.iter().cloned().chain(addresses.into_iter().map(|a| (self.dial)(a))).collect()
+    }
+
+    /// Whether the site has gateways at all, if only ones that do not answer now.
+    pub fn known(&self) -> bool {
+        let is_gateway = |m: &Member| m.status != MemberStatus::Left && m.gateway_addr().is_some();
+        self.local.is_some() || self.members.borrow().iter().any(is_gateway)
     }
 }
 
@@ -175,7 +181,7 @@ impl Router {
         loop {
             let tried = match self.decide(call.method, &call.meta, call.caller) {
                 Verdict::Refuse(reason, text) => return Err(reason.status(text)),
-                Verdict::Away(target) => return self.away(call, &target).await,
+                Verdict::Away(_) | Verdict::Gateway => return self.away(call).await,
                 Verdict::Here(proof) => self.here(call, proof).await?,
                 Verdict::Leader(leader) => self.leader(call, leader).await?,
                 Verdict::Hold => Tried::Again,
@@ -255,10 +261,13 @@ impl Router {
         }
     }
 
-    async fn away(&self, call: &Call, _target: &str) -> Result<Response, Status> {
+    /// By a gateway of our own site.
+    async fn away(&self, call: &Call) -> Result<Response, Status> {
         let doors = self.gateways.doors();
         if doors.is_empty() {
-            return Err(Reason::NoPath.status(NO_PATH));
+            // A site that has gateways which are down is cut off, not alone: what it knew of others goes on existing.
+            let known = self.gateways.known();
+            return Err(if known { Reason::Unreachable.status(UNREACHABLE) } else { Reason::NoPath.status(NO_PATH) });
         }
         for door in doors {
             match timeout_at(call.deadline, door.call(call.onward())).await {

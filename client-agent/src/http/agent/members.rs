@@ -23,7 +23,8 @@ pub(crate) fn shown<'a>(member: &'a Member, addr: &'a str) -> MemberJson<'a> {
 
 pub(crate) async fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     super::token(call)?;
-    if !call.params.get("segment").is_empty() {
+    // `_all` is what Consul's own command line sends.
+    if !matches!(call.params.get("segment"), "" | "_all") {
         return Err(Failure::internal("Network segments are not supported"));
     }
     if !call.params.get("wan").is_empty() {
