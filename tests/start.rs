@@ -13,9 +13,21 @@ use serde_json::{Value, json};
 
 fn agent(config: &Path) -> (Output, Duration) {
     let began = Instant::now();
-    let out =
-        Command::new(causeway()).args(["agent", "-config-file"]).arg(config).stdin(Stdio::null()).output().unwrap();
-    (out, began.elapsed())
+    let mut child = Command::new(causeway())
+        .args(["agent", "-config-file"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One that starts after all is killed, so that the test says so instead of waiting for it.
+    while child.try_wait().unwrap().is_none() && began.elapsed() < Duration::from_secs(5) {
+        harness::pause();
+    }
+    let took = began.elapsed();
+    let _ = child.kill();
+    (child.wait_with_output().unwrap(), took)
 }
 
 fn base(dir: &Path) -> Value {
@@ -86,6 +98,9 @@ fn a_data_directory_of_another_node_or_a_damaged_one_is_refused_untouched() {
     let mut site = Federation::start("datadir", 1, 1);
     let server = site.nodes.iter().position(|n| n.part == Part::Server).unwrap();
     let (dir, config_path) = (site.nodes[server].dir.clone(), site.nodes[server].config_path());
+    for i in 0..50 {
+        site.agent("dc1").put(&format!("/v1/kv/fill/{i}"), "some text that fills the log").ok().unwrap();
+    }
     site.agent("dc1").put("/v1/kv/kept", "yes").ok().unwrap();
     site.nodes[server].kill();
     let config: Value = serde_json::from_slice(&fs::read(&config_path).unwrap()).unwrap();
@@ -99,10 +114,12 @@ fn a_data_directory_of_another_node_or_a_damaged_one_is_refused_untouched() {
 
     // A flipped bit in the middle of the log: named with its file, nothing touched; put right, it starts and has everything.
     let wal = dir.join("data/raft/wal");
-    let segment = fs::read_dir(&wal).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_file()).unwrap();
+    let used = |bytes: &[u8]| bytes.iter().rposition(|b| *b != 0).unwrap_or(0);
+    let segments = fs::read_dir(&wal).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file());
+    let segment = segments.max_by_key(|p| used(&fs::read(p).unwrap())).unwrap();
     let good = fs::read(&segment).unwrap();
     let mut bad = good.clone();
-    bad[300] ^= 1;
+    bad[used(&good) / 2] ^= 1;
     fs::write(&segment, &bad).unwrap();
     refused(&dir, &config, &[&segment.file_name().unwrap().to_string_lossy()]);
     fs::write(&segment, &good).unwrap();
