@@ -41,22 +41,37 @@ impl Answer {
 
 /// Asks once; no answer within 20 s is an answer of code 0.
 pub fn request(port: u16, method: &str, path: &str, body: &[u8]) -> Answer {
-    exchange(port, method, path, body).unwrap_or_else(|e| Answer { code: 0, headers: Vec::new(), body: e.into_bytes() })
+    request_with(port, method, path, &[], body)
 }
 
-fn exchange(port: u16, method: &str, path: &str, body: &[u8]) -> Result<Answer, String> {
+/// The same with header lines of its own.
+pub fn request_with(port: u16, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+    exchange(port, method, path, headers, body).unwrap_or_else(|e| Answer {
+        code: 0,
+        headers: Vec::new(),
+        body: e.into_bytes(),
+    })
+}
+
+fn exchange(port: u16, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Result<Answer, String> {
     let io = |e: std::io::Error| e.to_string();
     let addr = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2)).map_err(io)?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(io)?;
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-        body.len()
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n{}\r\n",
+        body.len(),
+        headers.iter().map(|h| format!("{h}\r\n")).collect::<String>()
     );
     stream.write_all(head.as_bytes()).map_err(io)?;
-    stream.write_all(body).map_err(io)?;
+    // An answer may come before the whole body is read, and a reset after it.
+    let written = stream.write_all(body);
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).map_err(io)?;
+    let read = stream.read_to_end(&mut bytes);
+    if bytes.is_empty() {
+        written.map_err(io)?;
+        read.map_err(io)?;
+    }
     let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").ok_or("no end of the head")?;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let mut lines = head.split("\r\n");

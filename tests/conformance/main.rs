@@ -1,0 +1,48 @@
+//! Conformance, seen from outside: the same questions over HTTP and DNS to this product, or to the real Consul with
+//! `SUBJECT=/path/to/consul`; both must pass. The scripts in `scripts/` hold questions and Consul's own answers, recorded from it with
+//! `RECORD=1 SUBJECT=/path/to/consul`. Where we differ on purpose, the step names a row of `differences.rs` and holds our answer too
+//! (recorded with `RECORD=1`).
+
+#![allow(unreachable_pub, reason = "a test is a crate of its own")]
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod client;
+mod differences;
+mod script;
+mod subject;
+mod timing;
+
+use subject::Subject;
+
+#[test]
+fn key_value() {
+    let subject = Subject::start("kv");
+    script::run(&subject, &["session", "kv", "txn"]);
+}
+
+#[test]
+fn catalog_and_agent() {
+    let subject = Subject::start("catalog");
+    script::run(&subject, &["errors", "catalog", "health", "agent"]);
+}
+
+#[test]
+fn dns() {
+    let subject = Subject::start("dns");
+    script::run(&subject, &["dns"]);
+}
+
+#[test]
+fn waiting_and_locks() {
+    let subject = Subject::start("timing");
+    timing::run(&subject);
+}
+
+#[test]
+fn two_datacenters() {
+    let subject = Subject::start_two("two");
+    script::run(&subject, &["federation"]);
+}
