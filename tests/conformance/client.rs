@@ -55,6 +55,9 @@ pub fn dig(port: u16, dig: &Dig<'_>) -> Result<Vec<String>, String> {
         }
         let mut found: Vec<String> = records.iter().map(|r| format!("{section} {}", record(r))).collect();
         found.sort();
+        if section == "additional" {
+            found.dedup();
+        }
         lines.extend(found);
     }
     if dig.count && !dig.tcp {

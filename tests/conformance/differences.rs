@@ -55,4 +55,58 @@ pub const DIFFERENCES: &[Difference] = &[
         "both are there, as in later versions",
         "today's clients use them",
     ),
+    general(
+        "glue-once",
+        "repeats a record in the additional section for each instance it belongs to",
+        "each record once",
+        "repetitions cost room in a small packet and say nothing",
+    ),
+    row(
+        "error-texts",
+        "some errors have an empty body (404 of an unknown path, 400 of a path with unprintable characters)",
+        "the same code, and a line that says what is wrong",
+        "an error should say what to do",
+    ),
+    row(
+        "no-mesh",
+        "`connect` lookups answer lists of mesh proxies",
+        "404: not an endpoint",
+        "there is no mesh; an empty list would pass for the answer that there are no proxies",
+    ),
+    row(
+        "service-txt",
+        "answers a TXT question for a service with A records",
+        "NOERROR without records, with SOA",
+        "records of a type nobody asked for are dropped or break resolvers",
+    ),
+    row(
+        "dc-label",
+        "1.8.7 does not know `<name>.service.<dc>.dc.<domain>`",
+        "the same as without `.dc`",
+        "later versions know it, and today's clients use it",
+    ),
+    row(
+        "srv-host-glue",
+        "resolves the target of an SRV record that is a name in its own domain, and adds the addresses",
+        "the SRV record alone; the client asks for its target",
+        "one answer stays one lookup; resolvers ask for the target anyway",
+    ),
+    row(
+        "cname-asked",
+        "answers nothing to a CNAME question for a node whose address is a name",
+        "the CNAME record",
+        "it is there",
+    ),
+    row(
+        "ptr-miss",
+        "1.8.7 answers SERVFAIL when nobody has an address and there are no recursors",
+        "NXDOMAIN with SOA, as later versions",
+        "it is no failure (hashicorp/consul#20413)",
+    ),
+    row(
+        "own-ttl",
+        "a record found on the way (glue, the target of a CNAME) has the TTL of the service asked for",
+        "each record has the TTL of its own name",
+        "the same record should not live longer by the way it was found",
+    ),
 ];

@@ -108,7 +108,11 @@ impl Subject {
                 let nodes = subject.federation.nodes.iter().filter(|n| n.dc == agent.dc).count();
                 let checks = agent.get("/v1/health/state/passing").json()?;
                 let serf = checks.as_array().map_or(0, |c| c.iter().filter(|c| c["CheckID"] == "serfHealth").count());
-                agent.get("/v1/agent/self").ok()?;
+                let nodes_of = agent.get("/v1/catalog/nodes?consistent").json()?;
+                let bare = |n: &Value| n["TaggedAddresses"]["wan"].is_null() || n["Meta"].is_null();
+                if nodes_of.as_array().is_none_or(|n| n.iter().any(bare)) {
+                    return Err(format!("nodes without their addresses: {nodes_of}"));
+                }
                 if serf == nodes { Ok(()) } else { Err(format!("{serf} of {nodes}")) }
             });
         }

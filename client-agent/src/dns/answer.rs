@@ -119,7 +119,8 @@ impl Ask {
     fn most(&self, config: &Config, most: usize) -> usize {
         match self.udp {
             None => most,
-            Some(_) if !self.edns => config.udp_answer_limit.clamp(1, 8),
+            // Also for a client that says with EDNS that it takes no more than any does.
+            Some(size) if size <= 512 => config.udp_answer_limit.clamp(1, 8),
             Some(size) => most.min(size / 12 + 1),
         }
     }
@@ -205,6 +206,9 @@ pub fn node(setup: &Setup, ask: &Ask, view: &NodeView) -> Reply {
     let Some(node) = &view.node else { return missing(setup, ask) };
     let ttl = setup.config.node_ttl();
     let mut reply = Reply::empty(ResponseCode::NoError);
+    if ask.qtype == RecordType::SRV {
+        return reply;
+    }
     let wanted = |t: RecordType| ask.qtype == t || ask.qtype == RecordType::ANY;
     match place(&node.address) {
         Where::Ip(ip) if wanted(kind(ip)) => {
@@ -340,8 +344,9 @@ fn srv(setup: &Setup, ask: &Ask, of: ServiceAsk<'_>, picked: &[(usize, &ServiceH
         let port = u16::try_from(service.port).unwrap_or(0);
         let data = SRV::new(1, weight(service.weights.as_ref(), *status), port, target.clone());
         reply.answers.push(Record::from_rdata(ask.owner.clone(), ttl, RData::SRV(data)));
-        let Some(ip) = glue else { continue };
-        if glued.insert(target.clone()) {
+        if let Some(ip) = glue
+            && glued.insert(target.clone())
+        {
             reply.glue.push((at, Record::from_rdata(target, node_ttl, of_ip(ip))));
         }
         if config.enable_additional_node_meta_txt

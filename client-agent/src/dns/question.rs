@@ -126,7 +126,11 @@ fn in_zone(labels: &[&str], qtype: RecordType) -> Question {
         }
         Some("node") => Question::Node { name: before.join("."), dc },
         Some("query") => Question::Query { name: before.join("."), dc },
-        Some("addr") if tags.is_empty() => Question::Addr(address(last)),
+        // Of the length of an address but no address: a name that can not exist.
+        Some("addr") if tags.is_empty() => match address(last) {
+            None if [8, 32].contains(&last.len()) => Question::Missing,
+            ip => Question::Addr(ip),
+        },
         _ => Question::Missing,
     }
 }
@@ -218,6 +222,7 @@ mod tests {
             ("0a000001.addr.consul.", A, Question::Addr(Some([10, 0, 0, 1].into()))),
             ("0a000001.addr.dc9.consul.", A, Question::Addr(Some([10, 0, 0, 1].into()))),
             ("zz.addr.consul.", A, Question::Addr(None)),
+            ("zz000001.addr.consul.", A, Question::Missing),
             ("x.0a000001.addr.consul.", A, Question::Missing),
             ("x.connect.consul.", A, Question::Missing),
             ("x.virtual.consul.", A, Question::Missing),

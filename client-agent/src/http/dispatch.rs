@@ -219,6 +219,9 @@ pub(crate) async fn answer(ctx: &Context, parts: &Parts, body: Bytes, trace: &st
     let Some((row, rest)) = gate::find(parts.uri.path()) else { return Err(Failure::not_found("")) };
     let rest =
         query::unescape(rest, false).ok_or_else(|| Failure::bad("Invalid path: not UTF-8, or a damaged %-escape"))?;
+    if rest.contains(char::is_control) {
+        return Err(Failure::bad("Invalid path: it has control characters"));
+    }
     let call = Call {
         ctx,
         method: &parts.method,

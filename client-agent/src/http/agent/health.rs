@@ -57,8 +57,8 @@ impl Health {
 #[serde(rename_all = "PascalCase")]
 struct ServiceHealth<'a> {
     aggregated_status: &'static str,
-    service: AgentServiceJson<'a>,
-    checks: Vec<AgentHealthCheckJson<'a>>,
+    service: Option<AgentServiceJson<'a>>,
+    checks: Option<Vec<AgentHealthCheckJson<'a>>>,
 }
 
 /// A service's own checks and those of the node, and the worst of them.
@@ -68,8 +68,8 @@ fn aggregate<'a>(local: &'a Local, service: &'a Service) -> (Health, ServiceHeal
     let worst = checks.iter().map(|check| Health::of(check)).max().unwrap_or(Health::Passing);
     let entry = ServiceHealth {
         aggregated_status: worst.as_str(),
-        service: AgentServiceJson { service, hash: None },
-        checks: checks.into_iter().map(|check| AgentHealthCheckJson(check)).collect(),
+        service: Some(AgentServiceJson { service, hash: None }),
+        checks: Some(checks.into_iter().map(|check| AgentHealthCheckJson(check)).collect()),
     };
     (worst, entry)
 }
@@ -101,7 +101,10 @@ pub(crate) fn by_id(call: &Call<'_>) -> Result<Reply, Failure> {
             let (health, entry) = aggregate(&local, service);
             reply(call, health, &entry)
         }
-        None => absent(call, &format!("ServiceId {} not found", call.rest), &()),
+        None => {
+            let nothing = ServiceHealth { aggregated_status: Health::Critical.as_str(), service: None, checks: None };
+            absent(call, &format!("ServiceId {} not found", call.rest), &nothing)
+        }
     }
 }
 
