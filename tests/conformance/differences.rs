@@ -109,4 +109,16 @@ pub const DIFFERENCES: &[Difference] = &[
         "each record has the TTL of its own name",
         "the same record should not live longer by the way it was found",
     ),
+    row(
+        "check-tags",
+        "a check keeps the tags its service had when the check was registered",
+        "a check shows the tags its service has",
+        "who selects checks by tag (fabio) would follow tags that are gone",
+    ),
+    row(
+        "alias-itself",
+        "an alias check that belongs to no service counts among the checks it mirrors, and so stays critical for ever",
+        "it mirrors the others",
+        "a fault of 1.8.7",
+    ),
 ];

@@ -44,7 +44,11 @@ fn parse(text: &str) -> Vec<Step> {
         if let Some(line) = line.strip_prefix("| ") {
             step.theirs.push(line.to_owned());
         } else if let Some(line) = line.strip_prefix("/ ") {
-            step.ours.as_mut().unwrap_or_else(|| panic!("{}: our answer without `differs`", step.ask)).1.push(line.to_owned());
+            step.ours
+                .as_mut()
+                .unwrap_or_else(|| panic!("{}: our answer without `differs`", step.ask))
+                .1
+                .push(line.to_owned());
         } else if let Some(id) = line.strip_prefix("differs ") {
             step.ours = Some((id.to_owned(), Vec::new()));
         } else {
@@ -228,7 +232,9 @@ fn anonymous(text: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let uuid = bytes.get(at..at + 36).is_some_and(|w| {
-            w.iter().enumerate().all(|(i, b)| if [8, 13, 18, 23].contains(&i) { *b == b'-' } else { b.is_ascii_hexdigit() })
+            w.iter()
+                .enumerate()
+                .all(|(i, b)| if [8, 13, 18, 23].contains(&i) { *b == b'-' } else { b.is_ascii_hexdigit() })
         });
         if uuid {
             out.push_str("<uuid>");

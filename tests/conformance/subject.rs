@@ -48,6 +48,7 @@ impl Subject {
         let mut config: Value = serde_json::from_str(&text).unwrap();
         config["node_name"] = json!("strict");
         config["data_dir"] = json!(strict.dir.join("data"));
+        config["enable_script_checks"] = json!(false);
         config["ports"] =
             json!({"serf_lan": strict.serf, "http": strict.http, "dns": strict.dns, "server": strict.rpc});
         config["retry_join"] = json!([format!("127.0.0.1:{}", federation.node("dc1-server-1").serf)]);
@@ -109,7 +110,12 @@ impl Subject {
                 let checks = agent.get("/v1/health/state/passing").json()?;
                 let serf = checks.as_array().map_or(0, |c| c.iter().filter(|c| c["CheckID"] == "serfHealth").count());
                 let nodes_of = agent.get("/v1/catalog/nodes?consistent").json()?;
-                let bare = |n: &Value| n["TaggedAddresses"]["wan"].is_null() || n["Meta"].is_null();
+                let bare = |n: &Value| {
+                    let named = n["Node"].as_str().is_some_and(|n| n.ends_with("-agent"));
+                    n["TaggedAddresses"]["wan"].is_null()
+                        || n["Meta"].is_null()
+                        || (named && n["Meta"]["env"].is_null())
+                };
                 if nodes_of.as_array().is_none_or(|n| n.iter().any(bare)) {
                     return Err(format!("nodes without their addresses: {nodes_of}"));
                 }

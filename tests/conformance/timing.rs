@@ -41,7 +41,8 @@ pub fn run(subject: &Subject) {
     ];
     std::thread::scope(|scope| {
         let running: Vec<_> = tests.iter().map(|(name, test)| (name, scope.spawn(move || test(subject)))).collect();
-        let failed: Vec<&str> = running.into_iter().filter(|_| true).filter_map(|(n, t)| t.join().err().map(|_| *n)).collect();
+        let failed: Vec<&str> =
+            running.into_iter().filter(|_| true).filter_map(|(n, t)| t.join().err().map(|_| *n)).collect();
         assert!(failed.is_empty(), "failed: {failed:?}");
     });
 }
@@ -106,7 +107,11 @@ fn register(agent: &Node, name: &str, id: &str) {
     agent.put("/v1/agent/service/register", &body.to_string()).ok().unwrap();
     wait("the registration", SOON, || {
         let found = agent.get(&format!("/v1/health/service/{name}?passing")).json()?;
-        if found.as_array().is_some_and(|f| f.iter().any(|s| s["Service"]["ID"] == id)) { Ok(()) } else { Err(found.to_string()) }
+        if found.as_array().is_some_and(|f| f.iter().any(|s| s["Service"]["ID"] == id)) {
+            Ok(())
+        } else {
+            Err(found.to_string())
+        }
     });
 }
 
@@ -235,9 +240,11 @@ fn lock_delay(subject: &Subject) {
     let began = Instant::now();
     agent.put(&format!("/v1/session/destroy/{one}"), "").ok().unwrap();
     assert_eq!(agent.put(&format!("/v1/kv/delayed?acquire={two}"), "v").text(), "false", "within the delay");
-    wait("the delay to pass", Duration::from_secs(6), || match agent.put(&format!("/v1/kv/delayed?acquire={two}"), "v").text() {
-        text if text == "true" => Ok(()),
-        text => Err(text),
+    wait("the delay to pass", Duration::from_secs(6), || {
+        match agent.put(&format!("/v1/kv/delayed?acquire={two}"), "v").text() {
+            text if text == "true" => Ok(()),
+            text => Err(text),
+        }
     });
     assert!(began.elapsed() >= Duration::from_millis(1900), "{:?}", began.elapsed());
 }
@@ -260,9 +267,11 @@ fn sessions_end(subject: &Subject) {
     let short = session(agent, &json!({"TTL": "10s", "LockDelay": "0s"}));
     assert_eq!(agent.put(&format!("/v1/kv/timed?acquire={short}"), "v").text(), "true");
     let began = Instant::now();
-    wait("the session to end", Duration::from_secs(25), || match agent.get(&format!("/v1/session/info/{short}")).text() {
-        text if text.trim() == "[]" => Ok(()),
-        text => Err(text),
+    wait("the session to end", Duration::from_secs(25), || {
+        match agent.get(&format!("/v1/session/info/{short}")).text() {
+            text if text.trim() == "[]" => Ok(()),
+            text => Err(text),
+        }
     });
     assert!(began.elapsed() >= Duration::from_secs(10), "ended after {:?}", began.elapsed());
     let freed = agent.get("/v1/kv/timed").json().unwrap();

@@ -70,8 +70,6 @@ pub fn check(definition: &CheckDefinition) -> Result<(), String> {
         "Interval and TTL cannot both be specified"
     } else if runs && definition.interval.is_zero() {
         "Interval must be > 0 for Script, HTTP, or TCP checks"
-    } else if alias && !definition.interval.is_zero() {
-        "Interval cannot be set for Alias checks"
     } else if alias && !definition.ttl.is_zero() {
         "TTL must be not be set for Alias checks"
     } else if matches!(definition.kind, CheckKind::Ttl) && definition.ttl.is_zero() {
@@ -154,7 +152,6 @@ mod tests {
         let table = [
             (CheckDefinition { interval: SECOND, ..ttl() }, "Interval and TTL cannot both be specified"),
             (http(), "Interval must be > 0 for Script, HTTP, or TCP checks"),
-            (CheckDefinition { interval: SECOND, ..alias() }, "Interval cannot be set for Alias checks"),
             (CheckDefinition { ttl: SECOND, ..alias() }, "TTL must be not be set for Alias checks"),
             (CheckDefinition { name: "x".into(), ..CheckDefinition::default() }, "TTL must be > 0 for TTL checks"),
         ];
