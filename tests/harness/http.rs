@@ -41,16 +41,26 @@ impl Answer {
 
 /// Asks once; no answer within 20 s is an answer of code 0.
 pub fn request(port: u16, method: &str, path: &str, body: &[u8]) -> Answer {
-    exchange(port, method, path, body).unwrap_or_else(|e| Answer { code: 0, headers: Vec::new(), body: e.into_bytes() })
+    request_with(port, method, path, &[], body)
 }
 
-fn exchange(port: u16, method: &str, path: &str, body: &[u8]) -> Result<Answer, String> {
+/// The same, with headers.
+pub fn request_with(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    exchange(port, method, path, headers, body).unwrap_or_else(|e| Answer {
+        code: 0,
+        headers: Vec::new(),
+        body: e.into_bytes(),
+    })
+}
+
+fn exchange(port: u16, method: &str, path: &str, more: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
     let io = |e: std::io::Error| e.to_string();
     let addr = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2)).map_err(io)?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(io)?;
+    let more: String = more.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n{more}\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).map_err(io)?;
