@@ -171,3 +171,55 @@ fn metrics_and_clocks_are_shown() {
     assert_eq!(skew("dc1"), None, "{text}");
     assert!(skew("dc2").unwrap().parse::<i64>().unwrap().abs() < 2000, "{text}");
 }
+
+/// The first certificate of a PEM text, without line ends.
+fn first_certificate(pem: &str) -> Option<String> {
+    let body = pem.split("-----BEGIN CERTIFICATE-----").nth(1)?.split("-----END CERTIFICATE-----").next()?;
+    Some(body.split_whitespace().collect())
+}
+
+/// What a server shows to who connects to it, by openssl's own client, so that nothing of ours is trusted with the question.
+fn shown(port: u16) -> Result<String, String> {
+    let out = Command::new("openssl")
+        .args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-alpn", "h2", "-showcerts"])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .map_err(|e| e.to_string())?;
+    first_certificate(&String::from_utf8_lossy(&out.stdout))
+        .ok_or_else(|| String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+/// New certificate files of a server and of a gateway are served within 15 s, while calls between the sites go on.
+#[test]
+fn renewed_certificates_are_taken_up_without_a_restart() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        println!("SKIPPED: there is no openssl to ask with");
+        return;
+    }
+    let federation = Federation::start("renewed", 2, 1);
+    let certs = federation.dir.0.join("certs");
+    let agent = federation.agent("dc1");
+    for (node, kind) in [("dc2-server-1", "server"), ("dc2-gateway", "gateway")] {
+        let node = federation.node(node);
+        let port = if kind == "server" { node.rpc } else { node.lan };
+        let file = |number: u32, end: &str| certs.join(format!("dc2-{kind}-consul-{number}{end}.pem"));
+        let old = first_certificate(&std::fs::read_to_string(file(0, "")).unwrap()).unwrap();
+        assert_eq!(shown(port).unwrap(), old);
+        let out = Command::new(causeway())
+            .args(["tls", "cert", "create", &format!("-{kind}"), "-dc", "dc2"])
+            .current_dir(&certs)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let new = first_certificate(&std::fs::read_to_string(file(1, "")).unwrap()).unwrap();
+        assert_ne!(new, old);
+        std::fs::rename(file(1, "-key"), file(0, "-key")).unwrap();
+        std::fs::rename(file(1, ""), file(0, "")).unwrap();
+        // Looked at every 10 s; one look may fall between the two files.
+        wait(&format!("the renewed certificate of the {kind}"), Duration::from_secs(25), || {
+            let answer = agent.get("/v1/kv/a?dc=dc2");
+            assert_eq!(answer.code, 404, "calls go on meanwhile: {}", answer.text());
+            if shown(port)? == new { Ok(()) } else { Err("still the old one".into()) }
+        });
+    }
+}
