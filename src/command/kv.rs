@@ -102,6 +102,9 @@ fn get(input: &Input) -> ExitCode {
         return misuse(&format!("Too many arguments (expected 1, got {})", input.operands.len()));
     }
     let key = key_of(input);
+    if key.is_empty() && !input.on("keys") && !input.on("recurse") {
+        return misuse("Missing KEY argument");
+    }
     api::run(input, "Error querying Consul agent", |api| {
         let path = format!("/v1/kv/{}", escape(key, true));
         if input.on("keys") {

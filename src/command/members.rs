@@ -36,7 +36,8 @@ fn run(input: &super::Input) -> ExitCode {
         if members.is_empty() {
             return Ok(ExitCode::from(2));
         }
-        members.sort_by_key(|m| (api::text(&m["Tags"], "dc"), api::text(m, "Name")));
+        // As Consul does: by segment, and servers are in all of them.
+        members.sort_by_key(|m| (api::text(&m["Tags"], "role") != "consul", api::text(m, "Name")));
         let mut rows = Vec::new();
         if input.on("detailed") {
             rows.push(["Node", "Address", "Status", "Tags"].map(str::to_owned).to_vec());
