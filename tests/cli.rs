@@ -64,6 +64,8 @@ fn commands_say_what_consuls_say() {
         (vec!["kv", "get", "-recurse", "a"], 0, "a/b:one"),
         (vec!["kv", "get", "-recurse", "none"], 0, ""),
         (vec!["kv", "get", "one", "two"], 1, "Too many arguments"),
+        (vec!["kv", "delete", "one", "two"], 1, "Too many arguments"),
+        (vec!["kv", "put", "one", "two", "three"], 1, "Too many arguments"),
         (vec!["kv", "get", "-keys", "a"], 0, "a/"),
         (vec!["kv", "put", "-cas", "-modify-index=1", "a/b", "two"], 1, "CAS failed"),
         (vec!["kv", "export", "a"], 0, "\"value\": \"b25l\""),
@@ -100,6 +102,8 @@ fn commands_say_what_consuls_say() {
             // The system's words for a refused connection, and the times of an entry.
             && !args.contains(&"-http-addr=127.0.0.1:1")
             && args != ["kv", "get", "-detailed", "a/b"]
+            // What other sites' servers were built from is not known, which Consul calls "< 0.3".
+            && args != ["members", "-wan"]
     };
     let mut wrong = Vec::new();
     for (args, code, piece) in &rows {

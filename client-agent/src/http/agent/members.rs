@@ -91,7 +91,8 @@ fn own_site(members: &[Member], datacenter: &str) -> SitesReply {
 /// What is told of a server of a site.
 fn wan_tags(member: &WanMember) -> BTreeMap<String, &str> {
     let skew = member.clock_skew_ms.as_deref().map(|skew| ("clock_skew_ms".to_owned(), skew));
-    let known = [(tag::DC.to_owned(), member.datacenter.as_str()), (tag::ROLE.to_owned(), "consul")];
+    let known = [(tag::DC, member.datacenter.as_str()), (tag::ROLE, "consul"), ("vsn", "2")];
+    let known = known.map(|(name, value)| (name.to_owned(), value));
     known.into_iter().chain(skew).collect()
 }
 
