@@ -13,6 +13,7 @@ pub mod meta;
 pub mod method;
 pub mod name;
 pub mod rejection;
+pub mod trace;
 
 macro_rules! package {
     ($name:ident, $path:literal, $doc:literal) => {

@@ -80,7 +80,7 @@ fn nodes(input: &Input) -> ExitCode {
         let found = api.get(&path)?;
         let found: Vec<&Value> = found.as_array().into_iter().flatten().collect();
         if found.is_empty() {
-            print_out("No nodes match the given query - try expanding your search.\n");
+            eprintln!("No nodes match the given query - try expanding your search.");
             return Ok(ExitCode::SUCCESS);
         }
         let detailed = input.on("detailed");

@@ -99,9 +99,13 @@ fn value_text(entry: &Value, keep_base64: bool) -> Vec<u8> {
 
 fn get(input: &Input) -> ExitCode {
     if input.operands.len() > 1 {
-        return misuse(&format!("Too many arguments (expected 1, got {})", input.operands.len()));
+        eprintln!("Too many arguments (expected 1, got {})", input.operands.len());
+        return ExitCode::FAILURE;
     }
     let key = key_of(input);
+    if key.is_empty() && !input.on("keys") && !input.on("recurse") {
+        return misuse("Missing KEY argument");
+    }
     api::run(input, "Error querying Consul agent", |api| {
         let path = format!("/v1/kv/{}", escape(key, true));
         if input.on("keys") {
@@ -226,6 +230,10 @@ fn success(text: &str) -> ExitCode {
 }
 
 fn delete(input: &Input) -> ExitCode {
+    if input.operands.len() > 1 {
+        eprintln!("Too many arguments (expected 1, got {})", input.operands.len());
+        return ExitCode::FAILURE;
+    }
     let key = key_of(input);
     let recurse = input.on("recurse");
     if key.is_empty() && !(recurse && input.operands.len() == 1) {

@@ -36,7 +36,8 @@ fn run(input: &super::Input) -> ExitCode {
         if members.is_empty() {
             return Ok(ExitCode::from(2));
         }
-        members.sort_by_key(|m| (api::text(&m["Tags"], "dc"), api::text(m, "Name")));
+        // As Consul does: by segment, and servers are in all of them.
+        members.sort_by_key(|m| (api::text(&m["Tags"], "role") != "consul", api::text(m, "Name")));
         let mut rows = Vec::new();
         if input.on("detailed") {
             rows.push(["Node", "Address", "Status", "Tags"].map(str::to_owned).to_vec());
@@ -45,7 +46,9 @@ fn run(input: &super::Input) -> ExitCode {
                     .as_object()
                     .into_iter()
                     .flatten()
+                    .filter(|(k, _)| *k != "segment")
                     .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+                    .chain([format!("segment={}", segment(m))])
                     .collect();
                 tags.sort();
                 rows.push(vec![api::text(m, "Name"), address(m), status(m).to_owned(), tags.join(",")]);
@@ -61,7 +64,6 @@ fn run(input: &super::Input) -> ExitCode {
                     "gateway" => "gateway",
                     _ => "client",
                 };
-                let segment = if kind == "server" { "<all>" } else { "<default>" };
                 let build = api::text(tags, "build").split(':').next().unwrap_or_default().to_owned();
                 let row = [
                     api::text(m, "Name"),
@@ -71,7 +73,7 @@ fn run(input: &super::Input) -> ExitCode {
                     build,
                     "2".into(),
                     api::text(tags, "dc"),
-                    segment.into(),
+                    segment(m).into(),
                 ];
                 rows.push(row.to_vec());
             }
@@ -79,6 +81,11 @@ fn run(input: &super::Input) -> ExitCode {
         print_out(&columns(&rows));
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// As Consul shows it: servers are in every segment, and there is one only.
+fn segment(m: &Value) -> &'static str {
+    if m["Tags"]["role"] == "consul" { "<all>" } else { "<default>" }
 }
 
 fn address(m: &Value) -> String {

@@ -41,6 +41,8 @@ use crate::options::{ConfigError, table as t};
 
 /// How often certificate files are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
+/// How often what was measured is folded into the figures that are shown.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// What the parts have to end when all is over; a server that leaves waits until the others have let it go.
 const DRAIN: Duration = Duration::from_secs(9);
 
@@ -221,6 +223,15 @@ impl Node {
 
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        if let Some(metrics) = metrics.clone() {
+            let stop = stop.clone();
+            // Without this, histograms grow until somebody asks for them.
+            tasks.spawn(async move {
+                while stop.run_until_cancelled(tokio::time::sleep(METRICS_UPKEEP)).await.is_some() {
+                    metrics.run_upkeep();
+                }
+            });
+        }
         let dialer = Dialer::new(material.clone(), &plan.datacenter, &plan.domain);
         let members = watch::Sender::new(Members::default());
         let later_gateway = Later::default();
@@ -368,6 +379,7 @@ impl Node {
             reload: reload_action(reloader.clone()),
             leave: leave_action(ended),
             metrics: metrics.map(|handle| Arc::new(move || handle.render()) as RenderMetrics),
+            prometheus: !plan.settings.duration(&t::TELEMETRY_PROMETHEUS_RETENTION_TIME).is_zero(),
             translate_wan_addrs: false,
             response_headers: response_headers(&plan)?,
             body_limits: BodyLimits {

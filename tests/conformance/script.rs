@@ -191,7 +191,7 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
         body => body,
     };
     let headers: Vec<String> = step.how.iter().filter_map(|l| l.strip_prefix("^ ")).map(fill).collect();
-    let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+    let headers: Vec<(&str, &str)> = headers.iter().filter_map(|h| h.split_once(": ")).collect();
     let answer = http::request_with(node.http, words[0], words[1], &headers, body.as_bytes());
     for line in step.how.iter().filter_map(|l| l.strip_prefix("set ")) {
         let (name, from) = line.split_once(' ').unwrap();

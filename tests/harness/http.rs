@@ -44,8 +44,8 @@ pub fn request(port: u16, method: &str, path: &str, body: &[u8]) -> Answer {
     request_with(port, method, path, &[], body)
 }
 
-/// The same with header lines of its own.
-pub fn request_with(port: u16, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+/// The same, with headers.
+pub fn request_with(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     exchange(port, method, path, headers, body).unwrap_or_else(|e| Answer {
         code: 0,
         headers: Vec::new(),
@@ -53,15 +53,15 @@ pub fn request_with(port: u16, method: &str, path: &str, headers: &[&str], body:
     })
 }
 
-fn exchange(port: u16, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Result<Answer, String> {
+fn exchange(port: u16, method: &str, path: &str, more: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
     let io = |e: std::io::Error| e.to_string();
     let addr = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2)).map_err(io)?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(io)?;
+    let more: String = more.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n{}\r\n",
-        body.len(),
-        headers.iter().map(|h| format!("{h}\r\n")).collect::<String>()
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n{more}\r\n",
+        body.len()
     );
     stream.write_all(head.as_bytes()).map_err(io)?;
     // An answer may come before the whole body is read, and a reset after it.

@@ -13,18 +13,15 @@ use rand::rngs::SmallRng;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
-use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::{BadDomain, Setup};
 use super::config::Config;
 use super::desk::{Desk, Outcome, Waiting};
+use super::figures::{Figures, Tally};
 use super::handler::{Clock, Handler, Shared};
-use super::reply::Reply;
-use super::resolve;
 use crate::views::Views;
-use hickory_proto::op::ResponseCode;
 
 /// Questions that are waited for at one time; more are answered with SERVFAIL.
 const MOST_WAITING: usize = 1024;
@@ -77,6 +74,7 @@ impl Dns {
             setup: ArcSwap::from_pointee(setup),
             waiting: Arc::new(Semaphore::new(MOST_WAITING)),
             clock,
+            figures: Figures::default(),
         });
         let tasks = TaskTracker::new();
         let mut server = Server::new(Handler(shared.clone()));
@@ -195,6 +193,7 @@ async fn work(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTracker, s
         desk.reload(&shared.setup.load());
         let (now, unix) = (Instant::now(), shared.clock.seconds());
         let mut left = BATCH;
+        let mut codes = Tally::default();
         while left > 0 {
             left -= 1;
             let (len, from) = match socket.try_recv_from(&mut buffer) {
@@ -227,7 +226,9 @@ async fn work(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTracker, s
             }
             // A full send buffer loses the answer, as the network may; the client asks again.
             let _ = socket.try_send_to(desk.answer(), from);
+            codes.add(desk.answer());
         }
+        shared.figures.batch(&codes, now.elapsed());
         if left == 0 {
             tokio::task::yield_now().await;
         }
@@ -237,13 +238,11 @@ async fn work(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTracker, s
 async fn wait(socket: &UdpSocket, shared: &Shared, from: SocketAddr, waiting: &Waiting, stop: &CancellationToken) {
     let setup = shared.setup.load_full();
     let deadline = Instant::now() + shared.patience(&setup);
-    let work = resolve::later(&setup, &shared.views, &waiting.ask, false, deadline, shared.clock.now);
     let reply = tokio::select! {
         () = stop.cancelled() => return,
-        reply = timeout_at(deadline.into(), work) => {
-            reply.unwrap_or_else(|_| Reply::empty(ResponseCode::ServFail))
-        }
+        reply = Box::pin(shared.later(&setup, &waiting.ask, false, deadline)) => reply,
     };
+    shared.figures.answered(&[(reply.code.low(), 1)]);
     if let Some(message) = waiting.encode(&setup, &reply) {
         let _ = socket.send_to(&message, from).await;
     }

@@ -13,12 +13,15 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use super::answer::{Ask, Setup};
 use super::desk::{client_edns, unwelcome};
+use super::figures::Figures;
 use super::reply::{Head, Reply};
 use super::resolve;
 use crate::views::Views;
+use causeway_proto::trace::Trace;
 
 /// The world as the handler needs it, so that it need not reach for it.
 #[derive(Debug, Clone, Copy)]
@@ -49,9 +52,29 @@ pub struct Shared {
     pub waiting: Arc<Semaphore>,
     /// The world.
     pub clock: Clock,
+    /// What is counted.
+    pub figures: Figures,
 }
 
 impl Shared {
+    /// A reply that takes waiting: under a trace of its own, which goes with every call that is made for it.
+    pub async fn later(&self, setup: &Setup, ask: &Ask, tcp: bool, deadline: Instant) -> Reply {
+        let chance = self.clock.chance;
+        let began = (self.clock.now)();
+        let trace = Trace::begin((u128::from(chance()) << 64) | u128::from(chance()), chance());
+        let (id, own) = (trace.id(), trace.span());
+        let span = tracing::debug_span!("dns", trace = %id, span = %own, name = %ask.owner, kind = %ask.qtype);
+        let views = self.views.under(trace);
+        let work = resolve::later(setup, &views, ask, tcp, deadline, self.clock.now).instrument(span.clone());
+        let late = || Reply::empty(ResponseCode::ServFail);
+        let reply = tokio::time::timeout_at(deadline.into(), work).await.unwrap_or_else(|_| late());
+        let took = (self.clock.now)().saturating_duration_since(began);
+        self.figures.waited(took);
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        span.in_scope(|| tracing::debug!(ms, code = %reply.code, answers = reply.answers.len(), "question answered"));
+        reply
+    }
+
     /// How long a question may take: 2 s, or as long as all recursors may take, up to 10 s.
     pub fn patience(&self, setup: &Setup) -> Duration {
         let recursors = u32::try_from(setup.config.recursors.len()).unwrap_or(u32::MAX);
@@ -94,6 +117,7 @@ impl Handler {
             }
             _ => Reply { authoritative: false, ..Reply::empty(ResponseCode::FormErr) },
         };
+        shared.figures.answered(&[(reply.code.low(), 1)]);
         let edns = reply.edns(&head);
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &edns {
@@ -123,7 +147,7 @@ impl Handler {
         }
         let Ok(_permit) = shared.waiting.try_acquire() else { return Reply::empty(ResponseCode::ServFail) };
         let deadline = now + shared.patience(setup);
-        resolve::later(setup, &shared.views, ask, true, deadline, shared.clock.now).await
+        shared.later(setup, ask, true, deadline).await
     }
 }
 

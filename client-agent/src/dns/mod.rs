@@ -7,6 +7,7 @@ pub mod answer;
 pub mod config;
 pub mod desk;
 mod driver;
+pub mod figures;
 pub mod handler;
 pub mod packet;
 pub mod question;

@@ -14,6 +14,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use bytes::Bytes;
+use causeway_proto::trace::Trace;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -109,34 +110,32 @@ pub fn router(context: Context) -> Router {
 }
 
 /// Keeps the trace of a request that has one, and begins one for others.
-fn trace(headers: &HeaderMap) -> String {
-    let well_formed = |text: &&str| {
-        let parts: Vec<&str> = text.split('-').collect();
-        matches!(parts.as_slice(), [version, id, span, flags, ..]
-            if version.len() == 2 && id.len() == 32 && span.len() == 16 && flags.len() == 2
-                && parts.iter().all(|p| p.bytes().all(|b| b.is_ascii_hexdigit()))
-                && id.bytes().any(|b| b != b'0') && span.bytes().any(|b| b != b'0'))
-    };
-    match headers.get("traceparent").and_then(|v| v.to_str().ok()).filter(well_formed) {
-        Some(text) => text.to_owned(),
-        None => format!("00-{:032x}-{:016x}-01", rand::random::<u128>() | 1, rand::random::<u64>() | 1),
-    }
+fn trace(headers: &HeaderMap) -> Trace {
+    Trace::of(headers).unwrap_or_else(|| Trace::begin(rand::random(), rand::random()))
 }
 
 async fn handle(State(context): State<Arc<Context>>, request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let trace = trace(&parts.headers);
-    let trace_id = trace.get(3..35).unwrap_or_default().to_owned();
+    let mut trace = trace(&parts.headers);
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        trace = trace.child(rand::random());
+    }
     let path = gate::find(parts.uri.path()).map_or("other", |(row, _)| row.pattern);
     // The query is not shown: it may carry a token.
-    let span = tracing::debug_span!("http", trace = %trace_id, method = %parts.method, path = parts.uri.path());
-    let reply = answer(&context, &parts, body, &trace).instrument(span).await;
+    let (id, own) = (trace.id(), trace.span());
+    let span = tracing::debug_span!("http", trace = %id, span = %own, method = %parts.method, path = parts.uri.path());
+    let reply = answer(&context, &parts, body, &trace.to_string()).instrument(span.clone()).await;
+    span.in_scope(|| debug!(code = reply.status.as_u16(), ms = millis(started.elapsed()), "request answered"));
     let labels =
         [("method", method_label(parts.method.as_str())), ("path", path), ("code", class(reply.status.as_u16()))];
     metrics::counter!("consul_http_requests", &labels).increment(1);
     metrics::histogram!("consul_http_request_seconds", &labels).record(started.elapsed().as_secs_f64());
     finish(&context, &parts.headers, reply).await
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A bounded set of names, whatever a client sends.
@@ -530,8 +529,7 @@ mod tests {
     fn traces_are_kept_or_made() {
         let mut headers = HeaderMap::new();
         let made = trace(&headers);
-        assert_eq!(made.len(), 55);
-        assert_ne!(made, trace(&headers));
+        assert_ne!(made.id(), trace(&headers).id());
         for (text, kept) in [
             ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", true),
             ("00-00000000000000000000000000000000-b7ad6b7169203331-01", false),
@@ -539,7 +537,7 @@ mod tests {
             ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331", false),
         ] {
             headers.insert("traceparent", HeaderValue::from_static(text));
-            assert_eq!(trace(&headers) == text, kept, "{text}");
+            assert_eq!(trace(&headers).to_string() == text, kept, "{text}");
         }
     }
 

@@ -183,6 +183,8 @@ pub struct Context {
     pub leave: Action,
     /// Metrics; `None`: they are off.
     pub metrics: Option<RenderMetrics>,
+    /// Whether metrics are shown in Prometheus' format, too (`telemetry.prometheus_retention_time` above 0).
+    pub prometheus: bool,
     /// Whether addresses of other datacenters' nodes are shown as seen from outside (`translate_wan_addrs`).
     pub translate_wan_addrs: bool,
     /// Added to every answer (`http_config.response_headers`).

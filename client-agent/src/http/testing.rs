@@ -570,6 +570,7 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
         reload: Arc::new(|| Box::pin(async { Ok(()) })),
         leave: Arc::new(|| Box::pin(async { Ok(()) })),
         metrics: Some(Arc::new(|| "# TYPE a gauge\na 1\n".to_owned())),
+        prometheus: true,
         translate_wan_addrs: false,
         response_headers: Vec::new(),
         body_limits: BodyLimits::default(),

@@ -11,11 +11,13 @@ use arc_swap::ArcSwapOption;
 use causeway_proto::door::Door;
 use causeway_proto::meta::{Consistency, Meta};
 use causeway_proto::rejection::Reason;
+use causeway_proto::trace::Trace;
 use causeway_proto::view::SubscribeRequest;
 use causeway_proto::view::views_client::ViewsClient;
 use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::recent::Recent;
 use super::reverse::{Owners, Reverse};
@@ -103,7 +105,7 @@ impl Topic for NamesContent {
 
 /// All views of this agent; a cheap handle.
 #[derive(Clone)]
-pub struct Views(Arc<Inner>);
+pub struct Views(Arc<Inner>, Option<Trace>);
 
 impl std::fmt::Debug for Views {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -138,7 +140,13 @@ impl Views {
         });
         inner.tasks.spawn(sweep(inner.clone()));
         inner.tasks.close();
-        Self(inner)
+        Self(inner, None)
+    }
+
+    /// The same views, for a question that is part of this trace: what is opened for it is, too.
+    #[must_use]
+    pub fn under(&self, trace: Trace) -> Self {
+        Self(self.0.clone(), Some(trace))
     }
 
     /// Reads with this ACL token from now on. Every view is dropped, as another token may see other things.
@@ -328,7 +336,8 @@ impl Views {
     /// What calls to the agent's own datacenter need.
     pub(super) fn local(&self) -> (Door, Meta) {
         let token = self.0.token.load().as_deref().cloned();
-        (self.0.door.clone(), Meta { token, consistency: Consistency::Stale, ..Meta::default() })
+        let trace = self.1.map(|trace| trace.to_string());
+        (self.0.door.clone(), Meta { token, consistency: Consistency::Stale, trace, ..Meta::default() })
     }
 
     fn dc(&self, dc: Option<&str>) -> String {
@@ -345,7 +354,8 @@ impl Views {
         let (slot, new) = C::table(inner).get_or_new(&key, || Slot::new(inner.started, inner.stop.child_token()))?;
         slot.pulse.touch(now);
         if new {
-            inner.tasks.spawn(keep::<C>(inner.clone(), dc.to_owned(), key, spelled.to_owned(), slot.clone()));
+            let name = Name { dc: dc.to_owned(), key, spelled: spelled.to_owned() };
+            inner.tasks.spawn(keep::<C>(inner.clone(), name, slot.clone(), self.1));
         }
         Some(slot)
     }
@@ -430,13 +440,28 @@ enum End {
     Broken(ViewError),
 }
 
-/// The life of one view's stream.
-async fn keep<C: Topic>(inner: Arc<Inner>, dc: String, key: String, spelled: String, slot: Arc<Slot<C::Seen>>) {
+/// What a view is of.
+struct Name {
+    dc: String,
+    key: String,
+    /// As the service or node is spelled there.
+    spelled: String,
+}
+
+/// The life of one view's stream. `trace`: of the question that it was opened for.
+async fn keep<C: Topic>(inner: Arc<Inner>, name: Name, slot: Arc<Slot<C::Seen>>, mut trace: Option<Trace>) {
+    let Name { dc, key, spelled } = name;
     let mut machine = Machine::<C>::new();
     let mut attempt = 0_u32;
     let born = Instant::now();
     let mut heard = born;
     loop {
+        // A later stream is not that question's doing: it has a trace of its own.
+        let trace = trace.take().unwrap_or_else(|| Trace::begin(rand::random(), rand::random())).child(rand::random());
+        let (id, own) = (trace.id(), trace.span());
+        let span =
+            tracing::debug_span!("view", trace = %id, span = %own, kind = ?C::KIND, datacenter = dc, name = spelled);
+        let follow = follow(&inner, &dc, &spelled, trace, &slot, &mut machine, &mut attempt, &mut heard);
         let end = tokio::select! {
             biased;
             () = slot.cancel.cancelled() => {
@@ -444,7 +469,7 @@ async fn keep<C: Topic>(inner: Arc<Inner>, dc: String, key: String, spelled: Str
                 slot.fail(ViewError::Stopped);
                 return;
             }
-            end = follow(&inner, &dc, &spelled, &slot, &mut machine, &mut attempt, &mut heard) => end,
+            end = follow.instrument(span) => end,
         };
         let error = match end {
             End::Absent => {
@@ -484,10 +509,12 @@ async fn keep<C: Topic>(inner: Arc<Inner>, dc: String, key: String, spelled: Str
 }
 
 /// Follows one stream to its end.
+#[allow(clippy::too_many_arguments, reason = "the state of one stream, which lives in its task")]
 async fn follow<C: Topic>(
     inner: &Inner,
     dc: &str,
     spelled: &str,
+    trace: Trace,
     slot: &Slot<C::Seen>,
     machine: &mut Machine<C>,
     attempt: &mut u32,
@@ -497,13 +524,20 @@ async fn follow<C: Topic>(
         datacenter: (dc != inner.datacenter).then(|| dc.to_owned()),
         token: inner.token.load().as_deref().cloned(),
         consistency: Consistency::Stale,
+        trace: Some(trace.to_string()),
         ..Meta::default()
     };
     let mut client = ViewsClient::new(inner.door.clone()).max_decoding_message_size(EVENT_SIZE);
     let ask = client.subscribe(meta.request(SubscribeRequest { kind: C::KIND.into(), key: spelled.to_owned() }));
     let mut stream = match timeout(OPEN_TIME, ask).await {
-        Ok(Ok(response)) => response.into_inner(),
-        Ok(Err(status)) => return End::Broken(refusal(dc, &status)),
+        Ok(Ok(response)) => {
+            tracing::debug!("subscribed");
+            response.into_inner()
+        }
+        Ok(Err(status)) => {
+            tracing::debug!(code = ?status.code(), why = status.message(), "not subscribed");
+            return End::Broken(refusal(dc, &status));
+        }
         Err(_) => return End::Broken(ViewError::Deadline),
     };
     loop {

@@ -12,12 +12,14 @@ use causeway_proto::member::{Member, MemberStatus, Members};
 use causeway_proto::meta::{GRPC_TIMEOUT, Meta};
 use causeway_proto::method::{Kind, Method, find};
 use causeway_proto::rejection::{NO_LEADER, NO_PATH, Reason, UNREACHABLE};
+use causeway_proto::trace;
 use http_body_util::{BodyExt, Full, Limited};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
+use tracing::Instrument;
 
 use super::decide::{
     Caller, Proof, Standing, Verdict, deadline, decide, is_long, may_repeat, never_sent, read_timeout,
@@ -126,7 +128,7 @@ impl Router {
         Door::from_fn(move |request| {
             let router = router.clone();
             async move {
-                match Box::pin(router.handle(request)).await {
+                match Box::pin(router.enter(request)).await {
                     Ok(response) => Ok::<_, Broken>(response),
                     Err(status) => Ok(status.into_http()),
                 }
@@ -142,6 +144,32 @@ impl Router {
             tls: self.tls,
         };
         decide(method, meta, caller, &here)
+    }
+
+    /// Handles a call, within a span where that is shown.
+    async fn enter(&self, mut request: Request) -> Result<Response, Status> {
+        // What servers say to each other all the time is no part of any question.
+        if !tracing::enabled!(tracing::Level::DEBUG)
+            || find(request.uri().path()).is_none_or(|m| m.kind == Kind::Servers)
+        {
+            return self.handle(request).await;
+        }
+        let start = Instant::now();
+        let caller = Caller::of(request.extensions().get::<Peer>(), &self.datacenter);
+        let trace = trace::renew(request.headers_mut(), rand::random(), rand::random());
+        let (method, id, own) = (request.uri().path(), trace.id(), trace.span());
+        let span = tracing::debug_span!("call", trace = %id, span = %own, method, ?caller);
+        let result = self.handle(request).instrument(span.clone()).await;
+        let refused = match &result {
+            Ok(response) => Status::from_header_map(response.headers()).filter(|s| s.code() != tonic::Code::Ok),
+            Err(status) => Some(status.clone()),
+        };
+        let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        span.in_scope(|| match refused {
+            None => tracing::debug!(ms, "call answered"),
+            Some(status) => tracing::debug!(ms, code = ?status.code(), why = status.message(), "call refused"),
+        });
+        result
     }
 
     async fn handle(&self, request: Request) -> Result<Response, Status> {
@@ -179,7 +207,9 @@ impl Router {
 
     async fn carry_out(&self, call: &Call) -> Result<Response, Status> {
         loop {
-            let tried = match self.decide(call.method, &call.meta, call.caller) {
+            let verdict = self.decide(call.method, &call.meta, call.caller);
+            tracing::debug!(?verdict, "decided who answers");
+            let tried = match verdict {
                 Verdict::Refuse(reason, text) => return Err(reason.status(text)),
                 Verdict::Away(_) | Verdict::Gateway => return self.away(call).await,
                 Verdict::Here(proof) => self.here(call, proof).await?,

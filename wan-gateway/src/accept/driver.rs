@@ -8,6 +8,7 @@ use std::time::Duration;
 use causeway_proto::door::{Door, Request};
 use causeway_proto::listen::Peer;
 use causeway_proto::rejection::{self, Reason};
+use causeway_proto::trace;
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
+use tracing::Instrument;
 
 use super::check;
 use crate::admission;
@@ -70,12 +72,22 @@ pub(crate) async fn serve(desk: Desk, send: SendStream, recv: RecvStream) {
         }
     };
     let unwanted = out.unwanted();
-    tokio::select! {
-        // Dropping the call tells the server that nobody waits for it.
-        () = unwanted => {}
-        () = late => {}
-        () = Box::pin(answer(&desk, request, out, class.priority)) => {}
+    let mut span = tracing::Span::none();
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let trace = trace::renew(request.headers_mut(), rand::random(), rand::random());
+        let (id, own, method) = (trace.id(), trace.span(), request.uri().path());
+        span = tracing::debug_span!("accept", trace = %id, span = %own, method, from = %desk.from);
+        span.in_scope(|| tracing::debug!("a call from another datacenter"));
     }
+    let start = Instant::now();
+    let how = tokio::select! {
+        // Dropping the call tells the server that nobody waits for it.
+        () = unwanted => "nobody waits for the answer any more",
+        () = late => "not answered by the deadline",
+        () = Box::pin(answer(&desk, request, out, class.priority)).instrument(span.clone()) => "answered",
+    };
+    let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    span.in_scope(|| tracing::debug!(ms, how, "the call is over"));
 }
 
 async fn answer(desk: &Desk, request: Request, out: Outgoing, priority: i32) {

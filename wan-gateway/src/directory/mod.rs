@@ -6,6 +6,7 @@
 
 pub(crate) mod driver;
 mod show;
+mod skew;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use causeway_proto::federation::v1::{Gateway, Server, Site};
 
 pub use show::{LinkView, Status};
+pub use skew::SkewWarnings;
 
 /// A record that nothing was heard of and nothing links to is dropped after this.
 pub const FORGET: Duration = Duration::from_secs(72 * 3600);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use causeway_proto::door::{Request, Response};
 use causeway_proto::meta::Meta;
 use causeway_proto::rejection::{self, Reason};
+use causeway_proto::trace;
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
@@ -18,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
+use tracing::Instrument;
 
 use super::frame::{self, Item};
 use super::stream::{Cut, Incoming, Outgoing};
@@ -49,12 +51,28 @@ pub(crate) async fn call(
     routes: &arc_swap::ArcSwap<Routes>,
     own: &str,
     request_limit: usize,
-    request: Request,
+    mut request: Request,
 ) -> Response {
-    match attempt_all(routes, own, request_limit, request).await {
-        Ok(response) => response,
-        Err(status) => status.into_http(),
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return attempt_all(routes, own, request_limit, request).await.unwrap_or_else(Status::into_http);
     }
+    let start = Instant::now();
+    let trace = trace::renew(request.headers_mut(), rand::random(), rand::random());
+    let to = Meta::read(request.headers()).datacenter.unwrap_or_default();
+    let span = tracing::debug_span!(
+        "forward",
+        trace = %trace.id(),
+        span = %trace.span(),
+        method = request.uri().path(),
+        to
+    );
+    let result = attempt_all(routes, own, request_limit, request).instrument(span.clone()).await;
+    let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    span.in_scope(|| match &result {
+        Ok(_) => tracing::debug!(ms, "the other datacenter answers"),
+        Err(status) => tracing::debug!(ms, code = ?status.code(), why = status.message(), "not forwarded"),
+    });
+    result.unwrap_or_else(Status::into_http)
 }
 
 async fn attempt_all(

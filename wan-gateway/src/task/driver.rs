@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::routes::{self, Routes};
 use crate::accept::driver::Desk;
 use crate::config::Config;
-use crate::directory::{Directory, LinkView, Status};
+use crate::directory::{Directory, LinkView, SkewWarnings, Status};
 use crate::link::driver::{self as links, Link, Note};
 use crate::link::{CloseCode, ConnId, Effect, Event, Links, State, Target};
 use crate::path::{self, DirectLink};
@@ -78,6 +78,7 @@ pub(crate) struct Brain {
     /// Calls that each site may have under way with us.
     desks: BTreeMap<String, Arc<Semaphore>>,
     status: Status,
+    skew_warnings: SkewWarnings,
     targets: Vec<Target>,
     publish_at: Instant,
     save_at: Option<Instant>,
@@ -105,6 +106,7 @@ impl Brain {
             permits: BTreeMap::new(),
             desks: BTreeMap::new(),
             status: Status::default(),
+            skew_warnings: SkewWarnings::default(),
             targets: Vec::new(),
             publish_at: now,
             save_at: None,
@@ -317,6 +319,14 @@ impl Brain {
         let half = i64::try_from(held.link.conn.rtt().as_millis() / 2).unwrap_or(0);
         let skew = their_ms.cast_signed().wrapping_add(half).wrapping_sub(our_ms.cast_signed());
         held.link.skew_ms.store(skew, Ordering::Relaxed);
+        let datacenter = &held.link.datacenter;
+        if self.skew_warnings.due(now, datacenter, skew) {
+            tracing::warn!(
+                datacenter = %datacenter,
+                clock_skew_ms = skew,
+                "the clocks of this site and of that one differ; nothing depends on it, but their logs and certificates do: check NTP"
+            );
+        }
         held.differs = if digest == ours { 0 } else { held.differs + 1 };
         let due = held.sent_whole.is_none_or(|sent| now >= sent + RESEND);
         if held.differs >= 2 && due {

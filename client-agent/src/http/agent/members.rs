@@ -43,6 +43,8 @@ struct WanMember {
     port: u16,
     datacenter: String,
     status: MemberStatus,
+    /// The site's clock minus ours, milliseconds; `None` for our own site and for one that is not linked.
+    clock_skew_ms: Option<String>,
 }
 
 /// The servers of every site, by name. A site that cannot be reached counts as failed with all its servers.
@@ -56,6 +58,8 @@ fn wan_members(reply: &SitesReply) -> Vec<WanMember> {
             SiteState::Left => MemberStatus::Left,
             SiteState::Linked | SiteState::Unspecified => MemberStatus::Alive,
         };
+        let linked = !status.local && status.state() == SiteState::Linked;
+        let skew = linked.then(|| status.clock_skew_ms.to_string());
         for server in &site.servers {
             let (addr, port) = match server.address.parse::<SocketAddr>() {
                 Ok(addr) => (addr.ip().to_string(), addr.port()),
@@ -67,6 +71,7 @@ fn wan_members(reply: &SitesReply) -> Vec<WanMember> {
                 port,
                 datacenter: site.datacenter.clone(),
                 status: alive,
+                clock_skew_ms: skew.clone(),
             });
         }
     }
@@ -83,6 +88,14 @@ fn own_site(members: &[Member], datacenter: &str) -> SitesReply {
     SitesReply { sites: vec![SiteStatus { site: Some(site), local: true, ..SiteStatus::default() }] }
 }
 
+/// What is told of a server of a site.
+fn wan_tags(member: &WanMember) -> BTreeMap<String, &str> {
+    let skew = member.clock_skew_ms.as_deref().map(|skew| ("clock_skew_ms".to_owned(), skew));
+    let known = [(tag::DC, member.datacenter.as_str()), (tag::ROLE, "consul"), ("vsn", "2")];
+    let known = known.map(|(name, value)| (name.to_owned(), value));
+    known.into_iter().chain(skew).collect()
+}
+
 async fn wan(call: &Call<'_>) -> Result<Reply, Failure> {
     let known = call.ctx.members.members();
     let reply = if known.iter().any(|member| member.gateway_addr().is_some()) {
@@ -96,7 +109,7 @@ async fn wan(call: &Call<'_>) -> Result<Reply, Failure> {
         name: &member.name,
         addr: &member.addr,
         port: member.port,
-        tags: BTreeMap::from([(tag::DC.to_owned(), member.datacenter.as_str()), (tag::ROLE.to_owned(), "consul")]),
+        tags: wan_tags(member),
         status: member.status,
     })))
 }
@@ -137,13 +150,21 @@ mod tests {
             }),
             state: state.into(),
             local,
+            clock_skew_ms: 1_900_000,
             ..SiteStatus::default()
         };
         let reply = SitesReply {
-            sites: vec![site("dc2", SiteState::Unreachable, false), site("dc1", SiteState::Unspecified, true)],
+            sites: vec![
+                site("dc3", SiteState::Linked, false),
+                site("dc2", SiteState::Unreachable, false),
+                site("dc1", SiteState::Linked, true),
+            ],
         };
         let members = wan_members(&reply);
         let shown: Vec<_> = members.iter().map(|m| (m.name.as_str(), m.port, m.status)).collect();
-        assert_eq!(shown, [("s1.dc1", 8300, MemberStatus::Alive), ("s1.dc2", 8300, MemberStatus::Failed)]);
+        let (alive, failed) = (MemberStatus::Alive, MemberStatus::Failed);
+        assert_eq!(shown, [("s1.dc1", 8300, alive), ("s1.dc2", 8300, failed), ("s1.dc3", 8300, alive)]);
+        let skews: Vec<_> = members.iter().map(|m| wan_tags(m).get("clock_skew_ms").copied()).collect();
+        assert_eq!(skews, [None, None, Some("1900000")]);
     }
 }

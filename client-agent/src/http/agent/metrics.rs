@@ -106,7 +106,7 @@ pub(crate) fn show(call: &Call<'_>) -> Result<Reply, Failure> {
     super::token(call)?;
     let text = call.ctx.metrics.as_ref().map(|render| render());
     if call.params.get("format") == "prometheus" {
-        return match text {
+        return match text.filter(|_| call.ctx.prometheus) {
             Some(text) => {
                 Ok(Reply::text(text).header(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
             }
