@@ -12,6 +12,7 @@
 //! | [`admission`] | what may cross | decision |
 //! | [`forward`] | a call goes out: frames, retries | translator + driver |
 //! | [`accept`] | a call comes in | decision + driver |
+//! | [`join`] | how a new site gets its certificates | machine + driver |
 //! | [`gateway`] | all of it together | driver |
 
 pub mod accept;
@@ -20,6 +21,7 @@ pub mod config;
 pub mod directory;
 pub mod forward;
 pub mod gateway;
+pub mod join;
 pub mod link;
 pub mod path;
 mod task;

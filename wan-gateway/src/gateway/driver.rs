@@ -1,11 +1,13 @@
 #![allow(clippy::disallowed_methods, reason = "starts and stops the gateway's tasks")]
 //! Starts a gateway, offers its door, stops it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use causeway_certs::authority::Authority;
 use causeway_proto::door::{Door, Request};
 use causeway_proto::federation::v1::directory_server::{Directory, DirectoryServer};
 use causeway_proto::federation::v1::{SiteStatus, SitesReply, SitesRequest};
@@ -18,6 +20,8 @@ use super::{StartError, World};
 use crate::config::Config;
 use crate::directory::driver as disk;
 use crate::forward;
+use crate::join::driver::Desk;
+use crate::join::{CreateError, Created};
 use crate::link::CloseCode;
 use crate::link::driver as links;
 use crate::task::driver::{Brain, Order};
@@ -42,15 +46,27 @@ pub struct Gateway {
     orders: mpsc::Sender<Order>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    desk: Option<Arc<Desk>>,
 }
 
 impl Gateway {
     /// Opens the socket and begins to dial and to accept. `stop` ends everything at once; [`Gateway::stop`] ends it politely.
     pub async fn start(config: Config, world: World, stop: CancellationToken) -> Result<Self, StartError> {
+        Self::start_issuing(config, world, None, stop).await
+    }
+
+    /// The same, at a gateway where new sites can join: with an authority it makes tokens ([`Gateway::create_token`]) and signs the
+    /// keys of who brings one.
+    pub async fn start_issuing(
+        config: Config,
+        world: World,
+        authority: Option<Arc<Authority>>,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
         causeway_proto::name::datacenter(&config.datacenter)?;
         causeway_proto::name::node(&config.node_name)?;
         let World { material, servers, members } = world;
-        let tls = Tls::new(material, &config.domain);
+        let tls = Tls::new(material, &config.domain, authority.clone());
         let (known, reset_key) = match config.data_dir.clone() {
             Some(dir) => tokio::task::spawn_blocking(move || {
                 let key = disk::reset_key(&dir).unwrap_or_else(|error| {
@@ -69,6 +85,17 @@ impl Gateway {
         let config = Arc::new(config);
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (sites_tx, sites) = watch::channel(Arc::new(Vec::new()));
+        let removed = Arc::new(ArcSwap::from_pointee(BTreeSet::new()));
+        let desk = match authority {
+            None => None,
+            Some(authority) => {
+                let (config, sites, removed) = (Arc::clone(&config), sites.clone(), Arc::clone(&removed));
+                let advertised = config.advertised(local_addr);
+                let open = move || Arc::new(Desk::open(authority, config, advertised, sites, removed));
+                // A thread that dies leaves nobody to join.
+                tokio::task::spawn_blocking(open).await.ok()
+            }
+        };
         let (notes_tx, notes) = mpsc::channel(NOTES);
         let (orders, orders_rx) = mpsc::channel(4);
         let tasks = TaskTracker::new();
@@ -90,9 +117,10 @@ impl Gateway {
             tasks: tasks.clone(),
             stop: stop.clone(),
             known,
+            join: desk.clone(),
         });
         tasks.spawn(brain.run(notes, orders_rx));
-        Ok(Self { config, routes, sites, endpoint, local_addr, orders, tasks, stop })
+        Ok(Self { config, routes, sites, endpoint, local_addr, orders, tasks, stop, desk })
     }
 
     /// The LAN side: takes calls with the header `causeway-dc` for other sites, and `Directory.Sites`.
@@ -117,6 +145,22 @@ impl Gateway {
     /// All known sites, our own first; anew when something changes and once a second.
     pub fn sites(&self) -> watch::Receiver<Arc<Vec<SiteStatus>>> {
         self.sites.clone()
+    }
+
+    /// Makes a token with which the site of this name can join. `addresses`: where it is to dial; empty: what we advertise.
+    pub fn create_token(
+        &self,
+        datacenter: String,
+        lifetime: Duration,
+        addresses: Vec<String>,
+    ) -> impl Future<Output = Result<Created, CreateError>> + Send + 'static {
+        let desk = self.desk.clone();
+        async move {
+            let Some(desk) = desk else { return Err(CreateError::NoAuthority) };
+            tokio::task::spawn_blocking(move || desk.create(&datacenter, lifetime, addresses))
+                .await
+                .unwrap_or(Err(CreateError::NoAuthority))
+        }
     }
 
     /// The UDP address.

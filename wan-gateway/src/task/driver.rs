@@ -58,6 +58,8 @@ pub(crate) struct Parts {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) known: Vec<Site>,
+    /// Where sites may join.
+    pub(crate) join: Option<Arc<crate::join::driver::Desk>>,
 }
 
 /// A link and what the task remembers of it.
@@ -173,6 +175,12 @@ impl Brain {
             Note::Dialled { key, attempt, result: Err(why) } => {
                 tracing::debug!(target = key, why, "a dial failed");
                 self.links.handle(now, Event::DialFailed { key, attempt, why });
+            }
+            Note::Accepted(conn) if crate::join::driver::asks_to_join(&conn) => {
+                // TLS lets them in only where there is a desk.
+                if let Some(desk) = self.parts.join.clone() {
+                    self.parts.tasks.spawn(crate::join::driver::serve(desk, conn));
+                }
             }
             Note::Accepted(conn) => self.connected(now, conn, None),
             Note::Frame(id, frame) => self.frame(now, id, frame),
