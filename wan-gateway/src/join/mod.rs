@@ -90,6 +90,23 @@ pub enum CreateError {
     },
 }
 
+/// Why a site was not removed, or not readmitted.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// Our own site.
+    #[error("{0} is this gateway's own datacenter: a site leaves by itself (`causeway leave` at its gateways)")]
+    Own(String),
+    /// Nobody of that name.
+    #[error("no site {0} is known here")]
+    Unknown(String),
+    /// The name cannot be one.
+    #[error(transparent)]
+    Name(#[from] causeway_proto::name::NameError),
+    /// The disk.
+    #[error("{0}; nothing was changed")]
+    Disk(String),
+}
+
 /// Why joining failed. Nothing was changed by it.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {

@@ -5,6 +5,7 @@
 //! The gateway's side of joining.
 
 pub(crate) mod redeem;
+pub(crate) mod removed;
 
 use std::collections::BTreeSet;
 use std::io::Write;
