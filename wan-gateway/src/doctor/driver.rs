@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use causeway_certs::material::Material;
 use causeway_proto::federation::v1::{SiteState, SiteStatus};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use quinn::{Endpoint, VarInt};
 
 use super::{Finding, Verdict};
@@ -67,7 +68,10 @@ impl Doctor {
             }
         }
         addresses.truncate(MAX);
-        let looks = addresses.iter().map(|(address, dc)| self.address(address, dc.as_deref()));
+        let mut looks: Vec<BoxFuture<'_, Vec<Finding>>> = Vec::new();
+        for (address, dc) in &addresses {
+            looks.push(Box::pin(self.address(address, dc.as_deref())));
+        }
         let results: Vec<Vec<Finding>> = futures::stream::iter(looks).buffered(SIDE_BY_SIDE).collect().await;
         found.extend(results.into_iter().flatten());
         Ok(found)
