@@ -431,7 +431,12 @@ fn settle(
             config["domain"] = json!(token.domain);
         }
         if *kind == Kind::Gateway {
-            config["gateway"] = json!({"listen": listen, "peers": granted.peers});
+            // The agent of this process calls as an agent: what servers are asked by a gateway they do not hand on to other sites.
+            let agent = |suffix: &str| out.join("agent").join(format!("agent{suffix}"));
+            (config["cert_file"], config["key_file"]) = (json!(agent(".pem")), json!(agent("-key.pem")));
+            config["gateway"] = json!({
+                "listen": listen, "peers": granted.peers, "cert_file": of(".pem"), "key_file": of("-key.pem"),
+            });
             if let Some(dir) = data_dir {
                 config["data_dir"] = json!(std::path::absolute(dir).map_err(disk(dir))?);
             }

@@ -6,6 +6,7 @@ use causeway_agent::http::ports::{FederationPort, Finding, MadeToken, PortError,
 use causeway_certs::authority::Authority;
 use causeway_gateway::Gateway;
 use causeway_gateway::join::{self, CreateError};
+use causeway_proto::federation::SitesReply;
 use futures::future::BoxFuture;
 
 use crate::options::ConfigError;
@@ -31,6 +32,10 @@ pub fn authority(plan: &GatewayPlan) -> Result<Option<Arc<Authority>>, ConfigErr
 pub struct Port(pub Arc<Gateway>);
 
 impl FederationPort for Port {
+    fn sites(&self) -> SitesReply {
+        SitesReply { sites: self.0.sites().borrow().as_ref().clone() }
+    }
+
     fn create_token(&self, request: TokenRequest) -> BoxFuture<'_, Result<MadeToken, PortError>> {
         let lifetime = request.lifetime.unwrap_or(join::LIFETIME);
         let work = self.0.create_token(request.datacenter, lifetime, request.addresses);

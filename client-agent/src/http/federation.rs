@@ -63,8 +63,13 @@ fn shown(status: &SiteStatus) -> Option<SiteJson<'_>> {
 }
 
 pub(crate) async fn sites(call: &Call<'_>) -> Result<Reply, Failure> {
-    let meta = causeway_proto::meta::Meta { datacenter: None, ..call.meta()? };
-    let (reply, _) = ask!(call, meta, DirectoryClient<_>, sites, SitesRequest {})?;
+    let reply = match &call.ctx.federation {
+        Some(port) => port.sites(),
+        None => {
+            let meta = causeway_proto::meta::Meta { datacenter: None, ..call.meta()? };
+            ask!(call, meta, DirectoryClient<_>, sites, SitesRequest {})?.0
+        }
+    };
     call.json(&Seq(reply.sites.iter().filter_map(shown)))
 }
 

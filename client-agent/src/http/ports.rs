@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use causeway_proto::catalog::{Check, Service, ServiceHealth};
 use causeway_proto::door::Door;
+use causeway_proto::federation::SitesReply;
 use causeway_proto::member::Members;
 use futures::future::BoxFuture;
 
@@ -148,6 +149,8 @@ pub struct Finding {
 
 /// The gateway of this process.
 pub trait FederationPort: Send + Sync + 'static {
+    /// All known sites, our own first. Must not block.
+    fn sites(&self) -> SitesReply;
     /// Makes a join token.
     fn create_token(&self, request: TokenRequest) -> BoxFuture<'_, Result<MadeToken, PortError>>;
     /// Takes a site out of the federation (as far as this gateway goes), or takes that back.
