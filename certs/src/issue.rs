@@ -102,31 +102,13 @@ impl Authority {
     /// makes sure that whoever trusts this authority accepts it.
     pub fn issue(&self, subject: &Subject, days: u32, now: SystemTime) -> Result<Issued, IssueError> {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        set_validity(&mut params, days, now)?;
-        params.distinguished_name = DistinguishedName::new();
-        let common = format!("{}.{}.{}", subject.kind.as_str(), subject.datacenter, subject.domain);
-        params.distinguished_name.push(DnType::CommonName, common);
-        for name in subject.dns_names() {
-            let unfit = || IssueError(format!("{name:?} is not a DNS name"));
-            rustls_pki_types::DnsName::try_from(name.trim_start_matches("*.")).map_err(|_| unfit())?;
-            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().map_err(|_| unfit())?));
-        }
-        params.subject_alt_names.extend(subject.ips().into_iter().map(SanType::IpAddress));
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages = match subject.kind {
-            Kind::Cli => vec![ExtendedKeyUsagePurpose::ClientAuth],
-            // Every part of ours both calls and is called.
-            _ => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
-        };
-        params.use_authority_key_identifier_extension = true;
-        let cert = params.signed_by(&key, &self.issuer)?;
+        let cert = params(subject, days, now)?.signed_by(&key, &self.issuer)?;
         self.accepts(cert.der(), now)?;
         Ok(Issued { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
 
     /// Finds what issuing does not: names outside the authority's constraints, a key that is not the authority's.
-    fn accepts(&self, der: &CertificateDer<'_>, now: SystemTime) -> Result<(), IssueError> {
+    pub(crate) fn accepts(&self, der: &CertificateDer<'_>, now: SystemTime) -> Result<(), IssueError> {
         let unusable = |e: &dyn std::fmt::Display| {
             IssueError(format!(
                 "the authority's own certificate does not allow this one ({e}): look at the domain, the additional names and the CA's name constraints"
@@ -147,4 +129,27 @@ impl Authority {
         .map_err(|e| unusable(&e))?;
         Ok(())
     }
+}
+
+/// What a certificate for this subject says, but for its key.
+pub(crate) fn params(subject: &Subject, days: u32, now: SystemTime) -> Result<CertificateParams, IssueError> {
+    let mut params = CertificateParams::default();
+    set_validity(&mut params, days, now)?;
+    params.distinguished_name = DistinguishedName::new();
+    let common = format!("{}.{}.{}", subject.kind.as_str(), subject.datacenter, subject.domain);
+    params.distinguished_name.push(DnType::CommonName, common);
+    for name in subject.dns_names() {
+        let unfit = || IssueError(format!("{name:?} is not a DNS name"));
+        rustls_pki_types::DnsName::try_from(name.trim_start_matches("*.")).map_err(|_| unfit())?;
+        params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().map_err(|_| unfit())?));
+    }
+    params.subject_alt_names.extend(subject.ips().into_iter().map(SanType::IpAddress));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages = match subject.kind {
+        Kind::Cli => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        // Every part of ours both calls and is called.
+        _ => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+    };
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
 }

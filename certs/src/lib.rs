@@ -9,9 +9,10 @@
 pub mod authority;
 pub mod dial;
 pub mod issue;
-
+pub mod join;
 pub mod link;
 pub mod material;
+pub mod request;
 pub mod serve;
 pub mod tls;
 

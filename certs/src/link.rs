@@ -25,7 +25,7 @@ pub const RPC_ALPN: &[u8] = b"h2";
 /// Application protocol of the HTTP interface.
 pub const HTTPS_ALPN: &[u8] = b"http/1.1";
 
-const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
+pub(crate) const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
 const WITH_12: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 
 /// For listeners of gRPC in the own datacenter: agents, servers and gateways call. `verify_incoming`: who shows no certificate of
@@ -115,7 +115,7 @@ fn client(
     clippy::expect_used,
     reason = "the versions are this file's constants and ring has suites for both; nobody's input gets here"
 )]
-fn with_versions<S: rustls::ConfigSide>(
+pub(crate) fn with_versions<S: rustls::ConfigSide>(
     builder: rustls::ConfigBuilder<S, rustls::WantsVersions>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> rustls::ConfigBuilder<S, rustls::WantsVerifier> {

@@ -107,7 +107,7 @@ pub(crate) fn chain_of_client(
 }
 
 /// Tries again an hour earlier or later where only the time is wrong.
-fn tolerant(now: UnixTime, verify: impl Fn(UnixTime) -> Result<(), Error>) -> Result<(), Error> {
+pub(crate) fn tolerant(now: UnixTime, verify: impl Fn(UnixTime) -> Result<(), Error>) -> Result<(), Error> {
     use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
     let first = match verify(now) {
         Ok(()) => return Ok(()),
@@ -124,7 +124,7 @@ fn tolerant(now: UnixTime, verify: impl Fn(UnixTime) -> Result<(), Error>) -> Re
 }
 
 /// Whether the names of a verified certificate satisfy the rule. `dialled`: the name that a client asked for.
-fn satisfies(
+pub(crate) fn satisfies(
     rule: &Rule,
     leaf: &CertificateDer<'_>,
     domain: &str,

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod catalog;
 pub mod dev;
+pub mod federation;
 pub mod info;
 pub mod keygen;
 pub mod kv;
@@ -59,6 +60,13 @@ pub static COMMANDS: &[&Command] = &[
     &catalog::NODES,
     &catalog::SERVICES,
     &dev::COMMAND,
+    &federation::DOCTOR,
+    &federation::JOIN,
+    &federation::LIST,
+    &federation::REMOVE,
+    &federation::STATUS,
+    &federation::TOKEN,
+    &federation::WHY,
     &membership::FORCE_LEAVE,
     &info::COMMAND,
     &membership::JOIN,

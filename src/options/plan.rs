@@ -36,6 +36,8 @@ pub struct GatewayPlan {
     pub bbr: bool,
     /// The gateway's certificate, key and authorities.
     pub tls: Files,
+    /// The authority's key, where new sites can join at this gateway.
+    pub ca_key: Option<PathBuf>,
 }
 
 /// LAN gossip's timing.
@@ -368,6 +370,7 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
         &t::GATEWAY_CONGESTION,
         &t::GATEWAY_CERT_FILE,
         &t::GATEWAY_KEY_FILE,
+        &t::GATEWAY_CA_KEY_FILE,
     ];
     let Some(first) = keys.into_iter().find(|def| s.is_set(def)) else { return Ok(None) };
     if !s.on(&t::GATEWAY_ENABLED) {
@@ -415,6 +418,7 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
         lan_port: u16::try_from(s.bounded(&t::GATEWAY_LAN_PORT, 0..=65535)?).unwrap_or(0),
         bbr: congestion == "bbr",
         tls: files,
+        ca_key: s.some_text(&t::GATEWAY_CA_KEY_FILE).map(PathBuf::from),
     }))
 }
 

@@ -322,5 +322,6 @@ options! {
     GATEWAY_LAN_PORT = "gateway.lan_port", Number, "8303", None, Used, "Port at which the servers of this site reach the gateway.";
     GATEWAY_CERT_FILE = "gateway.cert_file", Text, "", None, Used, "PEM file of the gateway's certificate. Default: `cert_file`.";
     GATEWAY_KEY_FILE = "gateway.key_file", Text, "", None, Used, "PEM file of its key. Default: `key_file`.";
+    GATEWAY_CA_KEY_FILE = "gateway.ca_key_file", Text, "", None, Used, "PEM file of the key of the authority in `ca_file`: lets this gateway make join tokens and certify new sites.";
     GATEWAY_CONGESTION = "gateway.congestion", Text, "bbr", None, Used, "Congestion control between sites: `bbr` or `cubic`.";
 }

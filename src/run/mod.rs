@@ -2,6 +2,7 @@
 //! all of them.
 
 mod adapters;
+mod federation;
 mod ports;
 mod settings;
 
@@ -135,7 +136,7 @@ struct Node {
     plan: Plan,
     gossip: Gossip,
     server: Option<Server>,
-    gateway: Option<Gateway>,
+    gateway: Option<Arc<Gateway>>,
     registry: Registry,
     checks: Checks,
     reloader: Arc<Reloader>,
@@ -215,6 +216,7 @@ impl Node {
         }
         let dns_config = settings::dns(&plan)?;
         let gossip_config = settings::gossip(&plan, &data_dir.node_id)?;
+        let authority = plan.gateway.as_ref().map(federation::authority).transpose()?.flatten();
         ports::probe(&plan)?;
         // From here on the disk is ours.
         data_dir.claim()?;
@@ -327,7 +329,8 @@ impl Node {
                     servers: servers.door(),
                     members: gossip.members(),
                 };
-                let gateway = Gateway::start(config, world, stop.clone()).await?;
+                let gateway = Gateway::start_issuing(config, world, authority, stop.clone()).await?;
+                let gateway = Arc::new(gateway);
                 later_gateway.set(gateway.door());
                 let listener =
                     bind(SocketAddr::new(plan.bind, wanted.lan_port), "the servers of this site (gateway.lan_port)")
@@ -375,6 +378,9 @@ impl Node {
             registry: Arc::new(adapters::RegistryPort(registry.clone())),
             members: Arc::new(adapters::MembersPort(gossip.clone())),
             views: Some(Arc::new(adapters::ViewsPort(views))),
+            federation: gateway
+                .clone()
+                .map(|gateway| Arc::new(federation::Port(gateway)) as Arc<dyn api::ports::FederationPort>),
             info: Arc::new(settings::info(&plan, &node_id)),
             reload: reload_action(reloader.clone()),
             leave: leave_action(ended),

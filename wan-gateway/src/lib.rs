@@ -12,14 +12,18 @@
 //! | [`admission`] | what may cross | decision |
 //! | [`forward`] | a call goes out: frames, retries | translator + driver |
 //! | [`accept`] | a call comes in | decision + driver |
+//! | [`join`] | how a new site gets its certificates | machine + driver |
+//! | [`doctor`] | what stands between two sites | decision + driver |
 //! | [`gateway`] | all of it together | driver |
 
 pub mod accept;
 pub mod admission;
 pub mod config;
 pub mod directory;
+pub mod doctor;
 pub mod forward;
 pub mod gateway;
+pub mod join;
 pub mod link;
 pub mod path;
 mod task;

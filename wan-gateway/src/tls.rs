@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use causeway_certs::authority::Authority;
 use causeway_certs::link;
 use causeway_certs::material::Material;
 use causeway_proto::listen::Identity;
@@ -12,15 +13,20 @@ use rustls_pki_types::CertificateDer;
 pub(crate) struct Tls {
     material: Arc<Material>,
     domain: Arc<str>,
+    /// Where it is there, sites may join here.
+    authority: Option<Arc<Authority>>,
 }
 
 impl Tls {
-    pub(crate) fn new(material: Arc<Material>, domain: &str) -> Self {
-        Self { material, domain: domain.into() }
+    pub(crate) fn new(material: Arc<Material>, domain: &str, authority: Option<Arc<Authority>>) -> Self {
+        Self { material, domain: domain.into(), authority }
     }
 
     pub(crate) fn server(&self) -> Arc<rustls::ServerConfig> {
-        link::wan_server(&self.material)
+        match &self.authority {
+            Some(authority) => causeway_certs::join::wan_server(&self.material, authority),
+            None => link::wan_server(&self.material),
+        }
     }
 
     /// For a dial; the datacenter that must answer, where it is known.

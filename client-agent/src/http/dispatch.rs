@@ -17,7 +17,7 @@ use super::query::{self, Options, Params};
 use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
-use super::{agent, catalog, health, kv, operator, session, status, txn};
+use super::{agent, catalog, federation, health, kv, operator, session, status, txn};
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
 const CALL: Duration = Duration::from_secs(10);
@@ -281,6 +281,11 @@ pub(crate) async fn answer(ctx: &Context, parts: &Parts, body: Bytes, trace: &st
         Endpoint::SessionNode => session::node(c).await,
         Endpoint::SessionList => session::list(c).await,
         Endpoint::Txn => txn::apply(c).await,
+        Endpoint::FederationSites => federation::sites(c).await,
+        Endpoint::FederationToken => federation::token(c).await,
+        Endpoint::FederationRemove => federation::remove(c, true).await,
+        Endpoint::FederationReadmit => federation::remove(c, false).await,
+        Endpoint::FederationDoctor => federation::doctor(c).await,
         Endpoint::OperatorRaft => operator::raft_configuration(c).await,
     }
 }

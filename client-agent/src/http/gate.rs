@@ -62,6 +62,11 @@ pub(crate) enum Endpoint {
     SessionList,
     Txn,
     OperatorRaft,
+    FederationSites,
+    FederationToken,
+    FederationRemove,
+    FederationReadmit,
+    FederationDoctor,
     Acl,
 }
 
@@ -140,6 +145,11 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/catalog/register", PUT, Endpoint::CatalogRegister),
     row("/v1/catalog/service/", GET, Endpoint::CatalogService),
     row("/v1/catalog/services", GET, Endpoint::CatalogServices),
+    row("/v1/federation/doctor/", GET, Endpoint::FederationDoctor),
+    row("/v1/federation/readmit/", PUT, Endpoint::FederationReadmit),
+    row("/v1/federation/remove/", PUT, Endpoint::FederationRemove),
+    row("/v1/federation/sites", GET, Endpoint::FederationSites),
+    row("/v1/federation/token", PUT, Endpoint::FederationToken),
     row("/v1/health/checks/", GET, Endpoint::HealthChecks),
     row("/v1/health/node/", GET, Endpoint::HealthNode),
     row("/v1/health/service/", GET, Endpoint::HealthService),

@@ -10,6 +10,7 @@ mod dispatch;
 pub mod driver;
 pub mod duration;
 mod failure;
+mod federation;
 mod filter;
 mod gate;
 mod health;

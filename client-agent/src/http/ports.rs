@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use causeway_proto::catalog::{Check, Service, ServiceHealth};
 use causeway_proto::door::Door;
+use causeway_proto::federation::SitesReply;
 use causeway_proto::member::Members;
 use futures::future::BoxFuture;
 
@@ -99,6 +100,65 @@ pub trait CachedReads: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<CachedService, tonic::Status>>;
 }
 
+/// A join token to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// The new site's name.
+    pub datacenter: String,
+    /// How long it serves; `None`: 15 minutes.
+    pub lifetime: Option<Duration>,
+    /// `host:port` that the new site is to dial; empty: what the gateway advertises.
+    pub addresses: Vec<String>,
+}
+
+/// A join token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MadeToken {
+    /// The text. A secret.
+    pub token: String,
+    /// The new site's name.
+    pub datacenter: String,
+    /// Unix seconds by the gateway's clock.
+    pub expires: u64,
+    /// Where the new site will dial.
+    pub addresses: Vec<String>,
+}
+
+impl std::fmt::Debug for MadeToken {
+    /// Never shows the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MadeToken").field("datacenter", &self.datacenter).finish_non_exhaustive()
+    }
+}
+
+/// One thing that was looked at, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Finding {
+    /// `PASS`, `FAIL` or `SKIP`.
+    pub verdict: &'static str,
+    /// What was looked at: `names`, `udp`, `tcp`, `proxy`, `mtu`, `certificate`, `clock`.
+    pub check: &'static str,
+    /// Whom it is about: a datacenter, or an address.
+    pub subject: String,
+    /// What was found.
+    pub found: String,
+    /// The one thing to do; empty where nothing is.
+    pub advice: String,
+}
+
+/// The gateway of this process.
+pub trait FederationPort: Send + Sync + 'static {
+    /// All known sites, our own first. Must not block.
+    fn sites(&self) -> SitesReply;
+    /// Makes a join token.
+    fn create_token(&self, request: TokenRequest) -> BoxFuture<'_, Result<MadeToken, PortError>>;
+    /// Takes a site out of the federation (as far as this gateway goes), or takes that back.
+    fn set_removed(&self, datacenter: String, removed: bool) -> BoxFuture<'_, Result<(), PortError>>;
+    /// Looks at what links need, of all known sites or of one.
+    fn doctor(&self, datacenter: Option<String>) -> BoxFuture<'_, Result<Vec<Finding>, PortError>>;
+}
+
 /// A value of the running configuration, as `agent/self` shows it under `DebugConfig`. Secrets are to be `hidden` already.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Setting {
@@ -174,6 +234,8 @@ pub struct Context {
     pub members: Arc<dyn LocalMembers>,
     /// Views, for `?cached`; `None`: asked of the servers.
     pub views: Option<Arc<dyn CachedReads>>,
+    /// The gateway; `None`: this process is none.
+    pub federation: Option<Arc<dyn FederationPort>>,
     /// What the agent is.
     pub info: Arc<Info>,
     /// Reads the configuration again.

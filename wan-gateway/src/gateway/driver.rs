@@ -1,11 +1,14 @@
 #![allow(clippy::disallowed_methods, reason = "starts and stops the gateway's tasks")]
 //! Starts a gateway, offers its door, stops it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use causeway_certs::authority::Authority;
+use causeway_certs::material::Material;
 use causeway_proto::door::{Door, Request};
 use causeway_proto::federation::v1::directory_server::{Directory, DirectoryServer};
 use causeway_proto::federation::v1::{SiteStatus, SitesReply, SitesRequest};
@@ -17,7 +20,11 @@ use tokio_util::task::TaskTracker;
 use super::{StartError, World};
 use crate::config::Config;
 use crate::directory::driver as disk;
+use crate::doctor::Finding;
+use crate::doctor::driver::Doctor;
 use crate::forward;
+use crate::join::driver::{Desk, removed};
+use crate::join::{CreateError, Created, RemoveError};
 use crate::link::CloseCode;
 use crate::link::driver as links;
 use crate::task::driver::{Brain, Order};
@@ -42,15 +49,30 @@ pub struct Gateway {
     orders: mpsc::Sender<Order>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    desk: Option<Arc<Desk>>,
+    removed: Arc<ArcSwap<BTreeSet<String>>>,
+    tls: Tls,
+    material: Arc<Material>,
 }
 
 impl Gateway {
     /// Opens the socket and begins to dial and to accept. `stop` ends everything at once; [`Gateway::stop`] ends it politely.
     pub async fn start(config: Config, world: World, stop: CancellationToken) -> Result<Self, StartError> {
+        Self::start_issuing(config, world, None, stop).await
+    }
+
+    /// The same, at a gateway where new sites can join: with an authority it makes tokens ([`Gateway::create_token`]) and signs the
+    /// keys of who brings one.
+    pub async fn start_issuing(
+        config: Config,
+        world: World,
+        authority: Option<Arc<Authority>>,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
         causeway_proto::name::datacenter(&config.datacenter)?;
         causeway_proto::name::node(&config.node_name)?;
         let World { material, servers, members } = world;
-        let tls = Tls::new(material, &config.domain);
+        let tls = Tls::new(material.clone(), &config.domain, authority.clone());
         let (known, reset_key) = match config.data_dir.clone() {
             Some(dir) => tokio::task::spawn_blocking(move || {
                 let key = disk::reset_key(&dir).unwrap_or_else(|error| {
@@ -69,6 +91,26 @@ impl Gateway {
         let config = Arc::new(config);
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (sites_tx, sites) = watch::channel(Arc::new(Vec::new()));
+        let removed = match config.data_dir.clone() {
+            None => BTreeSet::new(),
+            Some(dir) => {
+                let path = removed::file(&dir);
+                let read = tokio::task::spawn_blocking(move || removed::load(&dir)).await;
+                read.unwrap_or_else(|dead| Err(std::io::Error::other(dead)))
+                    .map_err(|source| StartError::Removed { path, source })?
+            }
+        };
+        let removed = Arc::new(ArcSwap::from_pointee(removed));
+        let desk = match authority {
+            None => None,
+            Some(authority) => {
+                let (config, sites, removed) = (Arc::clone(&config), sites.clone(), Arc::clone(&removed));
+                let advertised = config.advertised(local_addr);
+                let open = move || Arc::new(Desk::open(authority, config, advertised, sites, removed));
+                // A thread that dies leaves nobody to join.
+                tokio::task::spawn_blocking(open).await.ok()
+            }
+        };
         let (notes_tx, notes) = mpsc::channel(NOTES);
         let (orders, orders_rx) = mpsc::channel(4);
         let tasks = TaskTracker::new();
@@ -80,7 +122,7 @@ impl Gateway {
         let brain = Brain::new(crate::task::driver::Parts {
             config: Arc::clone(&config),
             advertised: config.advertised(local_addr),
-            tls,
+            tls: tls.clone(),
             servers,
             members,
             endpoint: endpoint.clone(),
@@ -90,9 +132,11 @@ impl Gateway {
             tasks: tasks.clone(),
             stop: stop.clone(),
             known,
+            join: desk.clone(),
+            removed: Arc::clone(&removed),
         });
         tasks.spawn(brain.run(notes, orders_rx));
-        Ok(Self { config, routes, sites, endpoint, local_addr, orders, tasks, stop })
+        Ok(Self { config, routes, sites, endpoint, local_addr, orders, tasks, stop, desk, removed, tls, material })
     }
 
     /// The LAN side: takes calls with the header `causeway-dc` for other sites, and `Directory.Sites`.
@@ -119,22 +163,81 @@ impl Gateway {
         self.sites.clone()
     }
 
+    /// Makes a token with which the site of this name can join. `addresses`: where it is to dial; empty: what we advertise.
+    pub fn create_token(
+        &self,
+        datacenter: String,
+        lifetime: Duration,
+        addresses: Vec<String>,
+    ) -> impl Future<Output = Result<Created, CreateError>> + Send + 'static {
+        let desk = self.desk.clone();
+        async move {
+            let Some(desk) = desk else { return Err(CreateError::NoAuthority) };
+            tokio::task::spawn_blocking(move || desk.create(&datacenter, lifetime, addresses))
+                .await
+                .unwrap_or(Err(CreateError::NoAuthority))
+        }
+    }
+
+    /// Takes a site out of the federation as far as this gateway goes, or takes that back: its certificates are refused, its links
+    /// closed, and nothing is routed to it or by way of it. Kept on disk.
+    pub async fn set_removed(&self, datacenter: String, remove: bool) -> Result<(), RemoveError> {
+        let datacenter = causeway_proto::name::datacenter(&datacenter)?;
+        if datacenter == self.config.datacenter {
+            return Err(RemoveError::Own(datacenter));
+        }
+        let known = self.sites.borrow().iter().filter_map(|s| s.site.as_ref()).any(|s| s.datacenter == datacenter);
+        let mut removed = self.removed.load().as_ref().clone();
+        let changed = if remove { known && removed.insert(datacenter.clone()) } else { removed.remove(&datacenter) };
+        if !changed {
+            return if remove && removed.contains(&datacenter) {
+                Ok(())
+            } else {
+                Err(RemoveError::Unknown(datacenter))
+            };
+        }
+        if let Some(dir) = self.config.data_dir.clone() {
+            let next = removed.clone();
+            let saved = tokio::task::spawn_blocking(move || removed::save(&dir, &next)).await;
+            saved
+                .unwrap_or_else(|dead| Err(std::io::Error::other(dead)))
+                .map_err(|e| RemoveError::Disk(format!("the list of removed sites cannot be written: {e}")))?;
+        }
+        tracing::warn!(datacenter, remove, "the sites of the federation were changed by an operator");
+        self.removed.store(Arc::new(removed));
+        // Full: the task looks once a second anyway.
+        let _ = self.orders.try_send(Order::Removed);
+        Ok(())
+    }
+
+    /// Looks at what links to all known sites, or to one, need; changes nothing.
+    pub async fn doctor(&self, datacenter: Option<String>) -> Result<Vec<Finding>, String> {
+        let doctor = Doctor {
+            config: Arc::clone(&self.config),
+            endpoint: self.endpoint.clone(),
+            tls: self.tls.clone(),
+            material: Arc::clone(&self.material),
+            sites: self.sites.borrow().clone(),
+        };
+        Box::pin(doctor.look(datacenter)).await
+    }
+
     /// The UDP address.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
     /// Tells the other sites that this gateway leaves for good (where it is the last one of its site: that the site left), and stops.
-    pub async fn leave(self) {
+    pub async fn leave(&self) {
         self.end(true).await;
     }
 
     /// Tells the other sites to send nothing new, lets calls under way finish for a moment, closes the links. Within one second.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.end(false).await;
     }
 
-    async fn end(self, leave: bool) {
+    async fn end(&self, leave: bool) {
         let (done, wait) = tokio::sync::oneshot::channel();
         if self.orders.send(Order::Drain { leave, done }).await.is_ok() {
             let _ = tokio::time::timeout(DRAIN, wait).await;

@@ -35,6 +35,17 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// What is on disk cannot be read.
+    #[error(
+        "{path} cannot be read: {source}; it names the sites that were removed from the federation: restore it, or delete it to readmit them all"
+    )]
+    Removed {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
     /// TLS cannot be used for QUIC.
     #[error("the certificates cannot be used for links: {0}")]
     Tls(String),

@@ -42,6 +42,8 @@ const BATCH: usize = 256;
 pub(crate) enum Order {
     /// Tell everyone that we stop; `done` once no call is under way.
     Drain { leave: bool, done: oneshot::Sender<()> },
+    /// The sites that were removed are others now.
+    Removed,
 }
 
 /// What the task is made of.
@@ -58,6 +60,10 @@ pub(crate) struct Parts {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) known: Vec<Site>,
+    /// Sites that were taken out of the federation.
+    pub(crate) removed: Arc<ArcSwap<BTreeSet<String>>>,
+    /// Where sites may join.
+    pub(crate) join: Option<Arc<crate::join::driver::Desk>>,
 }
 
 /// A link and what the task remembers of it.
@@ -144,6 +150,7 @@ impl Brain {
                 }
                 order = orders.recv(), if orders_open => match order {
                     Some(Order::Drain { leave, done }) => self.drain(leave, done),
+                    Some(Order::Removed) => self.shut_out(),
                     None => orders_open = false,
                 },
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -175,6 +182,12 @@ impl Brain {
             Note::Dialled { key, attempt, result: Err(why) } => {
                 tracing::debug!(target = key, why, "a dial failed");
                 self.links.handle(now, Event::DialFailed { key, attempt, why });
+            }
+            Note::Accepted(conn) if crate::join::driver::asks_to_join(&conn) => {
+                // TLS lets them in only where there is a desk.
+                if let Some(desk) = self.parts.join.clone() {
+                    self.parts.tasks.spawn(crate::join::driver::serve(desk, conn));
+                }
             }
             Note::Accepted(conn) => self.connected(now, conn, None),
             Note::Frame(id, frame) => self.frame(now, id, frame),
@@ -209,6 +222,15 @@ impl Brain {
             }
             return;
         };
+        if self.parts.removed.load().contains(&datacenter) {
+            tracing::info!(%from, datacenter, "a gateway of a site that was removed was refused");
+            conn.close(VarInt::from_u32(CloseCode::Identity as u32), b"");
+            if let Some((key, attempt)) = dialled {
+                let why = format!("{datacenter} was removed from the federation");
+                self.links.handle(now, Event::DialFailed { key, attempt, why });
+            }
+            return;
+        }
         if self.held.len() >= config.limits.connections {
             conn.close(VarInt::from_u32(CloseCode::Full as u32), b"");
             return;
@@ -351,6 +373,15 @@ impl Brain {
         }
     }
 
+    /// Closes the links of sites that were removed.
+    fn shut_out(&mut self) {
+        let removed = self.parts.removed.load();
+        for held in self.held.values().filter(|h| removed.contains(&h.link.datacenter)) {
+            held.link.close(CloseCode::Identity);
+        }
+        self.changed = true;
+    }
+
     fn drain(&mut self, leave: bool, done: oneshot::Sender<()>) {
         if leave {
             self.directory.leave();
@@ -379,13 +410,17 @@ impl Brain {
             learnt: None,
             patient: false,
         });
-        let learnt = self.directory.dialable().map(|(dc, gateway, addresses)| Target {
-            key: format!("{dc}/{gateway}"),
-            addresses: addresses.to_vec(),
-            learnt: Some((dc.to_owned(), gateway.to_owned())),
-            // Both sides learn of each other at once; one of them waits, unless it is the only one that can dial.
-            patient: own > (dc, gateway) && !self.parts.advertised.is_empty(),
-        });
+        let removed = self.parts.removed.load();
+        let learnt =
+            self.directory.dialable().filter(|(dc, _, _)| !removed.contains(*dc)).map(|(dc, gateway, addresses)| {
+                Target {
+                    key: format!("{dc}/{gateway}"),
+                    addresses: addresses.to_vec(),
+                    learnt: Some((dc.to_owned(), gateway.to_owned())),
+                    // Both sides learn of each other at once; one of them waits, unless it is the only one that can dial.
+                    patient: own > (dc, gateway) && !self.parts.advertised.is_empty(),
+                }
+            });
         let targets: Vec<Target> = configured.chain(learnt).collect();
         if targets != self.targets {
             self.targets.clone_from(&targets);
@@ -496,9 +531,16 @@ impl Brain {
         let direct: Vec<DirectLink<'_>> =
             up.iter().map(|(id, dc, rtt)| DirectLink { conn: *id, datacenter: dc, rtt: *rtt }).collect();
         let own = self.parts.config.datacenter.as_str();
-        let table = path::table(own, &direct, &self.directory.neighbours());
+        let removed = self.parts.removed.load_full();
+        let mut neighbours = self.directory.neighbours();
+        neighbours.retain(|dc, _| !removed.contains(dc));
+        for near in neighbours.values_mut() {
+            near.retain(|dc| !removed.contains(dc));
+        }
+        let table = path::table(own, &direct, &neighbours);
         let all: BTreeMap<ConnId, Arc<Link>> = self.held.iter().map(|(id, h)| (*id, Arc::clone(&h.link))).collect();
-        let known = self.directory.datacenters();
+        let mut known = self.directory.datacenters();
+        known.retain(|dc, _| !removed.contains(*dc));
         let limit = self.parts.config.limits.calls_out;
         self.parts.routes.store(Arc::new(routes::build(&table, &known, &all, &mut self.permits, limit)));
 
@@ -519,7 +561,8 @@ impl Brain {
             view.path = "quic".to_owned();
             view.last_error.clear();
         }
-        let shown = self.status.show(now, &self.directory, &views);
+        let mut shown = self.status.show(now, &self.directory, &views);
+        shown.retain(|s| s.site.as_ref().is_none_or(|site| !removed.contains(&site.datacenter)));
         self.parts.sites.send_replace(Arc::new(shown));
     }
 
@@ -546,6 +589,9 @@ impl Brain {
                 let calls = held.link.calls.load(Ordering::Relaxed);
                 metrics::gauge!("causeway_gateway_link_calls", &labels).set(calls as f64);
             }
+        }
+        if !self.parts.removed.load().is_empty() {
+            self.shut_out();
         }
         if self.directory.expire(now) {
             self.save_at.get_or_insert(now + SAVE);

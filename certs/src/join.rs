@@ -1,0 +1,135 @@
+//! TLS for a site that joins and has no certificate yet: it knows the authority by its fingerprint alone, and shows nothing.
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use subtle::ConstantTimeEq;
+
+use crate::authority::Authority;
+use crate::link::{ONLY_13, WAN_ALPN, with_versions};
+use crate::material::Material;
+use crate::verify::{self, Clients, Rule, provider};
+
+/// Application protocol of a site that asks for its first certificate.
+pub const JOIN_ALPN: &[u8] = b"causeway-join/1";
+/// Bytes of a fingerprint.
+pub const PIN: usize = 32;
+
+/// The fingerprint by which a token names an authority: SHA-256 of its certificate.
+pub fn pin(certificate: &[u8]) -> [u8; PIN] {
+    let mut out = [0; PIN];
+    out.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, certificate).as_ref());
+    out
+}
+
+/// As [`crate::link::wan_server`], and a caller may speak [`JOIN_ALPN`] without a certificate. TLS cannot demand a certificate of
+/// one protocol only: who speaks [`WAN_ALPN`] and shows none must be closed by the caller of this, before any stream is read.
+pub fn wan_server(material: &Arc<Material>, authority: &Authority) -> Arc<ServerConfig> {
+    let verifier = Arc::new(Clients { material: material.clone(), rule: Rule::Gateway(None), mandatory: false });
+    let own = Joinable { material: material.clone(), authority: CertificateDer::from(authority.der().to_vec()) };
+    let mut config = with_versions(ServerConfig::builder_with_provider(provider()), ONLY_13)
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(own));
+    config.alpn_protocols = vec![WAN_ALPN.to_vec(), JOIN_ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Arc::new(config)
+}
+
+/// For a site that joins: the other end must be a gateway of this datacenter, certified by the authority with this fingerprint.
+pub fn client(pin: [u8; PIN], datacenter: &str, domain: &str) -> Arc<ClientConfig> {
+    let verifier = Pinned { pin, datacenter: datacenter.to_owned(), domain: domain.to_owned() };
+    let mut config = with_versions(ClientConfig::builder_with_provider(provider()), ONLY_13)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![JOIN_ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+/// Shows the authority's certificate too, to those who join.
+#[derive(Debug)]
+struct Joinable {
+    material: Arc<Material>,
+    authority: CertificateDer<'static>,
+}
+
+impl ResolvesServerCert for Joinable {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let own = self.material.current().key.clone()?;
+        let joins = hello.alpn().is_some_and(|mut names| names.any(|name| name == JOIN_ALPN));
+        if !joins {
+            return Some(own);
+        }
+        let mut chain = own.cert.clone();
+        chain.push(self.authority.clone());
+        Some(Arc::new(CertifiedKey::new(chain, own.key.clone())))
+    }
+}
+
+/// Believes the authority with one fingerprint.
+#[derive(Debug)]
+struct Pinned {
+    pin: [u8; PIN],
+    datacenter: String,
+    domain: String,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let known = intermediates.iter().find(|cert| bool::from(pin(cert).ct_eq(&self.pin)));
+        let Some(authority) = known else { return Err(CertificateError::UnknownIssuer.into()) };
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
+        verify::tolerant(now, |now| {
+            rustls::client::verify_server_cert_signed_by_trust_anchor(
+                &parsed,
+                &roots,
+                intermediates,
+                now,
+                provider().signature_verification_algorithms.all,
+            )
+        })?;
+        verify::satisfies(&Rule::Gateway(Some(self.datacenter.clone())), end_entity, &self.domain, None)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,447 @@
+//! `federation`: joining and looking after the sites.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use causeway_gateway::join::{Granted, JoinError, Keys, Kind, Token, redeem};
+use serde_json::{Value, json};
+
+use super::{Command, Input, api, columns, flag, print_out};
+
+/// `federation token create`.
+pub static TOKEN: Command = Command {
+    name: "federation token",
+    operands: "create",
+    about: "Makes a token with which a new site can join (`federation token create`); asked of a gateway",
+    more: "The token serves once. On the new site: causeway federation join TOKEN.\nThe gateway needs the authority's key: \"gateway.ca_key_file\".",
+    flags: &[
+        flag("datacenter", "name", "The name that the new site will have."),
+        flag("expires", "duration", "How long it serves: 15m by default, at most 168h."),
+        flag(
+            "address",
+            "host:port",
+            "Where the new site is to dial; may be repeated. Default: what the gateway advertises.",
+        ),
+        flag("format", "pretty|json", "How to print it."),
+    ],
+    http: true,
+    run: token,
+};
+/// `federation join`.
+pub static JOIN: Command = Command {
+    name: "federation join",
+    operands: "TOKEN",
+    about: "Makes this a site of the federation: keys are made here, certified by the gateway that made the token",
+    more: "Needs no running agent. Writes keys, certificates and gateway.json, ready for `causeway agent -config-dir DIR`; in\nDIR/server and DIR/agent lie those for this site's servers and agents.",
+    flags: &[
+        flag("out", "dir", "Where to write. Default: ./federation-NAME."),
+        flag(
+            "data-dir",
+            "dir",
+            "The agent's data directory: writes to its folder \"join\" and names it in gateway.json.",
+        ),
+        flag("datacenter", "name", "What this site calls itself; by default what the token says."),
+        flag(
+            "listen",
+            "ip:port",
+            "UDP address at which other sites may dial this one. Default: none, this site only dials out.",
+        ),
+    ],
+    http: false,
+    run: join,
+};
+/// `federation list`.
+pub static LIST: Command = Command {
+    name: "federation list",
+    operands: "",
+    about: "Lists the sites of the federation",
+    more: "",
+    flags: &[flag("format", "pretty|json", "How to print them.")],
+    http: true,
+    run: list,
+};
+/// `federation status`.
+pub static STATUS: Command = Command {
+    name: "federation status",
+    operands: "",
+    about: "Shows the sites with path, round trip, clock skew and the last error",
+    more: "",
+    flags: &[flag("format", "pretty|json", "How to print them.")],
+    http: true,
+    run: status,
+};
+/// `federation why`.
+pub static WHY: Command = Command {
+    name: "federation why",
+    operands: "DATACENTER",
+    about: "Says how a site is reached, or why it is not",
+    more: "",
+    flags: &[flag("format", "pretty|json", "How to print it.")],
+    http: true,
+    run: why,
+};
+/// `federation remove`.
+pub static REMOVE: Command = Command {
+    name: "federation remove",
+    operands: "DATACENTER",
+    about: "Takes a site out: this gateway refuses its certificates and closes its links; asked of each gateway",
+    more: "Kept over restarts. Each gateway decides for itself: give the command at every one that the site could dial.",
+    flags: &[flag("undo", "", "Takes the removal back.")],
+    http: true,
+    run: remove,
+};
+/// `federation doctor`.
+pub static DOCTOR: Command = Command {
+    name: "federation doctor",
+    operands: "[DATACENTER]",
+    about: "Checks names, UDP, TCP, proxy, MTU, certificate and clock; asked of a gateway",
+    more: "Exit code 2 where something fails. Changes nothing.",
+    flags: &[flag("json", "", "Prints JSON."), flag("format", "pretty|json", "How to print it.")],
+    http: true,
+    run: doctor,
+};
+
+fn misuse(text: &str) -> ExitCode {
+    eprintln!("{text}");
+    ExitCode::FAILURE
+}
+
+fn wants_json(input: &Input) -> bool {
+    input.value("format") == Some("json") || input.on("json")
+}
+
+fn print_json(value: &Value) -> ExitCode {
+    print_out(&format!("{value:#}\n"));
+    ExitCode::SUCCESS
+}
+
+fn token(input: &Input) -> ExitCode {
+    if !matches!(input.operands.as_slice(), [word] if word == "create") {
+        return misuse("Usage: causeway federation token create --datacenter NAME [options]");
+    }
+    let Some(datacenter) = input.value("datacenter") else {
+        return misuse("Missing --datacenter: the name that the new site will have");
+    };
+    let body = json!({
+        "Datacenter": datacenter,
+        "Expires": input.value("expires").unwrap_or_default(),
+        "Addresses": input.values("address"),
+    });
+    api::run(input, "Error creating the token", |api| {
+        let answer = api.put("/v1/federation/token", body.to_string())?;
+        let made: Value = serde_json::from_slice(&answer).map_err(|e| api::ApiError::Unreadable(e.to_string()))?;
+        if wants_json(input) {
+            return Ok(print_json(&made));
+        }
+        print_out(&format!("{}\n", api::text(&made, "Token")));
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn sites(api: &api::Api) -> Result<Vec<Value>, api::ApiError> {
+    Ok(api.get("/v1/federation/sites")?.as_array().cloned().unwrap_or_default())
+}
+
+fn milliseconds(site: &Value) -> String {
+    match site["RttUs"].as_u64() {
+        None | Some(0) => "-".to_owned(),
+        Some(us) => format!("{}.{} ms", us / 1000, us % 1000 / 100),
+    }
+}
+
+fn since(site: &Value) -> String {
+    let seconds = site["SinceMs"].as_u64().unwrap_or(0) / 1000;
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+fn path(site: &Value) -> String {
+    if site["Local"] == true { "here".to_owned() } else { or_dash(api::text(site, "Path")) }
+}
+
+fn list(input: &Input) -> ExitCode {
+    api::run(input, "Error listing the sites", |api| {
+        let sites = sites(api)?;
+        if wants_json(input) {
+            return Ok(print_json(&Value::Array(sites)));
+        }
+        let mut rows = vec![["Datacenter", "State", "Path", "RTT", "Gateways"].map(str::to_owned).to_vec()];
+        for site in &sites {
+            let names: Vec<String> =
+                site["Gateways"].as_array().into_iter().flatten().map(|g| api::text(g, "Name")).collect();
+            rows.push(vec![
+                api::text(site, "Datacenter"),
+                api::text(site, "State"),
+                path(site),
+                milliseconds(site),
+                or_dash(names.join(",")),
+            ]);
+        }
+        print_out(&columns(&rows));
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn status(input: &Input) -> ExitCode {
+    api::run(input, "Error asking for the sites", |api| {
+        let sites = sites(api)?;
+        if wants_json(input) {
+            return Ok(print_json(&Value::Array(sites)));
+        }
+        let head = ["Datacenter", "State", "Since", "Path", "RTT", "Skew", "Last error"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for site in &sites {
+            rows.push(vec![
+                api::text(site, "Datacenter"),
+                api::text(site, "State"),
+                since(site),
+                path(site),
+                milliseconds(site),
+                if site["Local"] == true { "-".to_owned() } else { format!("{} ms", api::text(site, "ClockSkewMs")) },
+                or_dash(api::text(site, "LastError")),
+            ]);
+        }
+        print_out(&columns(&rows));
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn why(input: &Input) -> ExitCode {
+    let [name] = input.operands.as_slice() else { return misuse("Usage: causeway federation why DATACENTER") };
+    api::run(input, "Error asking for the site", |api| {
+        let sites = sites(api)?;
+        let Some(site) = sites.iter().find(|s| api::text(s, "Datacenter").eq_ignore_ascii_case(name)) else {
+            let known: Vec<String> = sites.iter().map(|s| api::text(s, "Datacenter")).collect();
+            return Ok(misuse(&format!(
+                "No path to datacenter {name}: never heard of, or removed. Known: {}",
+                known.join(", ")
+            )));
+        };
+        if wants_json(input) {
+            return Ok(print_json(site));
+        }
+        let names = |key: &str| {
+            site[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+        };
+        let addresses: Vec<&str> = site["Gateways"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|g| g["Addresses"].as_array().into_iter().flatten())
+            .filter_map(Value::as_str)
+            .collect();
+        let dialled =
+            if addresses.is_empty() { "none told: it dials out only".to_owned() } else { addresses.join(", ") };
+        let state = api::text(site, "State");
+        let first = match (site["Local"] == true, state.as_str()) {
+            (true, _) => format!("{name} is this site"),
+            (_, "linked") => {
+                format!("{name} is reached by {} in {}, for {}", path(site), milliseconds(site), since(site))
+            }
+            (_, "left") => format!("{name} left of its own will {} ago", since(site)),
+            _ => format!("{name} has not been reached for {}: {}", since(site), or_dash(api::text(site, "LastError"))),
+        };
+        let mut text =
+            format!("{first}\n  its gateways: {dialled}\n  it has links to: {}\n", or_dash(names("Neighbours")));
+        if state == "unreachable" {
+            text.push_str(&format!("  next: causeway federation doctor {name}, at a gateway\n"));
+        }
+        print_out(&text);
+        Ok(if state == "unreachable" { ExitCode::from(2) } else { ExitCode::SUCCESS })
+    })
+}
+
+fn remove(input: &Input) -> ExitCode {
+    let [name] = input.operands.as_slice() else {
+        return misuse("Usage: causeway federation remove [-undo] DATACENTER");
+    };
+    let undo = input.on("undo");
+    api::run(input, "Error changing the federation", |api| {
+        let verb = if undo { "readmit" } else { "remove" };
+        api.put(&format!("/v1/federation/{verb}/{}", api::escape(name, false)), "")?;
+        let done = if undo { "is admitted again" } else { "is removed" };
+        print_out(&format!("{name} {done} at this gateway; do the same at the others that it could dial\n"));
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn doctor(input: &Input) -> ExitCode {
+    let name = input.operands.first().map(String::as_str).unwrap_or_default();
+    api::run(input, "Error asking the gateway", |api| {
+        let found = api.get(&format!("/v1/federation/doctor/{}", api::escape(name, false)))?;
+        let all = found.as_array().cloned().unwrap_or_default();
+        let failed = all.iter().any(|f| f["Verdict"] == "FAIL");
+        if wants_json(input) {
+            print_json(&found);
+        } else {
+            let mut rows = Vec::new();
+            for f in &all {
+                rows.push(["Verdict", "Check", "Subject", "Found"].map(|key| api::text(f, key)).to_vec());
+                let advice = api::text(f, "Advice");
+                if !advice.is_empty() {
+                    rows.push(vec![String::new(), String::new(), String::new(), format!("-> {advice}")]);
+                }
+            }
+            print_out(&columns(&rows));
+        }
+        Ok(if failed { ExitCode::from(2) } else { ExitCode::SUCCESS })
+    })
+}
+
+/// Why nothing came of a join.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error("{} is there already: this site has joined, or choose another place with -out", .0.display())]
+    Exists(PathBuf),
+    #[error("{path}: {source}")]
+    Disk { path: String, source: std::io::Error },
+    #[error("{0}")]
+    Usage(String),
+}
+
+fn disk(path: &Path) -> impl FnOnce(std::io::Error) -> Failed {
+    let path = path.display().to_string();
+    move |source| Failed::Disk { path, source }
+}
+
+/// A file of this user only, on disk before this returns; put in place in one step.
+fn write(path: &Path, text: &str) -> Result<(), Failed> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).map_err(disk(dir))?;
+    let temporary = path.with_extension("part");
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options
+        .open(&temporary)
+        .and_then(|mut out| out.write_all(text.as_bytes()).and_then(|()| out.sync_all()))
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .map_err(disk(path))
+}
+
+fn join(input: &Input) -> ExitCode {
+    match joined(input) {
+        Ok(text) => {
+            print_out(&text);
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("Not joined: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn joined(input: &Input) -> Result<String, Failed> {
+    let [text] = input.operands.as_slice() else {
+        return Err(Failed::Usage("give one token: causeway federation join TOKEN".to_owned()));
+    };
+    let token = Token::parse(text).map_err(JoinError::from)?;
+    let name = input.value("datacenter").unwrap_or(&token.datacenter).to_ascii_lowercase();
+    let listen = input.value("listen").unwrap_or("none");
+    if listen != "none" && listen.parse::<std::net::SocketAddr>().is_err() {
+        return Err(Failed::Usage(format!("-listen {listen:?}: write it as 0.0.0.0:443, or none")));
+    }
+    let data_dir = input.value("data-dir").map(PathBuf::from);
+    let out = match (input.value("out"), &data_dir) {
+        (Some(out), _) => PathBuf::from(out),
+        (None, Some(dir)) => dir.join("join"),
+        (None, None) => PathBuf::from(format!("federation-{name}")),
+    };
+    let out = std::path::absolute(&out).map_err(disk(&out))?;
+    let config = out.join("gateway.json");
+    if config.exists() {
+        return Err(Failed::Exists(config));
+    }
+    // The keys of an attempt whose answer was lost serve again: for the same keys the gateway gives the same answer.
+    let pending = out.join("pending");
+    let was_there = out.exists();
+    let kept: Option<Vec<String>> =
+        Kind::ALL.iter().map(|k| std::fs::read_to_string(pending.join(format!("{}.pem", k.as_str()))).ok()).collect();
+    let keys = Keys::new(kept.as_deref())?;
+    for (kind, key) in Kind::ALL.iter().zip(&keys.0) {
+        write(&pending.join(format!("{}.pem", kind.as_str())), &key.key_pem)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failed::Usage(format!("cannot start: {e}")))?;
+    let outcome = runtime.block_on(redeem(&token, &name, &keys));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    let granted = match outcome {
+        Ok(granted) => granted,
+        Err(e) => {
+            if matches!(e, JoinError::Refused { .. }) {
+                // Best effort: these keys are worth nothing.
+                let _ = std::fs::remove_dir_all(&pending);
+                if !was_there {
+                    let _ = std::fs::remove_dir(&out);
+                }
+            }
+            return Err(e.into());
+        }
+    };
+    settle(&out, &token, &name, listen, data_dir.as_deref(), &keys, &granted)?;
+    let _ = std::fs::remove_dir_all(&pending);
+    Ok(format!(
+        "{name} is a site of the federation of {}. Written to {}\n\n  gateway  causeway agent -config-dir {}  (with your own settings beside it; one that runs must be restarted)\n  servers  copy {}/server to each, and start it with -config-dir\n  agents   copy {}/agent to each\n\nFiles hold private keys: keep their mode. Files that are moved need their paths corrected in the .json.\n",
+        token.issuer,
+        out.display(),
+        out.display(),
+        out.display(),
+        out.display(),
+    ))
+}
+
+fn settle(
+    out: &Path,
+    token: &Token,
+    name: &str,
+    listen: &str,
+    data_dir: Option<&Path>,
+    keys: &Keys,
+    granted: &Granted,
+) -> Result<(), Failed> {
+    // The gateway's last, and of it the configuration: it says that all is there.
+    for ((kind, key), cert) in Kind::ALL.iter().zip(&keys.0).zip(&granted.certificates).rev() {
+        let dir = if *kind == Kind::Gateway { out.to_owned() } else { out.join(kind.as_str()) };
+        let of = |suffix: &str| dir.join(format!("{}{suffix}", kind.as_str()));
+        let ca = dir.join("ca.pem");
+        write(&ca, &granted.authorities)?;
+        write(&of("-key.pem"), &key.key_pem)?;
+        write(&of(".pem"), cert)?;
+        let mut config = json!({
+            "datacenter": name, "ca_file": ca, "cert_file": of(".pem"), "key_file": of("-key.pem"),
+            "verify_incoming_rpc": true,
+        });
+        if token.domain != "consul" {
+            config["domain"] = json!(token.domain);
+        }
+        if *kind == Kind::Gateway {
+            // The agent of this process calls as an agent: what servers are asked by a gateway they do not hand on to other sites.
+            let agent = |suffix: &str| out.join("agent").join(format!("agent{suffix}"));
+            (config["cert_file"], config["key_file"]) = (json!(agent(".pem")), json!(agent("-key.pem")));
+            config["gateway"] = json!({
+                "listen": listen, "peers": granted.peers, "cert_file": of(".pem"), "key_file": of("-key.pem"),
+            });
+            if let Some(dir) = data_dir {
+                config["data_dir"] = json!(std::path::absolute(dir).map_err(disk(dir))?);
+            }
+        }
+        write(&of(".json"), &format!("{config:#}\n"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+#![allow(clippy::disallowed_methods, reason = "resolves names, dials, reads the clock and the environment")]
+//! Looks at what links need.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use causeway_certs::material::Material;
+use causeway_proto::federation::v1::{SiteState, SiteStatus};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use quinn::{Endpoint, VarInt};
+
+use super::{Finding, Verdict};
+use crate::config::Config;
+use crate::link::driver as links;
+use crate::tls::Tls;
+
+/// Time for a name, a handshake, a connection.
+const TIME: Duration = Duration::from_secs(3);
+/// Addresses looked at.
+const MAX: usize = 64;
+/// Addresses looked at side by side.
+const SIDE_BY_SIDE: usize = 8;
+
+/// What looking needs.
+pub(crate) struct Doctor {
+    pub(crate) config: Arc<Config>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) tls: Tls,
+    pub(crate) material: Arc<Material>,
+    pub(crate) sites: Arc<Vec<SiteStatus>>,
+}
+
+impl Doctor {
+    /// All findings, of one site or of all. An error where the site is not known.
+    pub(crate) async fn look(self, wanted: Option<String>) -> Result<Vec<Finding>, String> {
+        let mut found = vec![self.own_certificate()];
+        found.push(proxy().await);
+        let mut addresses: Vec<(String, Option<String>)> = Vec::new();
+        let mut known = false;
+        for status in self.sites.iter().filter(|s| !s.local) {
+            let Some(site) = &status.site else { continue };
+            let dc = &site.datacenter;
+            if wanted.as_ref().is_some_and(|w| w != dc) {
+                continue;
+            }
+            known = true;
+            let linked = status.state() == SiteState::Linked;
+            found.push(super::clock(dc, (linked && status.rtt_us > 0).then_some(status.clock_skew_ms)));
+            let before = addresses.len();
+            addresses.extend(site.gateways.iter().flat_map(|g| &g.addresses).map(|a| (a.clone(), Some(dc.clone()))));
+            if addresses.len() == before {
+                let text = "it tells no address: it dials out, and we cannot dial it".to_owned();
+                found.push(Finding::new(Verdict::Skip, "udp", dc, text, ""));
+            }
+        }
+        match wanted {
+            Some(name) if !known => {
+                return Err(format!("no site {name} is known here: `causeway federation list` shows those that are"));
+            }
+            Some(_) => {}
+            None => {
+                for peer in &self.config.peers {
+                    if !addresses.iter().any(|(a, _)| a == peer) {
+                        addresses.push((peer.clone(), None));
+                    }
+                }
+            }
+        }
+        addresses.truncate(MAX);
+        let mut looks: Vec<BoxFuture<'_, Vec<Finding>>> = Vec::new();
+        for (address, dc) in &addresses {
+            looks.push(Box::pin(self.address(address, dc.as_deref())));
+        }
+        let results: Vec<Vec<Finding>> = futures::stream::iter(looks).buffered(SIDE_BY_SIDE).collect().await;
+        found.extend(results.into_iter().flatten());
+        Ok(found)
+    }
+
+    fn own_certificate(&self) -> Finding {
+        let names: Vec<String> =
+            self.material.identities().iter().map(causeway_proto::listen::Identity::dns_name).collect();
+        let wanted = format!("gateway.{}.{}", self.config.datacenter, self.config.domain);
+        let left = self.material.not_after().duration_since(SystemTime::now()).ok();
+        super::certificate(&self.config.datacenter, &names, &wanted, left)
+    }
+
+    async fn address(&self, address: &str, datacenter: Option<&str>) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if address.parse::<std::net::SocketAddr>().is_err() {
+            let resolved = tokio::time::timeout(TIME, tokio::net::lookup_host(address)).await;
+            let advice = "correct the name, or use addresses in place of names (gateway.advertise, gateway.peers)";
+            match resolved {
+                Ok(Ok(mut addrs)) => {
+                    let first = addrs.next().map_or_else(String::new, |a| a.ip().to_string());
+                    found.push(Finding::new(Verdict::Pass, "names", address, first, ""));
+                }
+                Ok(Err(e)) => {
+                    found.push(Finding::new(Verdict::Fail, "names", address, e.to_string(), advice));
+                    return found;
+                }
+                Err(_) => {
+                    found.push(Finding::new(
+                        Verdict::Fail,
+                        "names",
+                        address,
+                        "no answer from the resolver".to_owned(),
+                        advice,
+                    ));
+                    return found;
+                }
+            }
+        }
+        let list = [address.to_owned()];
+        let began = Instant::now();
+        let dialled = Box::pin(links::dial(&self.endpoint, &self.config, &self.tls, &list, datacenter, TIME)).await;
+        let took = began.elapsed();
+        let passes = dialled.is_ok();
+        found.push(super::udp(address, &dialled.as_ref().map(|_| took).map_err(Clone::clone)));
+        if let Ok(conn) = dialled {
+            found.push(super::mtu(address, conn.stats().path.current_mtu));
+            conn.close(VarInt::from_u32(0), b"");
+        }
+        let connected = match tokio::time::timeout(TIME, tokio::net::TcpStream::connect(address)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) => Err(e.to_string()),
+            Err(_) => Err(format!("no answer within {} s", TIME.as_secs())),
+        };
+        found.push(super::tcp(address, connected, passes));
+        found
+    }
+}
+
+async fn proxy() -> Finding {
+    let var =
+        ["HTTPS_PROXY", "https_proxy"].into_iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
+    let Some(value) = var else {
+        return Finding::new(Verdict::Skip, "proxy", "HTTPS_PROXY", "none is set".to_owned(), "");
+    };
+    // What is before an @ is a password.
+    let host = value.rsplit_once('@').map_or(value.as_str(), |(_, host)| host);
+    let host = host.rsplit_once("://").map_or(host, |(_, host)| host).trim_end_matches('/');
+    match tokio::time::timeout(TIME, tokio::net::TcpStream::connect(host)).await {
+        Ok(Ok(_)) => Finding::new(Verdict::Pass, "proxy", host, "connected".to_owned(), ""),
+        Ok(Err(e)) => {
+            Finding::new(Verdict::Fail, "proxy", host, e.to_string(), "correct HTTPS_PROXY, or start the proxy")
+        }
+        Err(_) => Finding::new(
+            Verdict::Fail,
+            "proxy",
+            host,
+            "no answer".to_owned(),
+            "correct HTTPS_PROXY, or start the proxy",
+        ),
+    }
+}

@@ -1,0 +1,146 @@
+//! How a site joins: one token, made at a gateway of a linked site, buys the certificates of the new one.
+//!
+//! The token ([`token`]) names addresses, the authority's fingerprint, the datacenter and a secret that serves once. The new site
+//! makes its keys, dials a gateway with [`causeway_certs::join::JOIN_ALPN`] (no certificate; nothing else is served there) and has
+//! them signed. The gateway's [`book`] remembers tokens by the hash of their secret and what each bought, on disk, so that neither
+//! a restart nor a lost answer makes two sites of one token. Expiry counts by the clock of the gateway that made the token.
+
+pub mod book;
+pub(crate) mod driver;
+mod pace;
+pub mod token;
+mod wire;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use driver::redeem::{Keys, redeem};
+pub use token::Token;
+pub use wire::{Kind, Refusal};
+
+/// How long a token serves where nothing else is asked for.
+pub const LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Longest life of a token.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Days that certificates bought by a token are valid.
+pub const CERTIFICATE_DAYS: u32 = 365;
+
+/// A token that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// What to hand to the new site. A secret.
+    pub text: Secret,
+    /// For which datacenter.
+    pub datacenter: String,
+    /// Until when, Unix seconds by this gateway's clock.
+    pub expires: u64,
+    /// Where the new site will dial.
+    pub addresses: Vec<String>,
+}
+
+/// Text that is not to be shown in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("hidden")
+    }
+}
+
+/// Why no token was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// No authority.
+    #[error(
+        "this gateway cannot sign certificates: set \"gateway.ca_key_file\" to the key of the authority in \"ca_file\", and restart it"
+    )]
+    NoAuthority,
+    /// Nobody could dial us.
+    #[error(
+        "this gateway does not listen (\"gateway.listen\" is \"none\"), so a new site could not reach it: make the token at a gateway that does, or say where it is reached with -address host:port"
+    )]
+    NoAddress,
+    /// An address that cannot be one.
+    #[error("{0:?} is no address of a gateway: write host:port")]
+    Address(String),
+    /// The name cannot be one.
+    #[error(transparent)]
+    Name(#[from] causeway_proto::name::NameError),
+    /// Our own name.
+    #[error("{0} is this gateway's own datacenter: a token is for a new one")]
+    Own(String),
+    /// The site was removed.
+    #[error("{0} was removed from the federation: take that back first with `causeway federation remove -undo {0}`")]
+    Removed(String),
+    /// Life of the token.
+    #[error("a token serves from one second to seven days")]
+    Lifetime,
+    /// Too many.
+    #[error("{} tokens are open already: wait until some expire", book::MAX_OPEN)]
+    Full,
+    /// The disk.
+    #[error("{path} cannot be written: {source}; no token was made")]
+    Disk {
+        /// Which file.
+        path: PathBuf,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Why a site was not removed, or not readmitted.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// Our own site.
+    #[error("{0} is this gateway's own datacenter: a site leaves by itself (`causeway leave` at its gateways)")]
+    Own(String),
+    /// Nobody of that name.
+    #[error("no site {0} is known here")]
+    Unknown(String),
+    /// The name cannot be one.
+    #[error(transparent)]
+    Name(#[from] causeway_proto::name::NameError),
+    /// The disk.
+    #[error("{0}; nothing was changed")]
+    Disk(String),
+}
+
+/// Why joining failed. Nothing was changed by it.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The text is no whole token.
+    #[error(transparent)]
+    Token(#[from] token::TokenError),
+    /// The issuer said no.
+    #[error("{text}")]
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// In words.
+        text: String,
+    },
+    /// No answer.
+    #[error(
+        "no gateway answered: {0}; look whether UDP to these addresses is let out (`causeway federation doctor` at the other site says more). The token is not lost: the same command may be given again until it expires"
+    )]
+    Unreachable(String),
+    /// An answer that makes no sense.
+    #[error("the gateway's answer cannot be used: {0}")]
+    Answer(String),
+    /// Our own keys.
+    #[error(transparent)]
+    Keys(#[from] causeway_certs::authority::IssueError),
+}
+
+/// What a token bought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// Certificates, PEM, in the order of [`Kind::ALL`].
+    pub certificates: Vec<String>,
+    /// The authorities to trust, PEM.
+    pub authorities: String,
+    /// Gateways to dial.
+    pub peers: Vec<String>,
+}
