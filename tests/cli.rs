@@ -1,5 +1,6 @@
 //! The executable under the name `consul`, as scripts call it, and, where `CONSUL_BIN` names a real Consul 1.8.7, that one beside it:
 //! both ask the same agent of ours and must say the same and end with the same code.
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
 
 mod harness;
 

@@ -1,4 +1,5 @@
 //! `causeway dev` as a newcomer runs it: progress, hints, answers, Ctrl-C; and its state found again by a second start.
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
 
 mod harness;
 

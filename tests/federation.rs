@@ -1,5 +1,6 @@
 //! A federation of two sites, each three servers, a gateway and an agent, as real processes: answers across sites, and what
 //! happens when parts of it are killed.
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
 
 mod harness;
 

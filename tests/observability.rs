@@ -1,5 +1,6 @@
 //! What operators see of a federation of real processes: one trace id through all who took part in an answer, logs as JSON, metrics,
 //! and a renewed certificate taken up without a restart.
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
 
 mod harness;
 
