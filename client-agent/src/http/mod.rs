@@ -16,6 +16,7 @@ mod health;
 mod kv;
 mod operator;
 pub mod ports;
+mod prepared;
 mod query;
 mod render;
 mod reply;

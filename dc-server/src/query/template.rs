@@ -76,9 +76,10 @@ pub(crate) fn render(query: &PreparedQuery, name: &str) -> Result<PreparedQuery,
     }
     let template = query.template.clone().unwrap_or_default();
     let regex = compile(&template.regexp)?;
-    let matches = regex.as_ref().and_then(|regex| regex.captures(name)).map_or_else(Vec::new, |found| {
-        found.iter().map(|group| group.map_or("", |group| group.as_str())).collect()
-    });
+    let matches = regex
+        .as_ref()
+        .and_then(|regex| regex.captures(name))
+        .map_or_else(Vec::new, |found| found.iter().map(|group| group.map_or("", |group| group.as_str())).collect());
     let prefix = query.name.clone();
     let suffix = name.strip_prefix(prefix.as_str()).unwrap_or(name);
     let values = Values { full: name, prefix: &prefix, suffix, matches };

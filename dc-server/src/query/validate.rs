@@ -73,8 +73,8 @@ fn check_ttl(text: &str) -> Result<(), Invalid> {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    let nanos = nanoseconds(plain)
-        .ok_or_else(|| field(format!("Bad DNS TTL '{text}': time: invalid duration \"{text}\"")))?;
+    let nanos =
+        nanoseconds(plain).ok_or_else(|| field(format!("Bad DNS TTL '{text}': time: invalid duration \"{text}\"")))?;
     if negative && nanos > 0 {
         return Err(field(format!("DNS TTL '-{nanos}', must be >=0")));
     }

@@ -60,7 +60,14 @@ impl<L: Log> Service<L> {
     }
 
     /// Asks the other datacenters that the query names, one after the other.
-    async fn elsewhere(&self, meta: &Meta, left: Duration, query: PreparedQuery, limit: i64, empty: ExecuteReply) -> ExecuteReply {
+    async fn elsewhere(
+        &self,
+        meta: &Meta,
+        left: Duration,
+        query: PreparedQuery,
+        limit: i64,
+        empty: ExecuteReply,
+    ) -> ExecuteReply {
         let failover = query.service.as_ref().and_then(|s| s.failover.clone()).unwrap_or_default();
         if failover == Default::default() {
             return empty;
@@ -164,10 +171,7 @@ impl<L: Log> Queries for Service<L> {
         Ok(self.answer(1).response(reply))
     }
 
-    async fn execute_remote(
-        &self,
-        request: Request<ExecuteRemoteRequest>,
-    ) -> Result<Response<ExecuteReply>, Status> {
+    async fn execute_remote(&self, request: Request<ExecuteRemoteRequest>) -> Result<Response<ExecuteReply>, Status> {
         let ExecuteRemoteRequest { query, limit } = request.into_inner();
         Ok(self.answer(1).response(self.here(&query.unwrap_or_default(), limit)))
     }
