@@ -374,3 +374,43 @@ async fn explain(call: &Call<'_>, name: &str) -> Result<Reply, Failure> {
     let tail = tail(&answer, options.meta.consistency);
     Ok(headed(call.json(&Explained { query: shown(&query), tail })?, &answer, &options))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(text: &str) -> Result<String, String> {
+        let query = decoded(text.as_bytes()).map_err(|e| e.0)?;
+        serde_json::to_string(&shown(&query)).map_err(|e| e.to_string())
+    }
+
+    /// As Consul 1.8.7 shows the same queries.
+    #[test]
+    fn queries_are_shown_as_given() {
+        for (given, wanted) in [
+            (
+                r#"{"Name":"","Template":{"Type":"name_prefix_match"},"Service":{"Service":"${name.full}","Failover":{"NearestN":2}}}"#,
+                r#"{"ID":"","Name":"","Session":"","Token":"","Template":{"Type":"name_prefix_match","Regexp":"","RemoveEmptyTags":false},"Service":{"Service":"${name.full}","Failover":{"NearestN":2,"Datacenters":null},"OnlyPassing":false,"IgnoreCheckIDs":null,"Near":"","Tags":null,"NodeMeta":null,"ServiceMeta":null,"Connect":false},"DNS":{"TTL":""},"CreateIndex":0,"ModifyIndex":0}"#,
+            ),
+            (
+                r#"{"name":"w","service":{"service":"web","tags":["a","!c"],"onlypassing":true,"IgnoreCheckIDs":["x"],"NodeMeta":{},"ServiceMeta":{"v":"1"},"Failover":{"Datacenters":["dc2"]}},"DNS":{"TTL":"7s"}}"#,
+                r#"{"ID":"","Name":"w","Session":"","Token":"","Template":{"Type":"","Regexp":"","RemoveEmptyTags":false},"Service":{"Service":"web","Failover":{"NearestN":0,"Datacenters":["dc2"]},"OnlyPassing":true,"IgnoreCheckIDs":["x"],"Near":"","Tags":["a","!c"],"NodeMeta":{},"ServiceMeta":{"v":"1"},"Connect":false},"DNS":{"TTL":"7s"},"CreateIndex":0,"ModifyIndex":0}"#,
+            ),
+        ] {
+            assert_eq!(round(given).as_deref(), Ok(wanted));
+        }
+        let targets = round(r#"{"Service":{"Failover":{"Targets":[{"Datacenter":"dc2"}]}}}"#).unwrap();
+        assert!(targets.contains(r#""Targets":[{"Datacenter":"dc2"}]"#), "{targets}");
+    }
+
+    #[test]
+    fn refusals() {
+        for (text, why) in [
+            ("{", "unexpected EOF"),
+            (r#"{"Name":"x","Foo":1}"#, "json: unknown field \"Foo\""),
+            (r#"{"Service":{"Bar":1}}"#, "json: unknown field \"Bar\""),
+        ] {
+            assert_eq!(round(text), Err(why.to_owned()));
+        }
+    }
+}

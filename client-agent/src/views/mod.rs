@@ -13,6 +13,8 @@ pub mod view;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
+mod fake_queries;
+#[cfg(test)]
 mod tests;
 
 pub use driver::{Limits, Look, Views};

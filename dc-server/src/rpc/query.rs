@@ -73,7 +73,9 @@ impl<L: Log> Service<L> {
             return empty;
         }
         let clock = driver::deadline(left);
-        let known = self.log.others().await;
+        // A gateway that is silent must not take the time of the datacenters.
+        let asked = tokio::time::timeout(patience(left, false), self.log.others());
+        let known = asked.await.ok().flatten();
         let order = candidates(&failover, known.as_deref(), &self.datacenter);
         // Without a word from the gateways nobody knows whom the nearest would be.
         let mut failed = known.is_none();
