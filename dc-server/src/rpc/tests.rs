@@ -71,7 +71,7 @@ impl Log for AtOnce {
     ) -> Result<ExecuteReply, Status> {
         assert!(within <= Duration::from_secs(2));
         let datacenter = meta.datacenter.clone().unwrap_or_default();
-        let found = ServiceHealth::default();
+        let found = causeway_proto::catalog::ServiceHealth::default();
         match datacenter.as_str() {
             "dc2" => Ok(ExecuteReply::default()),
             "dc4" => Ok(ExecuteReply {
