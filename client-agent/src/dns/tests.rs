@@ -138,10 +138,6 @@ async fn the_forms_over_udp() {
         ("consul.", RecordType::SOA, ResponseCode::NoError, 1),
         ("consul.", RecordType::NS, ResponseCode::NoError, 1),
         ("consul.", RecordType::AXFR, ResponseCode::NotImp, 0),
-        ("any.query.consul.", RecordType::A, ResponseCode::NXDomain, 0),
-        ("geo.query.consul.", RecordType::A, ResponseCode::NoError, 2),
-        ("GEO.query.dc1.consul.", RecordType::A, ResponseCode::NoError, 2),
-        ("cut.query.consul.", RecordType::A, ResponseCode::ServFail, 0),
         ("_web._tcp.consul.", RecordType::SRV, ResponseCode::NoError, 3),
         ("web.service.consul.", RecordType::MX, ResponseCode::NoError, 0),
         ("www.example.com.", RecordType::A, ResponseCode::Refused, 0),
@@ -154,16 +150,6 @@ async fn the_forms_over_udp() {
             assert_eq!((answer.metadata.response_code, answer.answers.len()), (code, answers), "{name} {qtype}");
         }
     }
-}
-
-/// A prepared query's order and TTL are kept, and its targets are in the datacenter where it was found.
-#[tokio::test]
-async fn prepared_queries_are_executed() {
-    let s = stage(config());
-    let answer = ask(s.at, "geo.query.consul.", RecordType::SRV, Some(1232)).await;
-    let records: Vec<String> = answer.answers.iter().map(|r| format!("{} {}", r.ttl, r.data)).collect();
-    assert_eq!(records, ["90 1 1 81 g1.node.dc2.consul.", "90 1 1 82 g2.node.dc2.consul."]);
-    assert!(answer.additionals.iter().all(|r| r.ttl == 90), "{answer:?}");
 }
 
 #[tokio::test]

@@ -60,9 +60,7 @@ impl Fake {
 
     pub(crate) fn door(&self) -> Door {
         Door::new(
-            tonic::service::Routes::new(ViewsServer::new(self.clone()))
-                .add_service(CatalogServer::new(self.clone()))
-                .add_service(causeway_proto::query::queries_server::QueriesServer::new(self.clone())),
+            tonic::service::Routes::new(ViewsServer::new(self.clone())).add_service(CatalogServer::new(self.clone())),
         )
     }
 

@@ -13,8 +13,6 @@ pub mod view;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
-mod fake_queries;
-#[cfg(test)]
 mod tests;
 
 pub use driver::{Limits, Look, Views};
