@@ -5,6 +5,7 @@
 
 pub mod consensus;
 pub mod leader;
+mod query;
 pub mod read;
 pub mod route;
 pub mod rpc;

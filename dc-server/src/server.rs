@@ -8,12 +8,15 @@ use std::time::Duration;
 use causeway_certs::dial::Dialer;
 use causeway_proto::command;
 use causeway_proto::door::Door;
+use causeway_proto::federation::SitesRequest;
 use causeway_proto::federation::directory_client::DirectoryClient;
-use causeway_proto::federation::{SiteState, SitesRequest};
 use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
+use causeway_proto::meta::Meta;
+use causeway_proto::query::queries_client::QueriesClient;
+use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply};
 use causeway_proto::raft::raft_server::RaftServer;
-use causeway_proto::rejection::{NO_LEADER, Reason};
+use causeway_proto::rejection::{NO_LEADER, Reason, UNREACHABLE};
 use causeway_proto::status::status_client::StatusClient;
 use causeway_proto::status::status_server::StatusServer;
 use causeway_proto::status::{RaftConfigurationRequest, StatsReply};
@@ -27,6 +30,7 @@ use crate::consensus::network::{Addresses, Doors, MAX_MESSAGE};
 use crate::consensus::types::{Peer, raft_id};
 use crate::consensus::{Consensus, Leadership, OpenError, Settings};
 use crate::leader::{Leader, Timers};
+use crate::query::failover::by_distance;
 use crate::route::{Gateways, Limits, Router};
 use crate::rpc::{self, Contact, Handlers};
 use crate::status::StatusService;
@@ -172,19 +176,40 @@ impl rpc::Log for Node {
     }
 
     async fn datacenters(&self) -> Vec<String> {
-        let mut all = vec![self.datacenter.clone()];
+        std::iter::once(self.datacenter.clone()).chain(self.others().await.unwrap_or_default()).collect()
+    }
+
+    async fn others(&self) -> Option<Vec<String>> {
         for door in self.gateways.doors() {
             let mut client = DirectoryClient::new(door);
             let asked = tokio::time::timeout(Duration::from_secs(2), client.sites(SitesRequest {})).await;
             let Ok(Ok(reply)) = asked else { continue };
-            let mut sites = reply.into_inner().sites;
-            sites.retain(|s| !s.local && s.state() != SiteState::Left);
-            // Those whose round trip is not known come last.
-            sites.sort_by_key(|s| if s.rtt_us == 0 { u64::MAX } else { s.rtt_us });
-            all.extend(sites.into_iter().filter_map(|s| Some(s.site?.datacenter)).filter(|dc| *dc != self.datacenter));
-            break;
+            return Some(by_distance(reply.into_inner().sites, &self.datacenter));
         }
-        all
+        // A site without gateways is alone, and knows that.
+        (!self.gateways.known()).then(Vec::new)
+    }
+
+    async fn execute_remote(
+        &self,
+        meta: &Meta,
+        request: ExecuteRemoteRequest,
+        within: Duration,
+    ) -> Result<ExecuteReply, Status> {
+        let mut last = Reason::Unreachable.status(UNREACHABLE);
+        let tries = async {
+            for door in self.gateways.doors() {
+                let mut call = meta.request(request.clone());
+                call.set_timeout(within);
+                let mut client = QueriesClient::new(door).max_decoding_message_size(rpc::MAX_MESSAGE);
+                match client.execute_remote(call).await {
+                    Ok(reply) => return Ok(reply.into_inner()),
+                    Err(status) => last = status,
+                }
+            }
+            Err(last)
+        };
+        tokio::time::timeout(within, tries).await.unwrap_or_else(|_| Err(Reason::Unreachable.status(UNREACHABLE)))
     }
 }
 

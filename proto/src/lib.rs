@@ -35,6 +35,7 @@ package!(kv, "causeway.kv.v1", "Key/value entries; service `Kv`.");
 package!(session, "causeway.session.v1", "Sessions; service `Sessions`.");
 package!(txn, "causeway.txn.v1", "Transactions; service `Txn`.");
 package!(status, "causeway.status.v1", "Service `Status`.");
+package!(query, "causeway.query.v1", "Prepared queries; service `Queries`.");
 package!(raft, "causeway.raft.v1", "Raft between the servers of a datacenter; service `Raft`.");
 package!(command, "causeway.command.v1", "What the replicated log and snapshots carry.");
 package!(federation, "causeway.federation.v1", "Between sites; services `Gossip` and `Directory`.");

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use causeway_proto::catalog::{Node, ServiceHealth};
 use causeway_proto::name::is_dns;
+use causeway_proto::query::ExecuteReply;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -14,6 +15,7 @@ use rand::seq::SliceRandom;
 use super::config::Config;
 use super::question::{Zones, address_label};
 use super::reply::{Reply, Style, ede};
+use crate::http::duration;
 use crate::views::{NodeView, ServiceView, ViewError};
 
 /// Addresses in an answer at most, before it is cut to the message's size.
@@ -268,12 +270,44 @@ pub fn service(
     {
         picked.swap(0, at);
     }
-    if ask.qtype == RecordType::SRV { srv(setup, ask, of, &picked) } else { addresses(setup, ask, of, &picked) }
+    if ask.qtype == RecordType::SRV {
+        srv(setup, ask, of, &picked, None)
+    } else {
+        addresses(setup, ask, of, &picked, None)
+    }
 }
 
-fn addresses(setup: &Setup, ask: &Ask, of: ServiceAsk<'_>, picked: &[(usize, &ServiceHealth, Status)]) -> Reply {
+/// What a prepared query gave: every instance, in its order, with its TTL. Nothing, because a datacenter could not be asked, is
+/// no proof that the name does not exist.
+pub fn prepared(setup: &Setup, ask: &Ask, found: &ExecuteReply) -> Reply {
+    if found.instances.is_empty() {
+        if found.unreachable {
+            return Reply { ede: Some(ede::NO_REACHABLE_AUTHORITY), ..Reply::empty(ResponseCode::ServFail) };
+        }
+        return missing(setup, ask);
+    }
+    let picked: Vec<_> = found.instances.iter().enumerate().map(|(n, i)| (n, i, status(i))).collect();
+    let name = found.service.to_lowercase();
+    let of = ServiceAsk { name: &name, tag: None, dc: &found.datacenter };
+    let ttl = duration::parse(&found.dns_ttl).ok().map(|ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX));
+    let ttl = ttl.filter(|_| !found.dns_ttl.is_empty());
+    if ask.qtype == RecordType::SRV {
+        srv(setup, ask, of, &picked, ttl)
+    } else {
+        addresses(setup, ask, of, &picked, ttl)
+    }
+}
+
+/// `ttl`: what a prepared query says; `None`: as configured for the service.
+fn addresses(
+    setup: &Setup,
+    ask: &Ask,
+    of: ServiceAsk<'_>,
+    picked: &[(usize, &ServiceHealth, Status)],
+    ttl: Option<u32>,
+) -> Reply {
     let config = &setup.config;
-    let ttl = config.ttl_of(of.name);
+    let ttl = ttl.unwrap_or_else(|| config.ttl_of(of.name));
     let any = ask.qtype == RecordType::ANY;
     let mut most = ask.most(config, MOST_ADDRESSES);
     let limited = config.a_record_limit > 0 && config.a_record_limit <= most;
@@ -309,9 +343,15 @@ fn addresses(setup: &Setup, ask: &Ask, of: ServiceAsk<'_>, picked: &[(usize, &Se
     if reply.answers.is_empty() { no_data(setup, ask) } else { reply }
 }
 
-fn srv(setup: &Setup, ask: &Ask, of: ServiceAsk<'_>, picked: &[(usize, &ServiceHealth, Status)]) -> Reply {
+fn srv(
+    setup: &Setup,
+    ask: &Ask,
+    of: ServiceAsk<'_>,
+    picked: &[(usize, &ServiceHealth, Status)],
+    ttl: Option<u32>,
+) -> Reply {
     let config = &setup.config;
-    let (ttl, node_ttl) = (config.ttl_of(of.name), config.node_ttl());
+    let (ttl, node_ttl) = ttl.map_or_else(|| (config.ttl_of(of.name), config.node_ttl()), |ttl| (ttl, ttl));
     let most = ask.most(config, MOST_SRV);
     let mut reply = Reply::empty(ResponseCode::NoError);
     let mut seen = HashSet::new();

@@ -136,11 +136,10 @@ fn without_views(setup: &Setup, ask: &Ask, question: &Question) -> Option<Option
         return Some(Some(Reply::empty(ResponseCode::NotImp)));
     }
     Some(match question {
-        // Prepared queries have their place here; there are none yet.
-        Question::Missing | Question::Query { .. } => Some(answer::missing(setup, ask)),
+        Question::Missing => Some(answer::missing(setup, ask)),
         Question::Addr(ip) => Some(answer::addr(setup, ask, *ip)),
         Question::Outside if setup.config.recursors.is_empty() => Some(answer::refused()),
-        Question::Outside | Question::Ptr(_) => None,
+        Question::Outside | Question::Ptr(_) | Question::Query { .. } => None,
         Question::Service { .. } | Question::Node { .. } | Question::Soa | Question::Ns => return None,
     })
 }
@@ -202,6 +201,14 @@ async fn step(setup: &Setup, views: &Views, ask: &Ask, tcp: bool, deadline: Inst
             let servers = views.live_service(&setup.config.datacenter, SERVERS, deadline).await;
             let servers = servers.map(|live| live.value).unwrap_or_default();
             zone(setup, ask, &question, &servers, &mut rng(ask, clock()))
+        }
+        Question::Query { name, dc: in_dc } => {
+            let in_dc = in_dc.as_deref().filter(|dc| *dc != setup.config.datacenter);
+            match views.prepared(in_dc, name, clock(), deadline).await {
+                Ok(Some(reply)) => answer::prepared(setup, ask, &reply),
+                Ok(None) => answer::missing(setup, ask),
+                Err(error) => failed(error),
+            }
         }
         Question::Ptr(ip) => match views.who_has(*ip, deadline).await {
             Ok(owners) if !owners.is_empty() => {

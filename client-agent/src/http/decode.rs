@@ -90,7 +90,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Refuses fields that none of these names names.
-    fn only(&self, known: &[&str]) -> Result<(), DecodeError> {
+    pub(crate) fn only(&self, known: &[&str]) -> Result<(), DecodeError> {
         match self.fields.keys().find(|key| !known.iter().any(|name| self.is(key, name))) {
             Some(key) => Err(DecodeError(format!("json: unknown field {key:?}"))),
             None => Ok(()),

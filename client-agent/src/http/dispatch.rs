@@ -17,7 +17,7 @@ use super::query::{self, Options, Params};
 use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
-use super::{agent, catalog, federation, health, kv, operator, session, status, txn};
+use super::{agent, catalog, federation, health, kv, operator, prepared, session, status, txn};
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
 const CALL: Duration = Duration::from_secs(10);
@@ -274,6 +274,8 @@ pub(crate) async fn answer(ctx: &Context, parts: &Parts, body: Bytes, trace: &st
         Endpoint::HealthService => health::service(c).await,
         Endpoint::HealthState => health::state(c).await,
         Endpoint::Kv => kv::entry(c).await,
+        Endpoint::Queries => prepared::all(c).await,
+        Endpoint::Query => prepared::one(c).await,
         Endpoint::SessionCreate => session::create(c).await,
         Endpoint::SessionDestroy => session::destroy(c).await,
         Endpoint::SessionRenew => session::renew(c).await,

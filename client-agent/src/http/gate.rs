@@ -67,6 +67,8 @@ pub(crate) enum Endpoint {
     FederationRemove,
     FederationReadmit,
     FederationDoctor,
+    Queries,
+    Query,
     Acl,
 }
 
@@ -102,6 +104,7 @@ impl Row {
 const GET: &[(&str, Access)] = &[("GET", Access::Read)];
 const PUT: &[(&str, Access)] = &[("PUT", Access::Write)];
 const KV: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write), ("DELETE", Access::Write)];
+const QUERIES: &[(&str, Access)] = &[("GET", Access::Read), ("POST", Access::Write)];
 const ANY: &[(&str, Access)] =
     &[("GET", Access::Read), ("PUT", Access::Write), ("POST", Access::Write), ("DELETE", Access::Write)];
 
@@ -156,6 +159,8 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/health/state/", GET, Endpoint::HealthState),
     row("/v1/kv/", KV, Endpoint::Kv),
     row("/v1/operator/raft/configuration", GET, Endpoint::OperatorRaft),
+    row("/v1/query", QUERIES, Endpoint::Queries),
+    row("/v1/query/", KV, Endpoint::Query),
     row("/v1/session/create", PUT, Endpoint::SessionCreate),
     row("/v1/session/destroy/", PUT, Endpoint::SessionDestroy),
     row("/v1/session/info/", GET, Endpoint::SessionInfo),

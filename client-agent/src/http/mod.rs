@@ -17,6 +17,7 @@ mod health;
 mod kv;
 mod operator;
 pub mod ports;
+mod prepared;
 mod query;
 mod render;
 mod reply;

@@ -4,6 +4,7 @@
 //! while. While its stream is down it goes on serving what it has and says how old that is.
 
 mod driver;
+mod prepared;
 mod recent;
 mod reverse;
 mod table;

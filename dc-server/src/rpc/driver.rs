@@ -229,3 +229,19 @@ impl Drop for Follower {
         }
     }
 }
+
+/// A point in time by which something must be done.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(tokio::time::Instant);
+
+/// The point in time that lies this far ahead.
+pub(super) fn deadline(left: Duration) -> Deadline {
+    Deadline(tokio::time::Instant::now() + left)
+}
+
+impl Deadline {
+    /// What is left until then.
+    pub(super) fn left(self) -> Duration {
+        self.0.saturating_duration_since(tokio::time::Instant::now())
+    }
+}

@@ -5,6 +5,7 @@ mod catalog;
 pub mod driver;
 mod health;
 mod kv;
+mod query;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,8 @@ use causeway_proto::command::{self, Outcome};
 use causeway_proto::health::health_server::HealthServer;
 use causeway_proto::kv::kv_server::KvServer;
 use causeway_proto::meta::{AnswerMeta, GRPC_TIMEOUT, Meta};
+use causeway_proto::query::queries_server::QueriesServer;
+use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply};
 use causeway_proto::rejection::Reason;
 use causeway_proto::session::sessions_server::SessionsServer;
 use causeway_proto::txn::txn_server::TxnServer;
@@ -65,6 +68,15 @@ pub trait Log: Send + Sync + 'static {
     fn renew_session(&self, id: &str) -> impl Future<Output = Result<(), Status>> + Send;
     /// The datacenters by round trip, own first.
     fn datacenters(&self) -> impl Future<Output = Vec<String>> + Send;
+    /// The other datacenters by distance, those that can be reached first; `None`: there are gateways, and none of them answers.
+    fn others(&self) -> impl Future<Output = Option<Vec<String>>> + Send;
+    /// Executes a prepared query in the datacenter that the meta names, within a time.
+    fn execute_remote(
+        &self,
+        meta: &Meta,
+        request: ExecuteRemoteRequest,
+        within: Duration,
+    ) -> impl Future<Output = Result<ExecuteReply, Status>> + Send;
 }
 
 /// Bounds on what callers may write.
@@ -181,7 +193,7 @@ impl<L> std::ops::Deref for Service<L> {
     }
 }
 
-/// Catalog, Health, Kv, Sessions, Txn and Views.
+/// Catalog, Health, Kv, Queries, Sessions, Txn and Views.
 pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
     let service = Service(Arc::new(handlers));
     macro_rules! limited {
@@ -194,6 +206,7 @@ pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
         .add_service(limited!(CatalogServer))
         .add_service(limited!(HealthServer))
         .add_service(limited!(KvServer))
+        .add_service(limited!(QueriesServer))
         .add_service(limited!(SessionsServer))
         .add_service(limited!(TxnServer))
         .add_service(limited!(ViewsServer));

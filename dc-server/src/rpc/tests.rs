@@ -26,6 +26,8 @@ use tonic::Streaming;
 
 use super::*;
 
+mod query;
+
 struct AtOnce {
     store: Arc<Store>,
     index: AtomicU64,
@@ -54,6 +56,32 @@ impl Log for AtOnce {
 
     async fn datacenters(&self) -> Vec<String> {
         vec!["dc1".to_owned(), "dc2".to_owned()]
+    }
+
+    async fn others(&self) -> Option<Vec<String>> {
+        Some(["dc2", "dc3", "dc4"].map(str::to_owned).to_vec())
+    }
+
+    /// `dc2` has nothing, `dc3` cannot be reached, `dc4` has one instance of whatever is asked for.
+    async fn execute_remote(
+        &self,
+        meta: &Meta,
+        request: ExecuteRemoteRequest,
+        within: Duration,
+    ) -> Result<ExecuteReply, Status> {
+        assert!(within <= Duration::from_secs(2));
+        let datacenter = meta.datacenter.clone().unwrap_or_default();
+        let found = causeway_proto::catalog::ServiceHealth::default();
+        match datacenter.as_str() {
+            "dc2" => Ok(ExecuteReply::default()),
+            "dc4" => Ok(ExecuteReply {
+                service: request.query.unwrap().service.unwrap().service,
+                instances: vec![found],
+                datacenter,
+                ..ExecuteReply::default()
+            }),
+            _ => Err(Reason::Unreachable.status("no way")),
+        }
     }
 }
 

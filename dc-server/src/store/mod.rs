@@ -7,6 +7,7 @@
 mod catalog;
 mod health;
 mod kv;
+pub(crate) mod query;
 mod session;
 mod snapshot;
 mod state;
@@ -190,6 +191,11 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
             outcome.done = !refused;
             outcome.txn = Some(reply);
             if refused { Err(Refusal::Txn) } else { Ok(()) }
+        }
+        Some(C::Query(request)) => {
+            let verb = causeway_proto::query::Verb::try_from(request.verb).unwrap_or_default();
+            let query = request.query.clone().unwrap_or_default();
+            writer.query_apply(verb, &query)
         }
         Some(C::ReapTombstones(request)) => {
             writer.reap(request.through_index);

@@ -90,6 +90,7 @@ impl Writer<'_> {
                 self.events.push(Event::LockDelay { key: key.as_ref().to_owned(), delay_ms });
             }
         }
+        self.end_queries_of(id);
         self.state.indexes.sessions = self.index;
         self.touched.sessions.insert(id.into());
         self.events.push(Event::SessionDestroyed { id: id.to_owned() });

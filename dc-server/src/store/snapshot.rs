@@ -7,6 +7,7 @@ use causeway_proto::catalog::{Check, Node, Service};
 use causeway_proto::command::snapshot_record::Record;
 use causeway_proto::command::{IndexRecord, NodeService, SnapshotEnd, SnapshotHeader, SnapshotRecord, Tombstone};
 use causeway_proto::kv::Entry;
+use causeway_proto::query::PreparedQuery;
 use causeway_proto::session::Session;
 use imbl::{OrdMap, OrdSet};
 use prost::Message;
@@ -82,6 +83,7 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
         ("kv", i.kv),
         ("tombstones", i.tombstones),
         ("sessions", i.sessions),
+        ("queries", i.queries),
     ];
     for (name, index) in tables {
         out.put(Record::Index(IndexRecord { name: format!("table/{name}"), index }))?;
@@ -101,6 +103,9 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
     }
     for session in state.sessions.values() {
         out.put(Record::Session(Session::clone(session)))?;
+    }
+    for query in state.queries.values() {
+        out.put(Record::Query(PreparedQuery::clone(query)))?;
     }
     for entry in state.kv.values() {
         out.put(Record::Kv(Entry::clone(entry)))?;
@@ -191,6 +196,7 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
                 row.checks.insert(id, Arc::new(check));
             }
             Record::Kv(entry) => add_entry(&mut state, entry),
+            Record::Query(query) => state.link_query(query),
             Record::Session(session) => {
                 let id = Name::from(session.id.as_str());
                 let row =
@@ -256,6 +262,7 @@ fn set_index(state: &mut State, record: &IndexRecord) -> bool {
         "table/kv" => &mut i.kv,
         "table/tombstones" => &mut i.tombstones,
         "table/sessions" => &mut i.sessions,
+        "table/queries" => &mut i.queries,
         _ => return false,
     };
     *place = record.index;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use causeway_proto::catalog::{Check, Node, Service, ServiceHealth};
 use causeway_proto::kv::Entry;
+use causeway_proto::query::PreparedQuery;
 use causeway_proto::session::Session;
 use imbl::{OrdMap, OrdSet};
 
@@ -88,6 +89,27 @@ pub enum Refusal {
     /// A session needs a check that is critical.
     #[error("Check '{0}' is in critical state")]
     CriticalCheck(String),
+    /// No such verb.
+    #[error("Invalid prepared query operation")]
+    QueryVerb,
+    /// A prepared query without an ID: the leader chooses it before the command is written.
+    #[error("Missing prepared query ID")]
+    QueryWithoutId,
+    /// A prepared query that is not there.
+    #[error("Cannot modify non-existent prepared query: '{0}'")]
+    NoQuery(String),
+    /// The name belongs to another query.
+    #[error("name '{0}' aliases an existing query name")]
+    QueryName(String),
+    /// The name is another query's ID.
+    #[error("name '{0}' aliases an existing query ID")]
+    QueryNameIsId(String),
+    /// Only one template may answer for every name.
+    #[error("a query template with an empty name already exists")]
+    EmptyTemplate,
+    /// A prepared query's session ID that is none.
+    #[error("invalid session: index error: UUID must be 36 characters")]
+    QuerySession,
     /// No such verb.
     #[error("Invalid KVS operation")]
     Verb,
@@ -201,6 +223,7 @@ pub(super) struct Indexes {
     pub(super) kv: u64,
     pub(super) tombstones: u64,
     pub(super) sessions: u64,
+    pub(super) queries: u64,
 }
 
 /// All that is known at one index of the log. Immutable; a clone costs a few reference counts.
@@ -222,6 +245,12 @@ pub struct State {
     /// Deleted trees and when.
     pub(super) trees: OrdMap<Name, u64>,
     pub(super) sessions: OrdMap<Name, Arc<Session>>,
+    /// Prepared queries by UUID.
+    pub(super) queries: OrdMap<Name, Arc<PreparedQuery>>,
+    /// Their UUIDs by lowered name; a template may have the empty name.
+    pub(super) query_names: OrdMap<Name, Name>,
+    /// Their UUIDs by the session that they end with.
+    pub(super) session_queries: OrdMap<Name, OrdSet<Name>>,
 }
 
 impl State {
@@ -254,6 +283,7 @@ pub(super) struct Touched {
     pub(super) service_table: bool,
     pub(super) names: bool,
     pub(super) checks: bool,
+    pub(super) queries: bool,
 }
 
 impl Touched {
@@ -266,6 +296,7 @@ impl Touched {
         self.service_table |= other.service_table;
         self.names |= other.names;
         self.checks |= other.checks;
+        self.queries |= other.queries;
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Topic {
     Prefix(Arc<str>),
     /// Any session.
     Sessions,
+    /// Any prepared query.
+    Queries,
     /// One session.
     Session(Arc<str>),
 }
@@ -155,6 +157,7 @@ impl Watches {
             (touched.service_table, Topic::Services),
             (touched.names, Topic::ServiceNames),
             (touched.checks, Topic::Checks),
+            (touched.queries, Topic::Queries),
             (!touched.sessions.is_empty(), Topic::Sessions),
         ];
         for (_, topic) in tables.iter().filter(|(changed, _)| *changed) {

@@ -3,6 +3,7 @@
 mod catalog;
 mod kv;
 mod property;
+mod query;
 mod session;
 mod snapshot;
 mod txn;
