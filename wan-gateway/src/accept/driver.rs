@@ -11,7 +11,6 @@ use causeway_proto::rejection::{self, Reason};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use quinn::{RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::Status;
@@ -19,6 +18,7 @@ use tonic::body::Body;
 
 use super::check;
 use crate::admission;
+use crate::carrier::driver::{RecvHalf, SendHalf};
 use crate::forward::frame::{self, Item};
 use crate::forward::stream::{Incoming, Outgoing};
 
@@ -39,7 +39,7 @@ pub(crate) struct Desk {
 }
 
 /// Serves the call until it is over or nobody wants it any more.
-pub(crate) async fn serve(desk: Desk, send: SendStream, recv: RecvStream) {
+pub(crate) async fn serve(desk: Desk, send: SendHalf, recv: RecvHalf) {
     let mut incoming = Incoming::new(recv);
     let out = Outgoing::new(send, 0);
     let Ok(Ok(Some(Item::Head { path, mut headers, .. }))) = tokio::time::timeout(HEAD, incoming.next()).await else {

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use causeway_proto::door::Door;
 use causeway_proto::federation::v1::{GossipFrame, Server, Site, SiteStatus};
 use causeway_proto::member::Members;
-use quinn::{Connection, Endpoint, VarInt};
+use quinn::{Endpoint, VarInt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -20,6 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use super::routes::{self, Routes};
 use crate::accept::driver::Desk;
+use crate::carrier::Kind;
+use crate::carrier::driver::Carrier;
+use crate::carrier::reach::driver::{Aim, Dialler};
 use crate::config::Config;
 use crate::directory::{Directory, LinkView, Status};
 use crate::link::driver::{self as links, Link, Note};
@@ -52,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) servers: Door,
     pub(crate) members: watch::Receiver<Members>,
     pub(crate) endpoint: Endpoint,
+    pub(crate) dialler: Dialler,
     pub(crate) routes: Arc<ArcSwap<Routes>>,
     pub(crate) sites: watch::Sender<Arc<Vec<SiteStatus>>>,
     pub(crate) notes: mpsc::Sender<Note>,
@@ -184,23 +188,23 @@ impl Brain {
                     held.link.turn(State::Closed);
                     tracing::info!(datacenter = held.link.datacenter, link = id, %error, "a link closed");
                 }
-                let end = links::end_of(&error);
-                self.links.handle(now, Event::Closed { conn: id, end, why: error.to_string() });
+                self.links.handle(now, Event::Closed { conn: id, end: error.end, why: error.why });
             }
         }
     }
 
-    fn connected(&mut self, now: Instant, conn: Connection, dialled: Option<(String, u64)>) {
+    fn connected(&mut self, now: Instant, conn: Carrier, dialled: Option<(String, u64)>) {
         let identities = links::identities(&conn, &self.parts.tls);
         let config = Arc::clone(&self.parts.config);
-        let from = conn.remote_address();
+        let from = conn.remote();
+        let kind = conn.kind();
         if self.stopping {
-            conn.close(VarInt::from_u32(CloseCode::Stopping as u32), b"");
+            conn.close(CloseCode::Stopping);
             return;
         }
         let Some(datacenter) = links::datacenter_of(&identities, &config.domain) else {
             tracing::warn!(%from, domain = config.domain, "a peer whose certificate names no gateway of our federation was refused");
-            conn.close(VarInt::from_u32(CloseCode::Identity as u32), b"");
+            conn.close(CloseCode::Identity);
             if let Some((key, attempt)) = dialled {
                 let why = format!("{from} shows a certificate that names no gateway of {}", config.domain);
                 self.links.handle(now, Event::DialFailed { key, attempt, why });
@@ -208,7 +212,7 @@ impl Brain {
             return;
         };
         if self.held.len() >= config.limits.connections {
-            conn.close(VarInt::from_u32(CloseCode::Full as u32), b"");
+            conn.close(CloseCode::Full);
             return;
         }
         let id = self.next_conn;
@@ -225,7 +229,7 @@ impl Brain {
             request_limit: config.limits.request_bytes,
         };
         self.held.insert(id, Held { link: Arc::clone(&link), sent_whole: None, differs: 0 });
-        self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone() });
+        self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone(), kind });
         if self.links.state(id) == State::Closed {
             // Of our own site; the close is among the effects.
             return;
@@ -419,8 +423,8 @@ impl Brain {
         let digest = self.directory.digest();
         for effect in self.links.effects() {
             match effect {
-                Effect::Dial { key, attempt, addresses, expect, deadline } => {
-                    self.dial(key, attempt, addresses, expect, deadline);
+                Effect::Dial { key, attempt, addresses, expect, ways, deadline } => {
+                    self.dial(key, attempt, Aim { addresses, expect, ways, deadline });
                 }
                 Effect::Probe(id) => {
                     if let Some(held) = self.held.get(&id) {
@@ -465,12 +469,10 @@ impl Brain {
         }
     }
 
-    fn dial(&self, key: String, attempt: u64, addresses: Vec<String>, expect: Option<String>, deadline: Duration) {
-        let (endpoint, config, tls) =
-            (self.parts.endpoint.clone(), Arc::clone(&self.parts.config), self.parts.tls.clone());
-        let (notes, stop) = (self.parts.notes.clone(), self.parts.stop.clone());
+    fn dial(&self, key: String, attempt: u64, aim: Aim) {
+        let (dialler, notes, stop) = (self.parts.dialler.clone(), self.parts.notes.clone(), self.parts.stop.clone());
         self.parts.tasks.spawn(async move {
-            let work = Box::pin(links::dial(&endpoint, &config, &tls, &addresses, expect.as_deref(), deadline));
+            let work = Box::pin(dialler.dial(&aim));
             let result = tokio::select! {
                 () = stop.cancelled() => return,
                 result = work => result,
@@ -497,18 +499,23 @@ impl Brain {
             let view = LinkView { last_error: self.links.last_error(dc).to_owned(), ..LinkView::default() };
             views.insert((*dc).to_owned(), view);
         }
+        let mut best: BTreeMap<&str, (Kind, Duration)> = BTreeMap::new();
         for (id, dc, _) in &up {
             let Some(held) = self.held.get(id) else { continue };
-            let view = views.entry(dc.clone()).or_default();
-            let rtt = held.link.conn.rtt();
-            if !view.up || rtt < view.rtt {
-                view.rtt = rtt;
-                view.skew_ms = held.link.skew_ms.load(Ordering::Relaxed);
+            let mine = (held.link.conn.kind(), held.link.conn.rtt());
+            if best.get(dc.as_str()).is_some_and(|other| *other <= mine) {
+                continue;
             }
+            best.insert(dc, mine);
+            let view = views.entry(dc.clone()).or_default();
+            view.rtt = mine.1;
+            view.skew_ms = held.link.skew_ms.load(Ordering::Relaxed);
             view.up = true;
-            view.path = "quic".to_owned();
+            view.path = mine.0.as_str().to_owned();
             view.last_error.clear();
         }
+        // A configured peer that never answered belongs to no site that is known yet; our own says so.
+        views.entry(own.to_owned()).or_default().last_error = self.links.unplaced_error().to_owned();
         let shown = self.status.show(now, &self.directory, &views);
         self.parts.sites.send_replace(Arc::new(shown));
     }
@@ -525,14 +532,14 @@ impl Brain {
         for (id, dc, gateway) in &up {
             self.directory.linked(now, dc, gateway);
             let Some(held) = self.held.get(id) else { continue };
-            let stats = held.link.conn.stats();
-            let labels = [("datacenter", dc.clone()), ("gateway", gateway.clone())];
-            metrics::gauge!("causeway_gateway_link_rtt_seconds", &labels).set(stats.path.rtt.as_secs_f64());
+            let counts = held.link.conn.counts();
+            let kind = held.link.conn.kind().as_str();
+            let labels = [("datacenter", dc.clone()), ("gateway", gateway.clone()), ("path", kind.to_owned())];
+            metrics::gauge!("causeway_gateway_link_rtt_seconds", &labels).set(held.link.conn.rtt().as_secs_f64());
             #[allow(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
             {
-                metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(stats.path.lost_packets as f64);
-                metrics::gauge!("causeway_gateway_link_black_holes", &labels)
-                    .set(stats.path.black_holes_detected as f64);
+                metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(counts.lost_packets as f64);
+                metrics::gauge!("causeway_gateway_link_black_holes", &labels).set(counts.black_holes as f64);
                 let calls = held.link.calls.load(Ordering::Relaxed);
                 metrics::gauge!("causeway_gateway_link_calls", &labels).set(calls as f64);
             }
