@@ -3,6 +3,7 @@
 //! `CONSUL_BIN=/path/to/consul cargo bench --bench figures [-- ROW ...]`; rows: dns http cold failover start memory. Needs
 //! Debian's dnsperf and wrk; knot is measured too where it is installed. `ROUNDS=5` sets the repeats (medians are printed).
 #![allow(clippy::disallowed_methods, reason = "a benchmark touches the world")]
+#![allow(unreachable_pub, reason = "a benchmark is a crate of its own")]
 
 #[path = "../../tests/harness/mod.rs"]
 mod harness;

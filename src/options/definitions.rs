@@ -45,13 +45,11 @@ pub fn read(settings: &Settings) -> Result<Definitions, ConfigError> {
     Ok(out)
 }
 
+/// What is done with an object.
+type Visit<'a> = dyn FnMut(&Map<String, Value>) -> Result<(), ConfigError> + 'a;
+
 /// Calls for the object, or for each object of a list.
-fn each(
-    v: &Value,
-    origin: &str,
-    key: &str,
-    f: &mut dyn FnMut(&Map<String, Value>) -> Result<(), ConfigError>,
-) -> Result<(), ConfigError> {
+fn each(v: &Value, origin: &str, key: &str, f: &mut Visit<'_>) -> Result<(), ConfigError> {
     match v {
         Value::Object(object) => f(object),
         Value::Array(items) => items.iter().try_for_each(|item| each(item, origin, key, f)),

@@ -24,6 +24,7 @@ use causeway_certs::material::Material;
 use causeway_certs::serve;
 use causeway_gateway::{Congestion, Gateway};
 use causeway_proto::door::{Broken, Door};
+use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
 use causeway_server::server::{Server, ServerConfig, World};
 use tokio::net::{TcpListener, UnixListener};
@@ -40,8 +41,8 @@ use crate::options::{ConfigError, table as t};
 
 /// How often certificate files are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
-/// What a part has to end when all is over.
-const DRAIN: Duration = Duration::from_secs(3);
+/// What the parts have to end when all is over; a server that leaves waits until the others have let it go.
+const DRAIN: Duration = Duration::from_secs(9);
 
 /// Why a start failed: one line that names file, key or port and the mend.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +140,7 @@ struct Node {
     stop: CancellationToken,
     tasks: TaskTracker,
     ends: mpsc::Receiver<End>,
-    _data_dir: datadir::DataDir,
+    data_dir: datadir::DataDir,
 }
 
 /// What `reload` changes.
@@ -204,6 +205,12 @@ impl Node {
         let material = plan.tls.clone().map(|files| Material::load(files, &plan.domain)).transpose()?;
         let gateway_material =
             plan.gateway.as_ref().map(|g| Material::load(g.tls.clone(), &plan.domain)).transpose()?;
+        if let (true, Some(material)) = (plan.server, &material) {
+            material.require(Role::Server, &plan.datacenter)?;
+        }
+        if let Some(material) = &gateway_material {
+            material.require(Role::Gateway, &plan.datacenter)?;
+        }
         let dns_config = settings::dns(&plan)?;
         let gossip_config = settings::gossip(&plan, &data_dir.node_id)?;
         ports::probe(&plan)?;
@@ -375,7 +382,7 @@ impl Node {
                 .map_err(|source| StartError::Io { what: format!("pid_file {path:?} cannot be written"), source })?;
         }
         tracing::info!(dns = ?plan.dns, http = ?plan.http, "ready");
-        Ok(Self { plan, gossip, server, gateway, registry, checks, reloader, stop, tasks, ends, _data_dir: data_dir })
+        Ok(Self { plan, gossip, server, gateway, registry, checks, reloader, stop, tasks, ends, data_dir })
     }
 
     /// Runs until a signal, `leave` or (below `causeway dev` and tests) the end of standard input.
@@ -393,6 +400,9 @@ impl Node {
                 if leave { gateway.leave().await } else { gateway.stop().await }
             }
             if let Some(server) = server {
+                if leave {
+                    server.leave().await;
+                }
                 server.stop().await;
             }
         };
@@ -407,6 +417,9 @@ impl Node {
         .await;
         if let Some(path) = self.plan.settings.some_text(&t::PID_FILE) {
             let _ = std::fs::remove_file(path);
+        }
+        if self.plan.data_dir.is_none() && self.plan.server {
+            let _ = std::fs::remove_dir_all(passing_dir(&self.data_dir.node_id));
         }
         tracing::info!("ended");
     }
@@ -463,7 +476,7 @@ async fn orphaned() {
 fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
     let s = &plan.settings;
     let count = |def| u64::try_from(s.number(def)).unwrap_or(0);
-    let data_dir = plan.data_dir.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("causeway-{node_id}")));
+    let data_dir = plan.data_dir.clone().unwrap_or_else(|| passing_dir(node_id));
     let rpc_addr = SocketAddr::new(plan.advertise, plan.rpc_port);
     ServerConfig {
         domain: plan.domain.clone(),
@@ -476,6 +489,11 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         tls: plan.tls.is_some(),
         ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)
     }
+}
+
+/// Where a server without `data_dir` (`-dev`) keeps its log while it runs; removed at the end.
+fn passing_dir(node_id: &str) -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("causeway-{node_id}"))
 }
 
 fn size(plan: &Plan, def: &crate::options::Def) -> usize {

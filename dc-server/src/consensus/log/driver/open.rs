@@ -22,6 +22,7 @@ impl Reader {
     /// The tail to write on at; `None` where a new segment is to be begun.
     pub(super) fn read_all(&mut self) -> Result<Option<Tail>, LogError> {
         let mut names: Vec<(u64, PathBuf)> = Vec::new();
+        let mut leftovers = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(io_error("list", &self.dir))? {
             let path = entry.map_err(io_error("list", &self.dir))?.path();
             match path.extension().and_then(|e| e.to_str()) {
@@ -32,7 +33,7 @@ impl Reader {
                         Err(_) => return Err(self.damaged(&path, 0, "its name is not one that the log gives")),
                     }
                 }
-                Some("tmp") => std::fs::remove_file(&path).map_err(io_error("remove", &path))?,
+                Some("tmp") => leftovers.push(path),
                 _ => {}
             }
         }
@@ -52,6 +53,10 @@ impl Reader {
             let path = self.segments.first().map_or_else(|| self.dir.clone(), |s| s.path.clone());
             self.damaged(&path, 0, &e.0)
         })?;
+        // Only a log that is sound is touched.
+        for path in leftovers {
+            std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
         Ok(tail)
     }
 
