@@ -155,7 +155,6 @@ impl Subject {
     pub fn restart(&mut self, name: &str) {
         let bin = self.consul.clone();
         launch(bin.as_deref(), self.federation.node_mut(name));
-        self.federation.settle();
         wait("a leader that stays", Duration::from_secs(30), || {
             let raft = self.agent("dc1").get("/v1/operator/raft/configuration").json()?;
             let voters = raft["Servers"].as_array().map_or(0, |s| s.iter().filter(|s| s["Voter"] == true).count());

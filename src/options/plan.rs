@@ -24,7 +24,7 @@ pub enum Listen {
 /// A gateway between sites.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayPlan {
-    /// UDP address other sites dial; `None`: this site only dials out.
+    /// Address other sites dial, UDP and TCP; `None`: this site only dials out.
     pub listen: Option<SocketAddr>,
     /// What other sites are told to dial.
     pub advertise: Vec<String>,
@@ -38,6 +38,19 @@ pub struct GatewayPlan {
     pub tls: Files,
     /// The authority's key, where new sites can join at this gateway.
     pub ca_key: Option<PathBuf>,
+    /// How TCP links get out where nothing does directly.
+    pub proxy: GatewayProxy,
+}
+
+/// Which HTTP proxy a gateway may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatewayProxy {
+    /// The one that `HTTPS_PROXY` names, except for the hosts of `NO_PROXY`.
+    Environment,
+    /// None.
+    Off,
+    /// This one.
+    Through(causeway_gateway::Proxy),
 }
 
 /// LAN gossip's timing.
@@ -368,6 +381,7 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
         &t::GATEWAY_PEERS,
         &t::GATEWAY_LAN_PORT,
         &t::GATEWAY_CONGESTION,
+        &t::GATEWAY_PROXY,
         &t::GATEWAY_CERT_FILE,
         &t::GATEWAY_KEY_FILE,
         &t::GATEWAY_CA_KEY_FILE,
@@ -411,6 +425,15 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
     if !matches!(congestion.as_str(), "bbr" | "cubic") {
         return Err(s.error(&t::GATEWAY_CONGESTION, format!("is {congestion:?}; it must be bbr or cubic")));
     }
+    let proxy = match s.some_text(&t::GATEWAY_PROXY).as_deref() {
+        None => GatewayProxy::Environment,
+        Some("none") => GatewayProxy::Off,
+        // The value may hold a password: it is not shown.
+        Some(text) => GatewayProxy::Through(
+            causeway_gateway::Proxy::parse(text, "")
+                .map_err(|e| s.error(&t::GATEWAY_PROXY, format!("cannot be used: {e}")))?,
+        ),
+    };
     Ok(Some(GatewayPlan {
         listen,
         advertise: advertised,
@@ -419,6 +442,7 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
         bbr: congestion == "bbr",
         tls: files,
         ca_key: s.some_text(&t::GATEWAY_CA_KEY_FILE).map(PathBuf::from),
+        proxy,
     }))
 }
 
@@ -492,5 +516,11 @@ mod tests {
             .ok()
             .unwrap();
         assert!(p.gateway.unwrap().advertise.is_empty());
+        let proxied = |proxy: &str| plan_of(&format!(r#"{{"data_dir":"/d",{tls},"gateway":{{"proxy":"{proxy}"}}}}"#));
+        let proxy = |text: &str| proxied(text).unwrap().gateway.unwrap().proxy;
+        assert_eq!((proxy(""), proxy("none")), (GatewayProxy::Environment, GatewayProxy::Off));
+        assert!(matches!(proxy("http://u:secret@p:3128"), GatewayProxy::Through(p) if p.address() == "p:3128"));
+        let error = proxied("https://u:secret@p:3128").unwrap_err().to_string();
+        assert!(error.contains("gateway.proxy") && !error.contains("secret"), "{error}");
     }
 }

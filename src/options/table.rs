@@ -316,12 +316,13 @@ options! {
     RAFT_BOLTDB = "raft_boltdb", Raw, "", None, Foreign, "Out of scope, or not needed here.";
     RAFT_LOGSTORE = "raft_logstore", Raw, "", None, Foreign, "Out of scope, or not needed here.";
     GATEWAY_ENABLED = "gateway.enabled", Flag, "true", None, Used, "Whether the gateway block makes this process a gateway of its site.";
-    GATEWAY_LISTEN = "gateway.listen", Text, "0.0.0.0:443", None, Used, "UDP address other sites dial; `none`: this site only dials out.";
+    GATEWAY_LISTEN = "gateway.listen", Text, "0.0.0.0:443", None, Used, "Address other sites dial, UDP and TCP; `none`: this site only dials out.";
     GATEWAY_ADVERTISE = "gateway.advertise", List, "", None, Used, "Addresses (`host:port`) told to other sites. Default: the advertised address and the port of `gateway.listen`.";
     GATEWAY_PEERS = "gateway.peers", List, "", None, Used, "Gateways of other sites to dial: `host:port`. One is enough; the rest is learnt.";
     GATEWAY_LAN_PORT = "gateway.lan_port", Number, "8303", None, Used, "Port at which the servers of this site reach the gateway.";
     GATEWAY_CERT_FILE = "gateway.cert_file", Text, "", None, Used, "PEM file of the gateway's certificate. Default: `cert_file`.";
     GATEWAY_KEY_FILE = "gateway.key_file", Text, "", None, Used, "PEM file of its key. Default: `key_file`.";
     GATEWAY_CA_KEY_FILE = "gateway.ca_key_file", Text, "", None, Used, "PEM file of the key of the authority in `ca_file`: lets this gateway make join tokens and certify new sites.";
+    GATEWAY_PROXY = "gateway.proxy", Text, "", None, Used, "HTTP CONNECT proxy for links where nothing gets out directly: `http://user:password@host:port`. Default: the environment's `HTTPS_PROXY` and `NO_PROXY`; `none`: no proxy.";
     GATEWAY_CONGESTION = "gateway.congestion", Text, "bbr", None, Used, "Congestion control between sites: `bbr` or `cubic`.";
 }

@@ -44,6 +44,7 @@ pub fn probe(plan: &Plan) -> Result<(), PortError> {
         tcp(SocketAddr::new(plan.bind, gateway.lan_port), "gateway.lan_port")?;
         if let Some(addr) = gateway.listen {
             udp(addr, "gateway.listen")?;
+            tcp(addr, "gateway.listen")?;
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use causeway_agent::sync::NodeInfo;
 use causeway_proto::member::tag;
 
 use crate::command::version;
-use crate::options::plan::Plan;
+use crate::options::plan::{GatewayProxy, Plan};
 use crate::options::value;
 use crate::options::{ConfigError, table as t};
 
@@ -220,5 +220,21 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
         host_name: plan.node_name.clone(),
         meta: plan.node_meta.clone(),
         debug_config: rows.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+    }
+}
+
+/// The proxy of the gateway's links; `env` reads a variable of the environment.
+pub fn proxy(wanted: &GatewayProxy, env: impl Fn(&str) -> Option<String>) -> Option<causeway_gateway::Proxy> {
+    match wanted {
+        GatewayProxy::Off => None,
+        GatewayProxy::Through(proxy) => Some(proxy.clone()),
+        GatewayProxy::Environment => {
+            let either = |upper, lower| env(upper).or_else(|| env(lower)).filter(|v| !v.is_empty());
+            let text = either("HTTPS_PROXY", "https_proxy")?;
+            let except = either("NO_PROXY", "no_proxy").unwrap_or_default();
+            causeway_gateway::Proxy::parse(&text, &except)
+                .inspect_err(|error| tracing::warn!(%error, "HTTPS_PROXY is not used for links between sites"))
+                .ok()
+        }
     }
 }

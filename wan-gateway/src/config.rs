@@ -55,7 +55,7 @@ pub struct Config {
     pub datacenter: String,
     /// The federation's domain, without a dot at its end.
     pub domain: String,
-    /// UDP address to accept links at; `None`: only dial out.
+    /// Address to accept links at, UDP and TCP; `None`: only dial out.
     pub listen: Option<SocketAddr>,
     /// `host:port` at which other sites can dial us. Empty: `listen`, where it names an address.
     pub advertise: Vec<String>,
@@ -67,6 +67,8 @@ pub struct Config {
     pub limits: Limits,
     /// Congestion control.
     pub congestion: Congestion,
+    /// HTTP CONNECT proxy for TCP links, where nothing gets out directly.
+    pub proxy: Option<crate::carrier::Proxy>,
 }
 
 impl Config {

@@ -1,6 +1,6 @@
 //! The gateways: how the datacenters of a federation reach each other.
 //!
-//! Gateways of different sites hold QUIC connections with mutual TLS; a call crosses as one stream, undecoded. Whichever end
+//! Gateways of different sites hold QUIC connections with mutual TLS, or TLS over TCP where UDP is blocked; a call crosses as one stream, undecoded. Whichever end
 //! dialled, either site can call the other. [`Gateway::door`] takes calls for other datacenters; calls from other sites go to the
 //! door of [`World::servers`].
 //!
@@ -9,6 +9,7 @@
 //! | [`directory`] | who is where, and who says so | machine |
 //! | [`path`] | which way to a datacenter | decision |
 //! | [`link`] | the life of connections and of dialling | machine + driver |
+//! | [`carrier`] | what carries a link: QUIC, TCP, a proxy | translator + driver |
 //! | [`admission`] | what may cross | decision |
 //! | [`forward`] | a call goes out: frames, retries | translator + driver |
 //! | [`accept`] | a call comes in | decision + driver |
@@ -18,6 +19,7 @@
 
 pub mod accept;
 pub mod admission;
+pub mod carrier;
 pub mod config;
 pub mod directory;
 pub mod doctor;
@@ -29,5 +31,6 @@ pub mod path;
 mod task;
 mod tls;
 
+pub use carrier::{Proxy, ProxyError};
 pub use config::{Config, Congestion, Limits};
 pub use gateway::{Gateway, StartError, World};

@@ -8,6 +8,9 @@ use causeway_certs::material::Material;
 use causeway_proto::listen::Identity;
 use rustls_pki_types::CertificateDer;
 
+/// Application protocol of a TLS connection over TCP between gateways.
+pub(crate) const TCP_ALPN: &[u8] = b"causeway-wan-tcp/1";
+
 /// TLS of a gateway's links. Both ends show a certificate `gateway.<datacenter>.<domain>`.
 #[derive(Debug, Clone)]
 pub(crate) struct Tls {
@@ -32,6 +35,20 @@ impl Tls {
     /// For a dial; the datacenter that must answer, where it is known.
     pub(crate) fn client(&self, expect: Option<&str>) -> Arc<rustls::ClientConfig> {
         link::wan_client(&self.material, expect)
+    }
+
+    /// As [`Tls::server`], over TCP.
+    pub(crate) fn tcp_server(&self) -> Arc<rustls::ServerConfig> {
+        let mut config = self.server().as_ref().clone();
+        config.alpn_protocols = vec![TCP_ALPN.to_vec()];
+        Arc::new(config)
+    }
+
+    /// As [`Tls::client`], over TCP.
+    pub(crate) fn tcp_client(&self, expect: Option<&str>) -> Arc<rustls::ClientConfig> {
+        let mut config = self.client(expect).as_ref().clone();
+        config.alpn_protocols = vec![TCP_ALPN.to_vec()];
+        Arc::new(config)
     }
 
     /// Names that a peer's certificate proves.

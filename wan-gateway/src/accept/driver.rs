@@ -12,7 +12,6 @@ use causeway_proto::trace;
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use quinn::{RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::Status;
@@ -21,6 +20,7 @@ use tracing::Instrument;
 
 use super::check;
 use crate::admission;
+use crate::carrier::driver::{RecvHalf, SendHalf};
 use crate::forward::frame::{self, Item};
 use crate::forward::stream::{Incoming, Outgoing};
 
@@ -41,7 +41,7 @@ pub(crate) struct Desk {
 }
 
 /// Serves the call until it is over or nobody wants it any more.
-pub(crate) async fn serve(desk: Desk, send: SendStream, recv: RecvStream) {
+pub(crate) async fn serve(desk: Desk, send: SendHalf, recv: RecvHalf) {
     let mut incoming = Incoming::new(recv);
     let out = Outgoing::new(send, 0);
     let Ok(Ok(Some(Item::Head { path, mut headers, .. }))) = tokio::time::timeout(HEAD, incoming.next()).await else {

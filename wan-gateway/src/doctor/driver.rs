@@ -8,12 +8,13 @@ use causeway_certs::material::Material;
 use causeway_proto::federation::v1::{SiteState, SiteStatus};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use quinn::{Endpoint, VarInt};
 
 use super::{Finding, Verdict};
+use crate::carrier::driver::Carrier;
+use crate::carrier::reach::driver::{Aim, Dialler};
+use crate::carrier::{Kind, Way};
 use crate::config::Config;
-use crate::link::driver as links;
-use crate::tls::Tls;
+use crate::link::CloseCode;
 
 /// Time for a name, a handshake, a connection.
 const TIME: Duration = Duration::from_secs(3);
@@ -25,8 +26,7 @@ const SIDE_BY_SIDE: usize = 8;
 /// What looking needs.
 pub(crate) struct Doctor {
     pub(crate) config: Arc<Config>,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) tls: Tls,
+    pub(crate) dialler: Dialler,
     pub(crate) material: Arc<Material>,
     pub(crate) sites: Arc<Vec<SiteStatus>>,
 }
@@ -111,15 +111,22 @@ impl Doctor {
                 }
             }
         }
-        let list = [address.to_owned()];
+        let aim = Aim {
+            addresses: vec![address.to_owned()],
+            expect: datacenter.map(str::to_owned),
+            ways: vec![Way { kind: Kind::Quic, after: Duration::ZERO }],
+            deadline: TIME,
+        };
         let began = Instant::now();
-        let dialled = Box::pin(links::dial(&self.endpoint, &self.config, &self.tls, &list, datacenter, TIME)).await;
+        let dialled = Box::pin(self.dialler.dial(&aim)).await;
         let took = began.elapsed();
         let passes = dialled.is_ok();
         found.push(super::udp(address, &dialled.as_ref().map(|_| took).map_err(Clone::clone)));
         if let Ok(conn) = dialled {
-            found.push(super::mtu(address, conn.stats().path.current_mtu));
-            conn.close(VarInt::from_u32(0), b"");
+            if let Carrier::Quic(conn) = &conn {
+                found.push(super::mtu(address, conn.stats().path.current_mtu));
+            }
+            conn.close(CloseCode::Stopping);
         }
         let connected = match tokio::time::timeout(TIME, tokio::net::TcpStream::connect(address)).await {
             Ok(Ok(_)) => Ok(()),

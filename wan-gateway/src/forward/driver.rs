@@ -217,7 +217,7 @@ async fn attempt(
     };
     let (out, incoming) = match opened {
         Err(_) => return Err(Failure::Unsent("no stream to be had".to_owned())),
-        Ok(Err(error)) => return Err(Failure::Unsent(error.to_string())),
+        Ok(Err(why)) => return Err(Failure::Unsent(why)),
         Ok(Ok((out, incoming))) => (Outgoing::new(out, class.priority), Incoming::new(incoming)),
     };
     let busy = Busy::new(Arc::clone(link));

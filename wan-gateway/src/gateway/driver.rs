@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{StartError, World};
+use crate::carrier::reach::driver::{self as reach, Dialler, Maker};
 use crate::config::Config;
 use crate::directory::driver as disk;
 use crate::doctor::Finding;
@@ -33,6 +34,8 @@ use crate::tls::Tls;
 
 /// Notes that wait for the gateway's task.
 const NOTES: usize = 4096;
+/// Ports tried for UDP and TCP alike where any will do.
+const TRIES: usize = 8;
 /// Calls under way may take this long to finish when the gateway stops.
 const DRAIN: Duration = Duration::from_millis(600);
 /// Time for the last packets.
@@ -51,7 +54,7 @@ pub struct Gateway {
     stop: CancellationToken,
     desk: Option<Arc<Desk>>,
     removed: Arc<ArcSwap<BTreeSet<String>>>,
-    tls: Tls,
+    dialler: Dialler,
     material: Arc<Material>,
 }
 
@@ -87,7 +90,27 @@ impl Gateway {
             None => (Vec::new(), rand::random()),
         };
         let endpoint = links::endpoint(&config, &tls, &reset_key)?;
-        let local_addr = endpoint.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
+        let mut endpoint = endpoint;
+        let mut local_addr =
+            endpoint.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
+        let mut listener = None;
+        if let Some(listen) = config.listen {
+            // One port number for both. Where any port will do, the one that UDP got may be taken for TCP.
+            for left in (0..TRIES).rev() {
+                match reach::listen(SocketAddr::new(listen.ip(), local_addr.port())) {
+                    Ok(open) => {
+                        listener = Some(open);
+                        break;
+                    }
+                    Err(_) if listen.port() == 0 && left > 0 => {
+                        endpoint = links::endpoint(&config, &tls, &reset_key)?;
+                        local_addr =
+                            endpoint.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
+                    }
+                    Err(source) => return Err(StartError::BindTcp { addr: listen, source }),
+                }
+            }
+        }
         let config = Arc::new(config);
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (sites_tx, sites) = watch::channel(Arc::new(Vec::new()));
@@ -115,6 +138,11 @@ impl Gateway {
         let (orders, orders_rx) = mpsc::channel(4);
         let tasks = TaskTracker::new();
         let stop = stop.child_token();
+        let maker = Maker { limits: config.limits.clone(), tasks: tasks.clone(), stop: stop.clone() };
+        if let Some(listener) = listener {
+            tasks.spawn(reach::accept(listener, tls.clone(), notes_tx.clone(), maker.clone()));
+        }
+        let dialler = Dialler { endpoint: endpoint.clone(), config: Arc::clone(&config), tls: tls.clone(), maker };
         if config.listen.is_some() {
             let handshakes = config.limits.handshakes;
             tasks.spawn(links::accept(endpoint.clone(), notes_tx.clone(), tasks.clone(), stop.clone(), handshakes));
@@ -122,10 +150,11 @@ impl Gateway {
         let brain = Brain::new(crate::task::driver::Parts {
             config: Arc::clone(&config),
             advertised: config.advertised(local_addr),
-            tls: tls.clone(),
+            tls,
             servers,
             members,
             endpoint: endpoint.clone(),
+            dialler: dialler.clone(),
             routes: Arc::clone(&routes),
             sites: sites_tx,
             notes: notes_tx,
@@ -136,7 +165,7 @@ impl Gateway {
             removed: Arc::clone(&removed),
         });
         tasks.spawn(brain.run(notes, orders_rx));
-        Ok(Self { config, routes, sites, endpoint, local_addr, orders, tasks, stop, desk, removed, tls, material })
+        Ok(Self { config, routes, sites, endpoint, local_addr, orders, tasks, stop, desk, removed, dialler, material })
     }
 
     /// The LAN side: takes calls with the header `causeway-dc` for other sites, and `Directory.Sites`.
@@ -214,15 +243,14 @@ impl Gateway {
     pub async fn doctor(&self, datacenter: Option<String>) -> Result<Vec<Finding>, String> {
         let doctor = Doctor {
             config: Arc::clone(&self.config),
-            endpoint: self.endpoint.clone(),
-            tls: self.tls.clone(),
+            dialler: self.dialler.clone(),
             material: Arc::clone(&self.material),
             sites: self.sites.borrow().clone(),
         };
         Box::pin(doctor.look(datacenter)).await
     }
 
-    /// The UDP address.
+    /// The address, UDP and TCP.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }

@@ -46,6 +46,15 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The TCP socket.
+    #[error("cannot open TCP {addr}: {source}; choose another address for the gateway or stop what uses it")]
+    BindTcp {
+        /// What was to be opened.
+        addr: SocketAddr,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
     /// TLS cannot be used for QUIC.
     #[error("the certificates cannot be used for links: {0}")]
     Tls(String),

@@ -6,6 +6,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::{Effect, End};
+use crate::carrier::{Kind, Way};
 
 /// Pause after the first failure; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -26,6 +27,11 @@ const ATTEMPT_LONG: Duration = Duration::from_secs(4);
 const POLITE: Duration = Duration::from_millis(300);
 /// An attempt whose end was never told is given up this long after its deadline.
 const SLACK: Duration = Duration::from_secs(2);
+
+/// What QUIC has ahead of TCP.
+const BEFORE_TCP: Duration = Duration::from_millis(300);
+/// What QUIC and TCP have ahead of a proxy, unless nothing got through the last time.
+const BEFORE_PROXY: Duration = Duration::from_millis(500);
 
 /// Something to dial for as long as it is not linked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +69,8 @@ pub(super) struct Wish {
     /// What went wrong last; empty once linked.
     pub(super) error: String,
     deadline: Duration,
+    /// What got through last.
+    won: Option<Kind>,
 }
 
 fn jitter(rng: &mut StdRng, pause: Duration) -> Duration {
@@ -73,7 +81,16 @@ impl Wish {
     pub(super) fn new(now: Instant, target: Target, rng: &mut StdRng) -> Self {
         let first = if target.patient { POLITE } else { Duration::ZERO };
         let state = Dialling::Pause(now + first + jitter(rng, Duration::from_millis(20)));
-        Self { target, state, failures: 0, outage: None, found: None, error: String::new(), deadline: ATTEMPT }
+        Self {
+            target,
+            state,
+            failures: 0,
+            outage: None,
+            found: None,
+            error: String::new(),
+            deadline: ATTEMPT,
+            won: None,
+        }
     }
 
     /// Datacenter and gateway, where known.
@@ -130,8 +147,21 @@ impl Wish {
             attempt,
             addresses: self.target.addresses.clone(),
             expect: self.target.learnt.as_ref().map(|(dc, _)| dc.clone()),
+            ways: self.ways(),
             deadline: self.deadline,
         }
+    }
+
+    /// QUIC first; what got through last, or may once nothing did, gets no handicap.
+    fn ways(&self) -> Vec<Way> {
+        let way = |kind, after| Way { kind, after };
+        let (tcp, proxy) = match self.won {
+            _ if self.failures > 0 => (Duration::ZERO, Duration::ZERO),
+            Some(Kind::Tcp) => (Duration::ZERO, BEFORE_PROXY),
+            Some(Kind::Proxy) => (BEFORE_TCP, Duration::ZERO),
+            Some(Kind::Quic) | None => (BEFORE_TCP, BEFORE_PROXY),
+        };
+        vec![way(Kind::Quic, Duration::ZERO), way(Kind::Tcp, tcp), way(Kind::Proxy, proxy)]
     }
 
     fn pause(&mut self, now: Instant, pause: Duration, rng: &mut StdRng) {
@@ -152,7 +182,8 @@ impl Wish {
     }
 
     /// The handshake is done; what the other end says first must come next.
-    pub(super) fn connected(&mut self, now: Instant, attempt: u64) {
+    pub(super) fn connected(&mut self, now: Instant, attempt: u64, kind: Kind) {
+        self.won = Some(kind);
         if let Dialling::Attempt { number, until } = &mut self.state
             && *number == attempt
         {

@@ -9,19 +9,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use causeway_proto::federation::v1::GossipFrame;
 use causeway_proto::listen::{Identity, Peer, Role};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use prost::Message;
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{CloseCode, ConnId, End, State};
+use super::{CloseCode, ConnId, State};
 use crate::accept::driver::{Desk, serve};
-use crate::admission::GOSSIP_PRIORITY;
+use crate::carrier::Closed;
+use crate::carrier::driver::Carrier;
 use crate::config::{Config, Congestion};
 use crate::gateway::StartError;
 use crate::tls::Tls;
@@ -44,10 +43,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const FRAME_TIME: Duration = Duration::from_secs(5);
 /// Bytes of one frame of gossip.
 const MAX_FRAME: usize = 4 << 20;
-/// Between dials of several addresses of one target.
-const STAGGER: Duration = Duration::from_millis(150);
-/// Addresses dialled for one target.
-const MAX_DIALLED: usize = 8;
 
 /// First byte of a one-way stream that carries a frame of gossip.
 const FRAME: u8 = 1;
@@ -72,20 +67,20 @@ struct Probe {
 pub(crate) struct Link {
     pub(crate) id: ConnId,
     pub(crate) datacenter: String,
-    pub(crate) conn: Connection,
+    pub(crate) conn: Carrier,
     /// Calls of ours under way on it.
     pub(crate) busy: AtomicUsize,
     /// Calls of ours in all.
     pub(crate) calls: AtomicU64,
     /// Their clock minus ours, milliseconds.
     pub(crate) skew_ms: AtomicI64,
-    /// Frames of acknowledgement seen when it was last looked at.
+    /// Its progress when it was last looked at.
     pub(crate) acks: AtomicU64,
     state: watch::Sender<State>,
 }
 
 impl Link {
-    pub(crate) fn new(id: ConnId, datacenter: String, conn: Connection) -> Self {
+    pub(crate) fn new(id: ConnId, datacenter: String, conn: Carrier) -> Self {
         Self {
             id,
             datacenter,
@@ -111,20 +106,20 @@ impl Link {
     }
 
     pub(crate) fn close(&self, code: CloseCode) {
-        self.conn.close(VarInt::from_u32(code as u32), b"");
+        self.conn.close(code);
     }
 
     /// Whether something of ours was acknowledged since this was last asked: proof that both directions work.
     pub(crate) fn acknowledged(&self) -> bool {
-        let acks = self.conn.stats().frame_rx.acks;
+        let acks = self.conn.progress();
         self.acks.swap(acks, Ordering::Relaxed) != acks
     }
 
     /// Asks for a sign of life.
     pub(crate) fn probe(&self, digest: u64) {
         let probe = Probe { reply: false, digest, unix_ms: unix_ms() };
-        // Fails when the connection is closed, which is told elsewhere.
-        let _ = self.conn.send_datagram(Bytes::from(probe.encode_to_vec()));
+        self.conn.asked();
+        self.conn.send_datagram(Bytes::from(probe.encode_to_vec()));
     }
 }
 
@@ -137,16 +132,16 @@ pub(crate) fn unix_ms() -> u64 {
 /// What connections and dials tell the gateway's task.
 #[derive(Debug)]
 pub(crate) enum Note {
-    Dialled { key: String, attempt: u64, result: Result<Connection, String> },
-    Accepted(Connection),
+    Dialled { key: String, attempt: u64, result: Result<Carrier, String> },
+    Accepted(Carrier),
     Frame(ConnId, GossipFrame),
     Answered(ConnId),
     Probed { conn: ConnId, digest: u64, their_ms: u64, our_ms: u64 },
     Drain(ConnId),
-    Closed(ConnId, ConnectionError),
+    Closed(ConnId, Closed),
 }
 
-fn transport(config: &Config) -> Arc<TransportConfig> {
+pub(crate) fn transport(config: &Config) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     transport
         .keep_alive_interval(Some(KEEP_ALIVE))
@@ -268,7 +263,7 @@ pub(crate) async fn accept(
             match result {
                 Some(Ok(Ok(conn))) => {
                     // Fails when the gateway stops.
-                    let _ = notes.send(Note::Accepted(conn)).await;
+                    let _ = notes.send(Note::Accepted(Carrier::Quic(conn))).await;
                 }
                 Some(Ok(Err(error))) => {
                     metrics::counter!("causeway_gateway_handshakes_refused_total").increment(1);
@@ -281,92 +276,20 @@ pub(crate) async fn accept(
     }
 }
 
-/// Dials all addresses of a target, a little apart, and gives the first that answers.
-pub(crate) async fn dial(
-    endpoint: &Endpoint,
-    config: &Config,
-    tls: &Tls,
-    addresses: &[String],
-    expect: Option<&str>,
-    deadline: Duration,
-) -> Result<Connection, String> {
-    let crypto = QuicClientConfig::try_from(tls.client(expect)).map_err(|e| e.to_string())?;
-    let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-    client.transport_config(transport(config));
-    let name = match expect {
-        Some(dc) => format!("gateway.{dc}.{}", config.domain),
-        None => format!("gateway.{}", config.domain),
-    };
-    let mut last = None;
-    let work = async {
-        let mut resolved: Vec<SocketAddr> = Vec::new();
-        for address in addresses {
-            match address.parse::<SocketAddr>() {
-                Ok(addr) => resolved.push(addr),
-                Err(_) => match tokio::net::lookup_host(address.as_str()).await {
-                    Ok(addrs) => resolved.extend(addrs),
-                    Err(error) => last = Some(format!("{address}: {error}")),
-                },
-            }
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        resolved.retain(|addr| seen.insert(*addr));
-        let mut attempts: FuturesUnordered<_> = resolved
-            .into_iter()
-            .take(MAX_DIALLED)
-            .enumerate()
-            .map(|(i, addr)| {
-                let (client, name) = (client.clone(), name.as_str());
-                async move {
-                    tokio::time::sleep(STAGGER * u32::try_from(i).unwrap_or(u32::MAX)).await;
-                    let connecting = endpoint.connect_with(client, addr, name).map_err(|e| format!("{addr}: {e}"))?;
-                    connecting.await.map_err(|e| format!("{addr}: {e}"))
-                }
-            })
-            .collect();
-        while let Some(result) = attempts.next().await {
-            match result {
-                Ok(conn) => return Some(conn),
-                Err(why) => last = Some(why),
-            }
-        }
-        None
-    };
-    let result = tokio::time::timeout(deadline, work).await;
-    match result {
-        Ok(Some(conn)) => Ok(conn),
-        _ => Err(last.unwrap_or_else(|| format!("{}: no answer within {deadline:?}", addresses.join(", ")))),
-    }
-}
-
 /// The gateway's names that the certificate at the other end proves.
-pub(crate) fn identities(conn: &Connection, tls: &Tls) -> Vec<Identity> {
-    let Some(any) = conn.peer_identity() else { return Vec::new() };
-    let Ok(chain) = any.downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>() else { return Vec::new() };
-    tls.identities(&chain)
+pub(crate) fn identities(conn: &Carrier, tls: &Tls) -> Vec<Identity> {
+    tls.identities(&conn.chain())
 }
 
 /// The other end, for the requests it sends.
-pub(crate) fn peer(conn: &Connection, identities: Vec<Identity>) -> Peer {
-    let addr = conn.remote_address();
+pub(crate) fn peer(conn: &Carrier, identities: Vec<Identity>) -> Peer {
+    let addr = conn.remote();
     Peer { addr: Some(SocketAddr::new(addr.ip().to_canonical(), addr.port())), identities, verified: true }
 }
 
 /// The datacenter whose gateway a certificate names.
 pub(crate) fn datacenter_of(identities: &[Identity], domain: &str) -> Option<String> {
     identities.iter().find(|i| i.role == Role::Gateway && i.domain == domain).map(|i| i.datacenter.clone())
-}
-
-/// What a closed connection means for dialling again.
-pub(crate) fn end_of(error: &ConnectionError) -> End {
-    match error {
-        ConnectionError::ApplicationClosed(close) => match close.error_code.into_inner() {
-            code if code == CloseCode::Superseded as u64 => End::Superseded,
-            code if code == CloseCode::OwnSite as u64 => End::OwnSite,
-            _ => End::Gone,
-        },
-        _ => End::Gone,
-    }
 }
 
 /// Runs a connection until it is closed: serves its calls, takes its gossip, answers its probes.
@@ -380,7 +303,7 @@ pub(crate) async fn run(link: Arc<Link>, desk: Desk, notes: mpsc::Sender<Note>, 
     let _ = notes.send(Note::Closed(link.id, error)).await;
 }
 
-async fn calls(link: &Link, desk: &Desk, tasks: &TaskTracker) -> ConnectionError {
+async fn calls(link: &Link, desk: &Desk, tasks: &TaskTracker) -> Closed {
     loop {
         match link.conn.accept_bi().await {
             Ok((send, recv)) => {
@@ -392,13 +315,13 @@ async fn calls(link: &Link, desk: &Desk, tasks: &TaskTracker) -> ConnectionError
     }
 }
 
-async fn frames(link: &Link, notes: &mpsc::Sender<Note>) -> ConnectionError {
+async fn frames(link: &Link, notes: &mpsc::Sender<Note>) -> Closed {
     loop {
-        let mut stream = match link.conn.accept_uni().await {
-            Ok(stream) => stream,
-            Err(error) => return error,
+        let bytes = match link.conn.hear(MAX_FRAME, FRAME_TIME).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            Err(closed) => return closed,
         };
-        let Ok(Ok(bytes)) = tokio::time::timeout(FRAME_TIME, stream.read_to_end(MAX_FRAME)).await else { continue };
         let note = match bytes.split_first() {
             Some((&FRAME, body)) => match GossipFrame::decode(body) {
                 Ok(frame) => Note::Frame(link.id, frame),
@@ -412,7 +335,7 @@ async fn frames(link: &Link, notes: &mpsc::Sender<Note>) -> ConnectionError {
     }
 }
 
-async fn datagrams(link: &Link, notes: &mpsc::Sender<Note>) -> ConnectionError {
+async fn datagrams(link: &Link, notes: &mpsc::Sender<Note>) -> Closed {
     loop {
         let bytes = match link.conn.read_datagram().await {
             Ok(bytes) => bytes,
@@ -420,10 +343,11 @@ async fn datagrams(link: &Link, notes: &mpsc::Sender<Note>) -> ConnectionError {
         };
         let Ok(probe) = Probe::decode(bytes) else { continue };
         let note = if probe.reply {
+            link.conn.answered();
             Note::Answered(link.id)
         } else {
             let reply = Probe { reply: true, ..Probe::default() };
-            let _ = link.conn.send_datagram(Bytes::from(reply.encode_to_vec()));
+            link.conn.send_datagram(Bytes::from(reply.encode_to_vec()));
             Note::Probed { conn: link.id, digest: probe.digest, their_ms: probe.unix_ms, our_ms: unix_ms() }
         };
         // What is dropped while the gateway's task is busy comes again with the next probe.
@@ -433,18 +357,7 @@ async fn datagrams(link: &Link, notes: &mpsc::Sender<Note>) -> ConnectionError {
 
 /// Says something on a stream of its own; `heard`: waits until the other end has it.
 async fn say(link: Arc<Link>, bytes: Vec<u8>, heard: bool) {
-    let said = tokio::time::timeout(FRAME_TIME, async {
-        let mut stream = link.conn.open_uni().await?;
-        let _ = stream.set_priority(GOSSIP_PRIORITY);
-        stream.write_all(&bytes).await?;
-        // Dropping a finished stream does not take back what was written.
-        let _ = stream.finish();
-        if heard {
-            let _ = stream.stopped().await;
-        }
-        Ok::<(), quinn::WriteError>(())
-    })
-    .await;
+    let said = tokio::time::timeout(FRAME_TIME, link.conn.say(bytes, heard)).await;
     if !matches!(said, Ok(Ok(()))) {
         tracing::debug!(link = link.id, datacenter = link.datacenter, "gossip could not be sent");
     }

@@ -5,6 +5,7 @@
 
 mod dial;
 pub(crate) mod driver;
+mod second;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -17,6 +18,9 @@ use rand::rngs::StdRng;
 
 pub use dial::Target;
 use dial::Wish;
+use second::Second;
+
+use crate::carrier::{Kind, Way};
 
 /// A connection, for as long as this process lives.
 pub type ConnId = u64;
@@ -25,6 +29,8 @@ pub type ConnId = u64;
 pub const PROBE_EVERY: Duration = Duration::from_millis(400);
 /// A probe is missed when nothing came back for this long, or three smoothed round trips if that is longer.
 pub const PROBE_WINDOW: Duration = Duration::from_millis(500);
+/// One that stands by for another is asked this often.
+pub const STANDBY_EVERY: Duration = Duration::from_secs(2);
 /// Missed in a row before new work avoids the connection.
 pub const MISSES: u32 = 2;
 /// A suspected connection is asked more often, so that it is back sooner.
@@ -120,6 +126,8 @@ pub enum Event {
         dialled: Option<(String, u64)>,
         /// From the certificate.
         datacenter: String,
+        /// What carries it.
+        kind: Kind,
     },
     /// The first frame came.
     Hello {
@@ -168,6 +176,8 @@ pub enum Effect {
         addresses: Vec<String>,
         /// The datacenter that must answer; `None`: any.
         expect: Option<String>,
+        /// How, raced.
+        ways: Vec<Way>,
         /// Time for all of it.
         deadline: Duration,
     },
@@ -182,6 +192,7 @@ pub enum Effect {
 #[derive(Debug)]
 struct Conn {
     datacenter: String,
+    kind: Kind,
     gateway: Option<String>,
     life: u64,
     dialled: Option<String>,
@@ -222,6 +233,8 @@ pub struct Links {
     own: String,
     conns: BTreeMap<ConnId, Conn>,
     wishes: BTreeMap<String, Wish>,
+    /// By datacenter and gateway: the link that is to stand beside the one there is.
+    seconds: BTreeMap<(String, String), Second>,
     effects: Vec<Effect>,
     rng: StdRng,
     attempts: u64,
@@ -234,6 +247,7 @@ impl Links {
             own: own.to_owned(),
             conns: BTreeMap::new(),
             wishes: BTreeMap::new(),
+            seconds: BTreeMap::new(),
             effects: Vec::new(),
             rng,
             attempts: 0,
@@ -273,9 +287,15 @@ impl Links {
             .unwrap_or("")
     }
 
+    /// What went wrong last with a configured address that never answered; `""`: nothing.
+    pub fn unplaced_error(&self) -> &str {
+        self.wishes.values().find(|w| w.datacenter().is_none() && !w.error.is_empty()).map_or("", |w| w.error.as_str())
+    }
+
     /// When [`Event::Tick`] is due.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        self.conns.values().map(Conn::due).chain(self.wishes.values().filter_map(Wish::due)).min()
+        let seconds = self.seconds.values().map(Second::due);
+        self.conns.values().map(Conn::due).chain(self.wishes.values().filter_map(Wish::due)).chain(seconds).min()
     }
 
     /// Takes up an event.
@@ -283,11 +303,16 @@ impl Links {
         match event {
             Event::Targets(targets) => self.want(now, targets),
             Event::DialFailed { key, attempt, why } => {
+                for second in self.seconds.values_mut() {
+                    second.ended(now, attempt, &mut self.rng);
+                }
                 if let Some(wish) = self.wishes.get_mut(&key) {
                     wish.failed(now, attempt, why, &mut self.rng);
                 }
             }
-            Event::Connected { conn, dialled, datacenter } => self.connected(now, conn, dialled, datacenter),
+            Event::Connected { conn, dialled, datacenter, kind } => {
+                self.connected(now, conn, dialled, datacenter, kind)
+            }
             Event::Hello { conn, gateway, life } => self.hello(now, conn, gateway, life),
             Event::Heard { conn, rtt } => self.heard(now, conn, rtt),
             Event::Drain { conn } => {
@@ -316,7 +341,7 @@ impl Links {
         }
     }
 
-    fn connected(&mut self, now: Instant, id: ConnId, dialled: Option<(String, u64)>, datacenter: String) {
+    fn connected(&mut self, now: Instant, id: ConnId, dialled: Option<(String, u64)>, datacenter: String, kind: Kind) {
         if datacenter == self.own {
             if let Some((key, _)) = dialled
                 && let Some(wish) = self.wishes.get_mut(&key)
@@ -328,7 +353,7 @@ impl Links {
         }
         let dialled = dialled.map(|(key, attempt)| {
             if let Some(wish) = self.wishes.get_mut(&key) {
-                wish.connected(now, attempt);
+                wish.connected(now, attempt, kind);
             }
             key
         });
@@ -336,6 +361,7 @@ impl Links {
             id,
             Conn {
                 datacenter,
+                kind,
                 gateway: None,
                 life: 0,
                 dialled,
@@ -356,7 +382,7 @@ impl Links {
         }
         conn.gateway = Some(gateway.clone());
         conn.life = life;
-        let (datacenter, dialled) = (conn.datacenter.clone(), conn.dialled.clone());
+        let (datacenter, dialled, quic) = (conn.datacenter.clone(), conn.dialled.clone(), conn.kind.is_quic());
         if let Some(wish) = dialled.as_ref().and_then(|key| self.wishes.get_mut(key)) {
             wish.found(&datacenter, &gateway);
         }
@@ -370,6 +396,8 @@ impl Links {
                 **other != id
                     && c.datacenter == datacenter
                     && c.gateway.as_deref() == Some(gateway.as_str())
+                    // One over TCP stands beside one over QUIC.
+                    && c.kind.is_quic() == quic
                     && (c.dialled.is_some() == dialled.is_some() || matches!(c.state, State::Suspected | State::Lost))
                     && c.state != State::Draining
             })
@@ -386,12 +414,22 @@ impl Links {
         }
     }
 
+    /// Whether it carries nothing since one over QUIC works.
+    fn stands_by(&self, id: ConnId) -> bool {
+        let Some(conn) = self.conns.get(&id).filter(|c| !c.kind.is_quic()) else { return false };
+        self.conns.values().any(|c| {
+            c.kind.is_quic() && c.state == State::Up && c.datacenter == conn.datacenter && c.gateway == conn.gateway
+        })
+    }
+
     fn heard(&mut self, now: Instant, id: ConnId, rtt: Duration) {
+        let standby = self.stands_by(id);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.rtt = rtt;
         conn.misses = 0;
         if conn.asked.take().is_some() {
-            conn.next_probe = now + PROBE_EVERY;
+            let every = if standby { STANDBY_EVERY } else { PROBE_EVERY };
+            conn.next_probe = now + every;
         }
         if matches!(conn.state, State::Suspected | State::Lost) {
             self.turn(now, id, State::Up);
@@ -436,7 +474,14 @@ impl Links {
                 self.effects.push(Effect::Probe(id));
             }
             if conn.state == State::Up && conn.misses >= MISSES {
+                let (datacenter, gateway) = (conn.datacenter.clone(), conn.gateway.clone());
                 self.turn(now, id, State::Suspected);
+                // What takes over is looked at closely from now on.
+                for other in self.conns.values_mut() {
+                    if other.asked.is_none() && other.datacenter == datacenter && other.gateway == gateway {
+                        other.next_probe = other.next_probe.min(now);
+                    }
+                }
             } else if conn.state == State::Suspected && age >= PATIENCE {
                 self.turn(now, id, State::Lost);
             }
@@ -471,6 +516,40 @@ impl Links {
             if wish.start(now, &mut self.rng, &mut self.attempts) {
                 self.effects.push(wish.effect());
             }
+        }
+        self.second(now);
+    }
+
+    /// Dials TCP to stand by where only QUIC is up, and QUIC to go back to where only TCP is.
+    fn second(&mut self, now: Instant) {
+        let mut aims: BTreeMap<(String, String), (Vec<String>, bool)> = BTreeMap::new();
+        for wish in self.wishes.values() {
+            let Some((dc, gateway)) = wish.identity() else { continue };
+            let aim = aims.entry((dc.to_owned(), gateway.to_owned())).or_default();
+            aim.0.extend(wish.target.addresses.iter().cloned());
+            aim.1 |= wish.target.patient;
+        }
+        let up = |(dc, gateway): &(String, String), quic: bool| {
+            self.conns.values().any(|c| {
+                c.state == State::Up
+                    && c.kind.is_quic() == quic
+                    && c.datacenter == *dc
+                    && c.gateway.as_deref() == Some(gateway.as_str())
+            })
+        };
+        let missing: BTreeMap<_, _> = aims
+            .into_iter()
+            .filter_map(|(identity, aim)| match (up(&identity, true), up(&identity, false)) {
+                (true, false) => Some((identity, (aim, false))),
+                (false, true) => Some((identity, (aim, true))),
+                _ => None,
+            })
+            .collect();
+        self.seconds.retain(|identity, second| missing.get(identity).is_some_and(|(_, quic)| *quic == second.quic));
+        for (identity, ((addresses, patient), quic)) in missing {
+            let rng = &mut self.rng;
+            let second = self.seconds.entry(identity.clone()).or_insert_with(|| Second::new(now, quic, patient, rng));
+            self.effects.extend(second.start(now, &identity, addresses, &mut self.attempts, &mut self.rng));
         }
     }
 }

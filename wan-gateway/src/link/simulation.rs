@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{ConnId, Effect, End, Event, Links, State, Target};
+use crate::carrier::Kind;
 use crate::directory::{Directory, Known};
 
 const SITES: usize = 20;
@@ -118,7 +119,9 @@ impl World {
                 self.wires.push(Wire { ends: [(from, life, 0), (at, self.sites[at].life, conn)], made: now });
                 self.sites[at].wires.insert(conn, (wire, 1));
                 let datacenter = name(from);
-                self.sites[at].links.handle(now, Event::Connected { conn, dialled: None, datacenter });
+                self.sites[at]
+                    .links
+                    .handle(now, Event::Connected { conn, dialled: None, datacenter, kind: Kind::Quic });
                 self.send(from, Packet::Linked { key, attempt, wire, life }, true);
             }
             Packet::Linked { key, attempt, wire, life } => {
@@ -130,7 +133,10 @@ impl World {
                 self.wires[wire].ends[0].2 = conn;
                 self.sites[at].wires.insert(conn, (wire, 0));
                 let datacenter = name(self.wires[wire].ends[1].0);
-                self.sites[at].links.handle(now, Event::Connected { conn, dialled: Some((key, attempt)), datacenter });
+                self.sites[at].links.handle(
+                    now,
+                    Event::Connected { conn, dialled: Some((key, attempt)), datacenter, kind: Kind::Quic },
+                );
                 self.along(wire, 0, Packet::Frame { wire, to_end: 0 }, true);
                 self.along(wire, 1, Packet::Frame { wire, to_end: 1 }, true);
             }
@@ -177,9 +183,11 @@ impl World {
         let life = self.sites[at].life;
         for effect in self.sites[at].links.effects() {
             match effect {
-                Effect::Dial { key, attempt, addresses, deadline, .. } => {
+                Effect::Dial { key, attempt, addresses, deadline, ways, .. } => {
+                    // All links are QUIC here: nothing listens for TCP.
+                    let quic = ways.iter().any(|w| w.kind.is_quic());
                     let to: usize = addresses[0].parse().unwrap();
-                    if self.sites[to].alive && !self.rng.random_bool(self.loss) {
+                    if quic && self.sites[to].alive && !self.rng.random_bool(self.loss) {
                         self.send(to, Packet::Dial { key, attempt, from: at, life }, true);
                     } else {
                         self.sent += 1;

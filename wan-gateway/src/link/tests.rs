@@ -12,7 +12,7 @@ fn ms(n: u64) -> Duration {
 }
 
 fn up(links: &mut Links, now: Instant, conn: ConnId, gateway: &str, dialled: Option<(String, u64)>) {
-    links.handle(now, Event::Connected { conn, dialled, datacenter: "b".into() });
+    links.handle(now, Event::Connected { conn, dialled, datacenter: "b".into(), kind: Kind::Quic });
     links.handle(now, Event::Hello { conn, gateway: gateway.into(), life: 0 });
 }
 
@@ -93,7 +93,7 @@ fn a_newer_connection_takes_the_place_of_the_old() {
 fn a_connection_that_came_back_while_we_dialled_may_finish_its_calls() {
     let (mut links, t0) = start();
     for (conn, life) in [(1, 7), (2, 7), (3, 8)] {
-        links.handle(t0, Event::Connected { conn, dialled: None, datacenter: "b".into() });
+        links.handle(t0, Event::Connected { conn, dialled: None, datacenter: "b".into(), kind: Kind::Quic });
         links.handle(t0, Event::Hello { conn, gateway: "g".into(), life });
     }
     assert_eq!(
@@ -135,7 +135,7 @@ fn a_suspected_link_is_dialled_anew_and_then_replaced() {
 #[test]
 fn no_state_is_without_a_timer() {
     let (mut links, t0) = start();
-    links.handle(t0, Event::Connected { conn: 1, dialled: None, datacenter: "b".into() });
+    links.handle(t0, Event::Connected { conn: 1, dialled: None, datacenter: "b".into(), kind: Kind::Quic });
     up(&mut links, t0, 2, "g", None);
     links.handle(t0, Event::Drain { conn: 2 });
     let mut closed = BTreeSet::new();
@@ -150,6 +150,6 @@ fn no_state_is_without_a_timer() {
 #[test]
 fn our_own_site_is_not_linked() {
     let (mut links, t0) = start();
-    links.handle(t0, Event::Connected { conn: 1, dialled: None, datacenter: "a".into() });
+    links.handle(t0, Event::Connected { conn: 1, dialled: None, datacenter: "a".into(), kind: Kind::Quic });
     assert_eq!(links.effects(), [Effect::Close(1, CloseCode::OwnSite)]);
 }

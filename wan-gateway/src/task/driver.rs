@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use causeway_proto::door::Door;
 use causeway_proto::federation::v1::{GossipFrame, Server, Site, SiteStatus};
 use causeway_proto::member::Members;
-use quinn::{Connection, Endpoint, VarInt};
+use quinn::{Endpoint, VarInt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -20,6 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use super::routes::{self, Routes};
 use crate::accept::driver::Desk;
+use crate::carrier::Kind;
+use crate::carrier::driver::Carrier;
+use crate::carrier::reach::driver::{Aim, Dialler};
 use crate::config::Config;
 use crate::directory::{Directory, LinkView, SkewWarnings, Status};
 use crate::link::driver::{self as links, Link, Note};
@@ -54,6 +57,7 @@ pub(crate) struct Parts {
     pub(crate) servers: Door,
     pub(crate) members: watch::Receiver<Members>,
     pub(crate) endpoint: Endpoint,
+    pub(crate) dialler: Dialler,
     pub(crate) routes: Arc<ArcSwap<Routes>>,
     pub(crate) sites: watch::Sender<Arc<Vec<SiteStatus>>>,
     pub(crate) notes: mpsc::Sender<Note>,
@@ -183,7 +187,7 @@ impl Brain {
                 tracing::debug!(target = key, why, "a dial failed");
                 self.links.handle(now, Event::DialFailed { key, attempt, why });
             }
-            Note::Accepted(conn) if crate::join::driver::asks_to_join(&conn) => {
+            Note::Accepted(Carrier::Quic(conn)) if crate::join::driver::asks_to_join(&conn) => {
                 // TLS lets them in only where there is a desk.
                 if let Some(desk) = self.parts.join.clone() {
                     self.parts.tasks.spawn(crate::join::driver::serve(desk, conn));
@@ -199,23 +203,23 @@ impl Brain {
                     held.link.turn(State::Closed);
                     tracing::info!(datacenter = held.link.datacenter, link = id, %error, "a link closed");
                 }
-                let end = links::end_of(&error);
-                self.links.handle(now, Event::Closed { conn: id, end, why: error.to_string() });
+                self.links.handle(now, Event::Closed { conn: id, end: error.end, why: error.why });
             }
         }
     }
 
-    fn connected(&mut self, now: Instant, conn: Connection, dialled: Option<(String, u64)>) {
+    fn connected(&mut self, now: Instant, conn: Carrier, dialled: Option<(String, u64)>) {
         let identities = links::identities(&conn, &self.parts.tls);
         let config = Arc::clone(&self.parts.config);
-        let from = conn.remote_address();
+        let from = conn.remote();
+        let kind = conn.kind();
         if self.stopping {
-            conn.close(VarInt::from_u32(CloseCode::Stopping as u32), b"");
+            conn.close(CloseCode::Stopping);
             return;
         }
         let Some(datacenter) = links::datacenter_of(&identities, &config.domain) else {
             tracing::warn!(%from, domain = config.domain, "a peer whose certificate names no gateway of our federation was refused");
-            conn.close(VarInt::from_u32(CloseCode::Identity as u32), b"");
+            conn.close(CloseCode::Identity);
             if let Some((key, attempt)) = dialled {
                 let why = format!("{from} shows a certificate that names no gateway of {}", config.domain);
                 self.links.handle(now, Event::DialFailed { key, attempt, why });
@@ -224,7 +228,7 @@ impl Brain {
         };
         if self.parts.removed.load().contains(&datacenter) {
             tracing::info!(%from, datacenter, "a gateway of a site that was removed was refused");
-            conn.close(VarInt::from_u32(CloseCode::Identity as u32), b"");
+            conn.close(CloseCode::Identity);
             if let Some((key, attempt)) = dialled {
                 let why = format!("{datacenter} was removed from the federation");
                 self.links.handle(now, Event::DialFailed { key, attempt, why });
@@ -232,7 +236,7 @@ impl Brain {
             return;
         }
         if self.held.len() >= config.limits.connections {
-            conn.close(VarInt::from_u32(CloseCode::Full as u32), b"");
+            conn.close(CloseCode::Full);
             return;
         }
         let id = self.next_conn;
@@ -249,7 +253,7 @@ impl Brain {
             request_limit: config.limits.request_bytes,
         };
         self.held.insert(id, Held { link: Arc::clone(&link), sent_whole: None, differs: 0 });
-        self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone() });
+        self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone(), kind });
         if self.links.state(id) == State::Closed {
             // Of our own site; the close is among the effects.
             return;
@@ -464,8 +468,8 @@ impl Brain {
         let digest = self.directory.digest();
         for effect in self.links.effects() {
             match effect {
-                Effect::Dial { key, attempt, addresses, expect, deadline } => {
-                    self.dial(key, attempt, addresses, expect, deadline);
+                Effect::Dial { key, attempt, addresses, expect, ways, deadline } => {
+                    self.dial(key, attempt, Aim { addresses, expect, ways, deadline });
                 }
                 Effect::Probe(id) => {
                     if let Some(held) = self.held.get(&id) {
@@ -510,12 +514,10 @@ impl Brain {
         }
     }
 
-    fn dial(&self, key: String, attempt: u64, addresses: Vec<String>, expect: Option<String>, deadline: Duration) {
-        let (endpoint, config, tls) =
-            (self.parts.endpoint.clone(), Arc::clone(&self.parts.config), self.parts.tls.clone());
-        let (notes, stop) = (self.parts.notes.clone(), self.parts.stop.clone());
+    fn dial(&self, key: String, attempt: u64, aim: Aim) {
+        let (dialler, notes, stop) = (self.parts.dialler.clone(), self.parts.notes.clone(), self.parts.stop.clone());
         self.parts.tasks.spawn(async move {
-            let work = Box::pin(links::dial(&endpoint, &config, &tls, &addresses, expect.as_deref(), deadline));
+            let work = Box::pin(dialler.dial(&aim));
             let result = tokio::select! {
                 () = stop.cancelled() => return,
                 result = work => result,
@@ -549,18 +551,23 @@ impl Brain {
             let view = LinkView { last_error: self.links.last_error(dc).to_owned(), ..LinkView::default() };
             views.insert((*dc).to_owned(), view);
         }
+        let mut best: BTreeMap<&str, (Kind, Duration)> = BTreeMap::new();
         for (id, dc, _) in &up {
             let Some(held) = self.held.get(id) else { continue };
-            let view = views.entry(dc.clone()).or_default();
-            let rtt = held.link.conn.rtt();
-            if !view.up || rtt < view.rtt {
-                view.rtt = rtt;
-                view.skew_ms = held.link.skew_ms.load(Ordering::Relaxed);
+            let mine = (held.link.conn.kind(), held.link.conn.rtt());
+            if best.get(dc.as_str()).is_some_and(|other| *other <= mine) {
+                continue;
             }
+            best.insert(dc, mine);
+            let view = views.entry(dc.clone()).or_default();
+            view.rtt = mine.1;
+            view.skew_ms = held.link.skew_ms.load(Ordering::Relaxed);
             view.up = true;
-            view.path = "quic".to_owned();
+            view.path = mine.0.as_str().to_owned();
             view.last_error.clear();
         }
+        // A configured peer that never answered belongs to no site that is known yet; our own says so.
+        views.entry(own.to_owned()).or_default().last_error = self.links.unplaced_error().to_owned();
         let mut shown = self.status.show(now, &self.directory, &views);
         shown.retain(|s| s.site.as_ref().is_none_or(|site| !removed.contains(&site.datacenter)));
         self.parts.sites.send_replace(Arc::new(shown));
@@ -578,14 +585,14 @@ impl Brain {
         for (id, dc, gateway) in &up {
             self.directory.linked(now, dc, gateway);
             let Some(held) = self.held.get(id) else { continue };
-            let stats = held.link.conn.stats();
-            let labels = [("datacenter", dc.clone()), ("gateway", gateway.clone())];
-            metrics::gauge!("causeway_gateway_link_rtt_seconds", &labels).set(stats.path.rtt.as_secs_f64());
+            let counts = held.link.conn.counts();
+            let kind = held.link.conn.kind().as_str();
+            let labels = [("datacenter", dc.clone()), ("gateway", gateway.clone()), ("path", kind.to_owned())];
+            metrics::gauge!("causeway_gateway_link_rtt_seconds", &labels).set(held.link.conn.rtt().as_secs_f64());
             #[allow(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
             {
-                metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(stats.path.lost_packets as f64);
-                metrics::gauge!("causeway_gateway_link_black_holes", &labels)
-                    .set(stats.path.black_holes_detected as f64);
+                metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(counts.lost_packets as f64);
+                metrics::gauge!("causeway_gateway_link_black_holes", &labels).set(counts.black_holes as f64);
                 let calls = held.link.calls.load(Ordering::Relaxed);
                 metrics::gauge!("causeway_gateway_link_calls", &labels).set(calls as f64);
             }

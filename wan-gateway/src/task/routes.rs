@@ -36,8 +36,12 @@ impl Routes {
 
     /// The link for the next call, other than those tried.
     pub(crate) fn pick(&self, datacenter: &str, tried: &[ConnId]) -> Option<Arc<Link>> {
-        let usable: Vec<&Arc<Link>> =
+        let mut usable: Vec<&Arc<Link>> =
             self.0.get(datacenter)?.links.iter().filter(|l| l.state() == State::Up && !tried.contains(&l.id)).collect();
+        // TCP is for when QUIC does not work.
+        if usable.iter().any(|l| l.conn.kind().is_quic()) {
+            usable.retain(|l| l.conn.kind().is_quic());
+        }
         let position = match usable.as_slice() {
             [] | [_] => 0,
             several => path::pick(several.iter().map(|l| (l.conn.rtt(), l.busy.load(Ordering::Relaxed))))?,

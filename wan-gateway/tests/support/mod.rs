@@ -106,6 +106,7 @@ impl Plan {
             data_dir: None,
             limits: Limits::default(),
             congestion: Congestion::Bbr,
+            proxy: None,
         };
         Self { config, material }
     }

@@ -1,0 +1,76 @@
+//! What carries a link: a QUIC connection, or TLS over TCP with HTTP/2 in it, straight or through a proxy.
+//!
+//! Either end opens a stream for each call; frames of gossip and probes go beside them.
+
+pub(crate) mod driver;
+pub(crate) mod proxy;
+pub(crate) mod reach;
+mod tcp;
+
+use std::time::Duration;
+
+pub use proxy::{Proxy, ProxyError};
+
+use crate::link::{CloseCode, End};
+
+/// What a link is made of, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// QUIC over UDP.
+    Quic,
+    /// TLS over TCP.
+    Tcp,
+    /// TLS over TCP through an HTTP CONNECT proxy.
+    Proxy,
+}
+
+impl Kind {
+    /// As `SiteStatus.path` says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+            Self::Proxy => "proxy",
+        }
+    }
+
+    /// Whether it is UDP that it needs; one link of each sort is kept to a gateway.
+    pub fn is_quic(self) -> bool {
+        self == Self::Quic
+    }
+}
+
+/// A way to dial, and how long the ones before it have for themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// How.
+    pub kind: Kind,
+    /// When, counted from the start of the attempt.
+    pub after: Duration,
+}
+
+/// Why a carrier is no more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub(crate) struct Closed {
+    /// What it means for dialling again.
+    pub(crate) end: End,
+    /// For people.
+    pub(crate) why: String,
+}
+
+impl Closed {
+    pub(crate) fn gone(why: impl ToString) -> Self {
+        Self { end: End::Gone, why: why.to_string() }
+    }
+
+    /// The other end closed it with this code.
+    pub(crate) fn by_peer(code: u64) -> Self {
+        let end = match code {
+            c if c == CloseCode::Superseded as u64 => End::Superseded,
+            c if c == CloseCode::OwnSite as u64 => End::OwnSite,
+            _ => End::Gone,
+        };
+        Self { end, why: format!("closed by the other gateway (code {code})") }
+    }
+}
