@@ -1,5 +1,6 @@
 //! Failover between two sites of real processes: a prepared query finds elsewhere what is not here, by HTTP and by DNS, and says
 //! so when it could not ask.
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
 
 mod harness;
 

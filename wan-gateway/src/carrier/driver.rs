@@ -24,7 +24,7 @@ const CHUNK: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) enum Carrier {
     Quic(Connection),
-    Tcp(Tcp),
+    Tcp(Box<Tcp>),
 }
 
 /// What is counted of a carrier.

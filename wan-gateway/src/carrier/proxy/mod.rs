@@ -130,7 +130,7 @@ impl Proxy {
                     self.address
                 )),
                 403 => Err(format!("the proxy {} does not allow this address or port (403)", self.address)),
-                502 | 503 | 504 => Err(format!("the proxy {} cannot reach it ({status})", self.address)),
+                502..=504 => Err(format!("the proxy {} cannot reach it ({status})", self.address)),
                 _ => Err(format!("the proxy {} answered {status}", self.address)),
             },
             _ => Err(format!("{} answers, but is no HTTP proxy", self.address)),

@@ -112,7 +112,7 @@ pub(crate) async fn accept(listener: TcpListener, tls: Tls, notes: mpsc::Sender<
             match result {
                 Ok(Ok(tcp)) => {
                     // Fails when the gateway stops.
-                    let _ = notes.send(Note::Accepted(Carrier::Tcp(tcp))).await;
+                    let _ = notes.send(Note::Accepted(Carrier::Tcp(Box::new(tcp)))).await;
                 }
                 Ok(Err(error)) => {
                     metrics::counter!("causeway_gateway_handshakes_refused_total").increment(1);
@@ -311,7 +311,7 @@ impl Dialler {
         let chain = session.peer_certificates().unwrap_or_default().to_vec();
         let made = Made { remote, kind, dialler: true, chain };
         let maker = &self.maker;
-        Tcp::start(stream, made, &maker.limits, &maker.tasks, &maker.stop).await.map(Carrier::Tcp)
+        Tcp::start(stream, made, &maker.limits, &maker.tasks, &maker.stop).await.map(|tcp| Carrier::Tcp(Box::new(tcp)))
     }
 }
 
