@@ -520,7 +520,7 @@ mod tests {
         let proxy = |text: &str| proxied(text).unwrap().gateway.unwrap().proxy;
         assert_eq!((proxy(""), proxy("none")), (GatewayProxy::Environment, GatewayProxy::Off));
         assert!(matches!(proxy("http://u:secret@p:3128"), GatewayProxy::Through(p) if p.address() == "p:3128"));
-        let error = proxied("https://u:secret@p:3128").unwrap_err().to_string();
+        let error = proxied("https://u:secret@p:3128").err().unwrap().to_string();
         assert!(error.contains("gateway.proxy") && !error.contains("secret"), "{error}");
     }
 }

@@ -29,7 +29,8 @@ impl Waiting {
 
 /// Runs all of them; they share one subject but no names.
 pub fn run(subject: &Subject) {
-    let tests: [(&str, fn(&Subject)); 8] = [
+    type Test = fn(&Subject);
+    let tests: [(&str, Test); 8] = [
         ("an index never goes back and is never 0", indexes),
         ("a query wakes with its key only", keys_wake_alone),
         ("a service query wakes with its service only", services_wake_alone),
