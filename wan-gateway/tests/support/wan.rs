@@ -134,7 +134,7 @@ async fn udp(near: Arc<UdpSocket>, target: SocketAddr, weather: Arc<Weather>) {
         if !weather.arrives() {
             continue;
         }
-        if !far.contains_key(&from) {
+        if let std::collections::hash_map::Entry::Vacant(place) = far.entry(from) {
             let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
             let (near, back, weather) = (Arc::clone(&near), Arc::clone(&socket), Arc::clone(&weather));
             let task = tokio::spawn(async move {
@@ -147,7 +147,7 @@ async fn udp(near: Arc<UdpSocket>, target: SocketAddr, weather: Arc<Weather>) {
                     }
                 }
             });
-            far.insert(from, (socket, task));
+            place.insert((socket, task));
         }
         let (socket, bytes) = (Arc::clone(&far[&from].0), buffer[..len].to_vec());
         later(&weather, async move { drop(socket.send_to(&bytes, target).await) }).await;

@@ -1,6 +1,6 @@
 //! The write-ahead log: entries, votes, commit and purge positions of Raft, in segments of one directory.
 //!
-//! [`format`] knows the bytes, [`memory`] what they amount to, [`driver`] owns the files.
+//! [`mod@format`] knows the bytes, [`memory`] what they amount to, [`driver`] owns the files.
 
 pub mod driver;
 pub mod format;
