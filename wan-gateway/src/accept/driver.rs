@@ -24,6 +24,8 @@ use crate::carrier::driver::{RecvHalf, SendHalf};
 use crate::forward::frame::{self, Item};
 use crate::forward::stream::{Incoming, Outgoing};
 
+/// How much longer than the asking gateway this end waits.
+const SLACK: Duration = Duration::from_millis(500);
 /// The head must be whole within this.
 const HEAD: Duration = Duration::from_secs(5);
 
@@ -58,7 +60,9 @@ pub(crate) async fn serve(desk: Desk, send: SendHalf, recv: RecvHalf) {
             Reason::Overloaded.status(format!("too many calls from {} are under way at {}", desk.from, desk.own));
         return refuse(out, &status).await;
     };
-    let until = admission::time_limit(class.kind, &headers).map(|limit| Instant::now() + limit);
+    // The gateway that asks counts the same time and says so to its caller when it is over; ours is for one that does not. If both
+    // ended at the same moment, a reset that came first would look like a link that broke.
+    let until = admission::time_limit(class.kind, &headers).map(|limit| Instant::now() + limit + SLACK);
     let mut request = match frame::request(path, headers) {
         Ok(head) => head.map(|()| body(incoming, desk.request_limit)),
         Err(error) => return refuse(out, &Reason::Invalid.status(error.to_string())).await,
