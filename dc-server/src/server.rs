@@ -10,9 +10,12 @@ use causeway_proto::command;
 use causeway_proto::door::Door;
 use causeway_proto::federation::SitesRequest;
 use causeway_proto::federation::directory_client::DirectoryClient;
+use causeway_proto::kv::Entry;
 use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
-use causeway_proto::meta::Meta;
+use causeway_proto::memory::{MemoryReads, Reading};
+use causeway_proto::meta::{AnswerMeta, Meta};
+use causeway_proto::method;
 use causeway_proto::query::queries_client::QueriesClient;
 use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply};
 use causeway_proto::raft::raft_server::RaftServer;
@@ -134,9 +137,35 @@ pub struct Server {
     node: Arc<Node>,
     uuid: String,
     door: Door,
+    memory: Arc<Memory>,
     draining: watch::Sender<bool>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+}
+
+/// The method that [`Memory`] answers.
+const KV_GET: &str = "/causeway.kv.v1.Kv/Get";
+
+/// The short way for reads from within this process.
+struct Memory {
+    node: Arc<Node>,
+    router: Arc<Router>,
+}
+
+impl MemoryReads for Memory {
+    fn kv_get<'a>(&'a self, meta: &'a Meta, key: &'a str) -> Reading<'a, Option<Arc<Entry>>> {
+        Box::pin(async move {
+            let method = method::find(KV_GET)?;
+            if !self.router.admits(method, meta).await {
+                return None;
+            }
+            // Before the store is read: an answer must not claim to be fresher than it is.
+            let Contact { known_leader, last_contact, .. } = rpc::Log::contact(&*self.node);
+            let (entry, index) = self.node.store.state().kv_get(key);
+            tracing::debug!(method = KV_GET, index, "read from memory");
+            Some((entry, AnswerMeta { index, known_leader, last_contact }))
+        })
+    }
 }
 
 /// The replicated log as the services see it.
@@ -279,6 +308,8 @@ impl Server {
             config.limits.clone(),
             draining.subscribe(),
         );
+        let router = Arc::new(router);
+        let memory = Arc::new(Memory { node: node.clone(), router: router.clone() });
         let leader = Leader {
             consensus,
             store,
@@ -292,12 +323,17 @@ impl Server {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(leader.run(stop.child_token()));
-        Ok(Self { node, uuid, door: router.door(), draining, stop, tasks })
+        Ok(Self { node, uuid, door: router.door(), memory, draining, stop, tasks })
     }
 
     /// The full stack: routing and services.
     pub fn door(&self) -> Door {
         self.door.clone()
+    }
+
+    /// The short way for reads from within this process.
+    pub fn memory(&self) -> Arc<dyn MemoryReads> {
+        self.memory.clone()
     }
 
     /// What it says of itself.

@@ -9,6 +9,7 @@
 pub mod door;
 pub mod listen;
 pub mod member;
+pub mod memory;
 pub mod meta;
 pub mod method;
 pub mod name;

@@ -376,6 +376,7 @@ impl Node {
         let reloader = Arc::new(Reloader { sources, level, dns, registry: registry.clone(), materials, sync });
         let context = Context {
             door: servers.door(),
+            memory: server.as_ref().map(Server::memory),
             registry: Arc::new(adapters::RegistryPort(registry.clone())),
             members: Arc::new(adapters::MembersPort(gossip.clone())),
             views: Some(Arc::new(adapters::ViewsPort(views))),

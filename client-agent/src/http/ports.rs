@@ -10,6 +10,7 @@ use causeway_proto::catalog::{Check, Service, ServiceHealth};
 use causeway_proto::door::Door;
 use causeway_proto::federation::SitesReply;
 use causeway_proto::member::Members;
+use causeway_proto::memory::MemoryReads;
 use futures::future::BoxFuture;
 
 use crate::registry::definition::{CheckDefinition, ServiceDefinition, Status};
@@ -228,6 +229,8 @@ pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct Context {
     /// To the servers of this datacenter.
     pub door: Door,
+    /// The memory of the server in this process; `None`: this process is none.
+    pub memory: Option<Arc<dyn MemoryReads>>,
     /// Own services and checks.
     pub registry: Arc<dyn LocalRegistry>,
     /// LAN gossip.

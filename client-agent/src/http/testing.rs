@@ -563,6 +563,7 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
     };
     let context = Context {
         door: servers.door(),
+        memory: None,
         registry: registry.clone(),
         members: Arc::new(FakeMembers),
         views: Some(Arc::new(FakeViews)),
