@@ -506,6 +506,8 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         trailing_logs: count(&t::RAFT_TRAILING_LOGS),
         build: version::OURS.to_owned(),
         tls: plan.tls.is_some(),
+        primary_datacenter: plan.primary_datacenter.clone(),
+        config_entries: plan.config_entries.clone(),
         ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)
     }
 }
