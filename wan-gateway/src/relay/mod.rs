@@ -7,6 +7,8 @@
 //! No loops: who asks names every site that was passed, nobody hands a stream on to one of those, and [`MAX_PASSED`] bounds them all.
 
 pub(crate) mod driver;
+#[cfg(test)]
+mod middle;
 pub mod ways;
 pub mod why;
 
