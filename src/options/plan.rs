@@ -36,6 +36,8 @@ pub struct GatewayPlan {
     pub lan_port: u16,
     /// Whether BBR (else CUBIC) controls congestion.
     pub bbr: bool,
+    /// Whether links of other sites are carried.
+    pub relay: bool,
     /// The gateway's certificate, key and authorities.
     pub tls: Files,
     /// The authority's key, where new sites can join at this gateway.
@@ -393,6 +395,7 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
         &t::GATEWAY_PEERS,
         &t::GATEWAY_LAN_PORT,
         &t::GATEWAY_CONGESTION,
+        &t::GATEWAY_RELAY,
         &t::GATEWAY_PROXY,
         &t::GATEWAY_CERT_FILE,
         &t::GATEWAY_KEY_FILE,
@@ -452,6 +455,7 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
         peers,
         lan_port: u16::try_from(s.bounded(&t::GATEWAY_LAN_PORT, 0..=65535)?).unwrap_or(0),
         bbr: congestion == "bbr",
+        relay: s.on(&t::GATEWAY_RELAY),
         tls: files,
         ca_key: s.some_text(&t::GATEWAY_CA_KEY_FILE).map(PathBuf::from),
         proxy,

@@ -324,5 +324,6 @@ options! {
     GATEWAY_KEY_FILE = "gateway.key_file", Text, "", None, Used, "PEM file of its key. Default: `key_file`.";
     GATEWAY_CA_KEY_FILE = "gateway.ca_key_file", Text, "", None, Used, "PEM file of the key of the authority in `ca_file`: lets this gateway make join tokens and certify new sites.";
     GATEWAY_PROXY = "gateway.proxy", Text, "", None, Used, "HTTP CONNECT proxy for links where nothing gets out directly: `http://user:password@host:port`. Default: the environment's `HTTPS_PROXY` and `NO_PROXY`; `none`: no proxy.";
+    GATEWAY_RELAY = "gateway.relay", Flag, "true", None, Used, "Whether sites without a direct link to each other may be linked through this gateway; what it carries is encrypted between the two.";
     GATEWAY_CONGESTION = "gateway.congestion", Text, "bbr", None, Used, "Congestion control between sites: `bbr` or `cubic`.";
 }

@@ -324,6 +324,7 @@ impl Node {
                     data_dir: plan.data_dir.clone(),
                     limits: causeway_gateway::Limits::default(),
                     congestion: if wanted.bbr { Congestion::Bbr } else { Congestion::Cubic },
+                    relay: wanted.relay,
                     proxy: settings::proxy(&wanted.proxy, |name| std::env::var(name).ok()),
                 };
                 let world = causeway_gateway::World {

@@ -7,11 +7,15 @@
 pub(crate) mod driver;
 mod show;
 mod skew;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use causeway_proto::federation::v1::{Gateway, Server, Site};
+use told::Told;
+
+use crate::path::Graph;
 
 pub use show::{LinkView, Status};
 pub use skew::SkewWarnings;
@@ -57,6 +61,8 @@ pub struct Merged {
 #[derive(Debug)]
 pub struct Directory {
     own: Site,
+    /// Which round trips we told.
+    told: Told,
     records: BTreeMap<(String, String), Record>,
 }
 
@@ -71,7 +77,12 @@ impl Directory {
             gateways: vec![Gateway { name: gateway.to_owned(), addresses }],
             ..Site::default()
         };
-        Self { own, records: BTreeMap::new() }
+        Self { own, told: Told::default(), records: BTreeMap::new() }
+    }
+
+    /// From now on we say that we carry no links of other sites.
+    pub fn close(&mut self) {
+        self.own.no_relay = true;
     }
 
     /// Our own record.
@@ -88,6 +99,21 @@ impl Directory {
         }
         self.own.servers = servers;
         self.own.neighbours = neighbours;
+        self.own.neighbour_rtt_us = self.told.aligned(&self.own.neighbours);
+        self.own.version += 1;
+        true
+    }
+
+    /// Takes up the round trips to our neighbours; whether one changed so much that it is news. After [`Directory::update`].
+    pub fn measured(&mut self, now: Instant, rtts: &BTreeMap<String, Duration>) -> bool {
+        if self.own.left || !self.told.measured(now, rtts) {
+            return false;
+        }
+        let told = self.told.aligned(&self.own.neighbours);
+        if told == self.own.neighbour_rtt_us {
+            return false;
+        }
+        self.own.neighbour_rtt_us = told;
         self.own.version += 1;
         true
     }
@@ -207,6 +233,30 @@ impl Directory {
         map
     }
 
+    /// The same with round trips, and with who carries nothing: what ways through other sites are computed from.
+    pub fn graph(&self) -> Graph {
+        let mut graph = Graph::default();
+        let mut open = BTreeSet::new();
+        for site in std::iter::once(&self.own).chain(self.records.values().map(|r| &r.site)) {
+            let edges = graph.edges.entry(site.datacenter.clone()).or_default();
+            for (i, neighbour) in site.neighbours.iter().enumerate() {
+                let rtt = site.neighbour_rtt_us.get(i).filter(|us| **us > 0);
+                let rtt = rtt.map(|us| Duration::from_micros(u64::from(*us)));
+                let edge = edges.entry(neighbour.clone()).or_insert(rtt);
+                // Of several gateways the nearest carries.
+                *edge = match (*edge, rtt) {
+                    (Some(one), Some(other)) => Some(one.min(other)),
+                    (one, other) => one.or(other),
+                };
+            }
+            if !site.left && !site.no_relay {
+                open.insert(site.datacenter.clone());
+            }
+        }
+        graph.closed = graph.edges.keys().filter(|dc| !open.contains(*dc)).cloned().collect();
+        graph
+    }
+
     /// What the gateways of a datacenter say, as one: gateways and neighbours together, servers as told last.
     pub fn merged(&self, datacenter: &str) -> Option<Site> {
         let mut all: Vec<&Site> = std::iter::once(&self.own)
@@ -225,6 +275,8 @@ impl Directory {
             gateway: String::new(),
             neighbours: neighbours.into_iter().collect(),
             gateways: gateways.into_values().collect(),
+            // They belong to each gateway's own list.
+            neighbour_rtt_us: Vec::new(),
             ..newest
         })
     }
@@ -239,7 +291,8 @@ fn checked(site: Site) -> Option<Site> {
             g.addresses.len() <= MAX_ADDRESSES && g.addresses.iter().all(|a| !a.is_empty() && a.len() <= MAX_ADDRESS)
         })
         && site.servers.len() <= MAX_LISTED
-        && site.neighbours.len() <= MAX_LISTED;
+        && site.neighbours.len() <= MAX_LISTED
+        && site.neighbour_rtt_us.len() <= site.neighbours.len();
     well_formed.then_some(site)
 }
 
