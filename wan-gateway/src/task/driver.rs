@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::gossip::{self, Told};
 use super::routes::{self, Routes};
 use crate::accept::driver::Desk;
 use crate::carrier::Kind;
@@ -34,8 +35,6 @@ use crate::tls::Tls;
 const LOOK: Duration = Duration::from_millis(250);
 /// Round trips, statuses and metrics are published this often.
 const PUBLISH: Duration = Duration::from_secs(1);
-/// A whole directory goes to the same link at most this often.
-const RESEND: Duration = Duration::from_secs(1);
 /// Changes are gathered for this long before they are written to disk.
 const SAVE: Duration = Duration::from_secs(2);
 /// Notes taken up before effects are done.
@@ -73,9 +72,7 @@ pub(crate) struct Parts {
 /// A link and what the task remembers of it.
 struct Held {
     link: Arc<Link>,
-    sent_whole: Option<Instant>,
-    /// Digests in a row that differed from ours; one may differ because news is under way.
-    differs: u32,
+    told: Told,
 }
 
 pub(crate) struct Brain {
@@ -98,6 +95,8 @@ pub(crate) struct Brain {
     farewells: Vec<JoinHandle<()>>,
     stopping: bool,
     changed: bool,
+    /// When the directory changed last, which tells news under way from news lost.
+    directory_changed: Instant,
 }
 
 impl Brain {
@@ -125,6 +124,7 @@ impl Brain {
             farewells: Vec::new(),
             stopping: false,
             changed: true,
+            directory_changed: now,
             parts,
         }
     }
@@ -252,7 +252,7 @@ impl Brain {
             calls: Arc::clone(permits),
             request_limit: config.limits.request_bytes,
         };
-        self.held.insert(id, Held { link: Arc::clone(&link), sent_whole: None, differs: 0 });
+        self.held.insert(id, Held { link: Arc::clone(&link), told: Told::default() });
         self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone(), kind });
         if self.links.state(id) == State::Closed {
             // Of our own site; the close is among the effects.
@@ -266,8 +266,7 @@ impl Brain {
     fn send_whole(&mut self, now: Instant, id: ConnId) {
         let frame = self.frame_of(self.directory.sites());
         if let Some(held) = self.held.get_mut(&id) {
-            held.sent_whole = Some(now);
-            held.differs = 0;
+            held.told.whole(now);
             self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), frame));
         }
     }
@@ -296,29 +295,26 @@ impl Brain {
         if self.links.state(id) == State::Greeting {
             tracing::info!(datacenter = from, gateway = frame.from_gateway, link = id, "a link is up");
         }
-        let author = |s: &&Site| s.datacenter == from && s.gateway == frame.from_gateway;
-        let life = frame.sites.iter().find(author).map_or(0, |s| s.incarnation);
+        let life = gossip::life(&frame);
         self.links.handle(now, Event::Hello { conn: id, gateway: frame.from_gateway.clone(), life });
         let merged = self.directory.merge(now, frame.sites);
         self.directory.linked(now, &from, &frame.from_gateway);
         if !merged.news.is_empty() {
             self.changed = true;
             self.save_at.get_or_insert(now + SAVE);
-            self.pass_on(id, merged.news);
+            self.directory_changed = now;
+            self.pass_on(id, &merged.news);
         }
         if merged.own {
+            self.directory_changed = now;
             self.tell_all(vec![self.directory.own().clone()]);
         }
     }
 
     /// Passes news on to those who do not hear it from its author.
-    fn pass_on(&self, from: ConnId, news: Vec<Site>) {
+    fn pass_on(&self, from: ConnId, news: &[Site]) {
         for (id, held) in self.held.iter().filter(|(id, _)| **id != from && self.links.state(**id) == State::Up) {
-            let theirs: Vec<Site> = news
-                .iter()
-                .filter(|s| s.datacenter != held.link.datacenter && !s.neighbours.contains(&held.link.datacenter))
-                .cloned()
-                .collect();
+            let theirs = gossip::passed_on(news, &held.link.datacenter);
             if !theirs.is_empty() {
                 tracing::trace!(link = id, records = theirs.len(), "passing on news");
                 self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), self.frame_of(theirs)));
@@ -353,9 +349,8 @@ impl Brain {
                 "the clocks of this site and of that one differ; nothing depends on it, but their logs and certificates do: check NTP"
             );
         }
-        held.differs = if digest == ours { 0 } else { held.differs + 1 };
-        let due = held.sent_whole.is_none_or(|sent| now >= sent + RESEND);
-        if held.differs >= 2 && due {
+        let rtt = held.link.conn.rtt();
+        if held.told.compare(now, digest == ours, self.directory_changed, rtt) {
             self.send_whole(now, id);
         }
     }
@@ -373,6 +368,7 @@ impl Brain {
         let neighbours = self.links.neighbours();
         if self.directory.update(servers, neighbours) {
             self.changed = true;
+            self.directory_changed = Instant::now();
             self.tell_all(vec![self.directory.own().clone()]);
         }
     }
@@ -408,24 +404,13 @@ impl Brain {
         }
         let config = &self.parts.config;
         let own = (config.datacenter.as_str(), config.node_name.as_str());
-        let configured = config.peers.iter().map(|address| Target {
-            key: address.clone(),
-            addresses: vec![address.clone()],
-            learnt: None,
-            patient: false,
-        });
-        let removed = self.parts.removed.load();
-        let learnt =
-            self.directory.dialable().filter(|(dc, _, _)| !removed.contains(*dc)).map(|(dc, gateway, addresses)| {
-                Target {
-                    key: format!("{dc}/{gateway}"),
-                    addresses: addresses.to_vec(),
-                    learnt: Some((dc.to_owned(), gateway.to_owned())),
-                    // Both sides learn of each other at once; one of them waits, unless it is the only one that can dial.
-                    patient: own > (dc, gateway) && !self.parts.advertised.is_empty(),
-                }
-            });
-        let targets: Vec<Target> = configured.chain(learnt).collect();
+        let targets = gossip::targets(
+            own,
+            !self.parts.advertised.is_empty(),
+            &config.peers,
+            &self.directory,
+            &self.parts.removed.load(),
+        );
         if targets != self.targets {
             self.targets.clone_from(&targets);
             self.links.handle(now, Event::Targets(targets));
