@@ -251,6 +251,7 @@ impl Brain {
             from: datacenter.as_str().into(),
             calls: Arc::clone(permits),
             request_limit: config.limits.request_bytes,
+            traffic: Arc::clone(&link.traffic),
         };
         self.held.insert(id, Held { link: Arc::clone(&link), told: Told::default() });
         self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone(), kind });
@@ -292,11 +293,14 @@ impl Brain {
             return;
         }
         let from = held.link.datacenter.clone();
-        if self.links.state(id) == State::Greeting {
-            tracing::info!(datacenter = from, gateway = frame.from_gateway, link = id, "a link is up");
-        }
         let life = gossip::life(&frame);
-        self.links.handle(now, Event::Hello { conn: id, gateway: frame.from_gateway.clone(), life });
+        // News as a datagram may overtake the first frame, which is the one that says which life speaks.
+        if life != 0 {
+            if self.links.state(id) == State::Greeting {
+                tracing::info!(datacenter = from, gateway = frame.from_gateway, link = id, "a link is up");
+            }
+            self.links.handle(now, Event::Hello { conn: id, gateway: frame.from_gateway.clone(), life });
+        }
         let merged = self.directory.merge(now, frame.sites);
         self.directory.linked(now, &from, &frame.from_gateway);
         if !merged.news.is_empty() {
@@ -317,14 +321,14 @@ impl Brain {
             let theirs = gossip::passed_on(news, &held.link.datacenter);
             if !theirs.is_empty() {
                 tracing::trace!(link = id, records = theirs.len(), "passing on news");
-                self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), self.frame_of(theirs)));
+                self.parts.tasks.spawn(links::news(Arc::clone(&held.link), self.frame_of(theirs)));
             }
         }
     }
 
     fn tell_all(&self, sites: Vec<Site>) {
         for (_, held) in self.held.iter().filter(|(id, _)| self.links.state(**id) == State::Up) {
-            self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), self.frame_of(sites.clone())));
+            self.parts.tasks.spawn(links::news(Arc::clone(&held.link), self.frame_of(sites.clone())));
         }
     }
 
