@@ -50,7 +50,8 @@ pub struct Graph {
 impl Graph {
     /// Edges whose round trips nobody told.
     pub fn unmeasured(neighbours: &BTreeMap<String, BTreeSet<String>>) -> Self {
-        let edges = neighbours.iter().map(|(site, near)| (site.clone(), near.iter().map(|n| (n.clone(), None)).collect()));
+        let edges =
+            neighbours.iter().map(|(site, near)| (site.clone(), near.iter().map(|n| (n.clone(), None)).collect()));
         Self { edges: edges.collect(), closed: BTreeSet::new() }
     }
 
@@ -108,12 +109,7 @@ pub fn ways(own: &str, links: &[DirectLink<'_>], graph: &Graph, avoid: &[String]
 }
 
 /// Cost and edges from `from` to every site that it reaches without passing through `own`, `avoid` or a site that carries nothing.
-fn distances<'a>(
-    own: &str,
-    from: &'a str,
-    graph: &'a Graph,
-    avoid: &[String],
-) -> BTreeMap<&'a str, (Duration, u32)> {
+fn distances<'a>(own: &str, from: &'a str, graph: &'a Graph, avoid: &[String]) -> BTreeMap<&'a str, (Duration, u32)> {
     let mut found: BTreeMap<&str, (Duration, u32)> = BTreeMap::new();
     let mut queue = BinaryHeap::from([Reverse((Duration::ZERO, 0_u32, from))]);
     while let Some(Reverse((cost, hops, site))) = queue.pop() {
@@ -196,8 +192,10 @@ mod tests {
 
     #[test]
     fn the_least_round_trip_wins_over_the_fewest_hops() {
-        let links =
-            [DirectLink { conn: 1, datacenter: "b", rtt: ms(10) }, DirectLink { conn: 2, datacenter: "c", rtt: ms(20) }];
+        let links = [
+            DirectLink { conn: 1, datacenter: "b", rtt: ms(10) },
+            DirectLink { conn: 2, datacenter: "c", rtt: ms(20) },
+        ];
         let graph = measured(&[("a", "b", 10), ("a", "c", 20), ("b", "z", 200), ("c", "d", 20), ("d", "z", 20)]);
         let table = ways("a", &links, &graph, &[]);
         let z: Vec<_> = table["z"].iter().map(|w| (w.via.as_str(), w.cost, w.hops)).collect();
@@ -206,8 +204,10 @@ mod tests {
 
     #[test]
     fn visited_sites_and_those_that_carry_nothing_are_passed_by() {
-        let links =
-            [DirectLink { conn: 1, datacenter: "b", rtt: ms(10) }, DirectLink { conn: 2, datacenter: "c", rtt: ms(20) }];
+        let links = [
+            DirectLink { conn: 1, datacenter: "b", rtt: ms(10) },
+            DirectLink { conn: 2, datacenter: "c", rtt: ms(20) },
+        ];
         let mut graph = measured(&[("a", "b", 10), ("a", "c", 20), ("b", "z", 10), ("c", "z", 10)]);
         let vias = |graph: &Graph, avoid: &[String]| -> Vec<String> {
             let table = ways("a", &links, graph, avoid);

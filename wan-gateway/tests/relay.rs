@@ -189,7 +189,10 @@ async fn a_dead_middle_is_gone_around() {
         assert!(start.elapsed() < SOON, "not re-routed: {:#?}", status(&one, "dc3"));
         tokio::time::sleep(ms(10)).await;
     }
-    eprintln!("T1: re-routed {:?} after the middle died; {failed} calls refused, the slowest took {worst:?}", start.elapsed());
+    eprintln!(
+        "T1: re-routed {:?} after the middle died; {failed} calls refused, the slowest took {worst:?}",
+        start.elapsed()
+    );
     asks(&one, "dc3").await;
     path(&three, "dc1", "relay via dc4", SOON).await;
     asks(&three, "dc1").await;
@@ -232,8 +235,10 @@ async fn a_direct_link_wins() {
     wan.blackout(false);
     path(&one, "dc3", "quic", SOON).await;
     asks(&one, "dc3").await;
-    let relayed = |site: &Site, dc: &str| status(site, dc).candidates.iter().filter(|c| c.gateway != "" && c.via != "").count();
-    until("the relayed link goes", Duration::from_secs(30), || relayed(&one, "dc3") + relayed(&three, "dc1") == 0).await;
+    let relayed =
+        |site: &Site, dc: &str| status(site, dc).candidates.iter().filter(|c| c.gateway != "" && c.via != "").count();
+    until("the relayed link goes", Duration::from_secs(30), || relayed(&one, "dc3") + relayed(&three, "dc1") == 0)
+        .await;
     wan.blackout(true);
     path(&one, "dc3", "relay via dc2", SOON).await;
     asks(&one, "dc3").await;

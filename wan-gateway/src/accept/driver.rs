@@ -21,6 +21,7 @@ use tracing::Instrument;
 use super::check;
 use crate::admission;
 use crate::carrier::driver::{RecvHalf, SendHalf};
+use crate::carrier::traffic::Traffic;
 use crate::forward::frame::{self, Item};
 use crate::forward::stream::{Incoming, Outgoing};
 use crate::relay;
@@ -43,12 +44,14 @@ pub(crate) struct Desk {
     pub(crate) request_limit: usize,
     /// Takes what is to be relayed; `None` on a relayed link: those carry calls only.
     pub(crate) relay: Option<relay::driver::Desk>,
+    /// Of the link that the calls come over.
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 /// Serves the call until it is over or nobody wants it any more.
 pub(crate) async fn serve(desk: Desk, send: SendHalf, recv: RecvHalf) {
-    let mut incoming = Incoming::new(recv);
-    let out = Outgoing::new(send, 0);
+    let mut incoming = Incoming::new(recv, Arc::clone(&desk.traffic));
+    let out = Outgoing::new(send, 0, Arc::clone(&desk.traffic));
     let Ok(Ok(Some(Item::Head { path, mut headers, .. }))) = tokio::time::timeout(HEAD, incoming.next()).await else {
         metrics::counter!("causeway_gateway_garbage_total", "datacenter" => desk.from.to_string()).increment(1);
         tracing::debug!(datacenter = %desk.from, "a stream that carries no call");

@@ -27,10 +27,19 @@ pub(crate) enum Carrier {
     Tcp(Box<Tcp>),
 }
 
-/// What is counted of a carrier.
+/// What is counted of a carrier. The kernel keeps TCP's to itself: zeros there.
+#[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Counts {
+    pub(crate) sent_packets: u64,
     pub(crate) lost_packets: u64,
+    pub(crate) congestion_events: u64,
     pub(crate) black_holes: u64,
+    /// Congestion window, bytes.
+    pub(crate) cwnd: u64,
+    /// Bytes of UDP payload that the path takes.
+    pub(crate) mtu: u64,
+    /// Paths that the other end asked us to prove: our own address, or what a NAT makes of it, changed.
+    pub(crate) proven_paths: u64,
 }
 
 impl From<ConnectionError> for Closed {
@@ -112,11 +121,19 @@ impl Carrier {
     pub(crate) fn counts(&self) -> Counts {
         match self {
             Self::Quic(conn) => {
-                let path = conn.stats().path;
-                Counts { lost_packets: path.lost_packets, black_holes: path.black_holes_detected }
+                let stats = conn.stats();
+                let path = stats.path;
+                Counts {
+                    sent_packets: path.sent_packets,
+                    lost_packets: path.lost_packets,
+                    congestion_events: path.congestion_events,
+                    black_holes: path.black_holes_detected,
+                    cwnd: path.cwnd,
+                    mtu: u64::from(path.current_mtu),
+                    proven_paths: stats.frame_rx.path_challenge,
+                }
             }
-            // The kernel keeps them to itself.
-            Self::Tcp(_) => Counts { lost_packets: 0, black_holes: 0 },
+            Self::Tcp(_) => Counts::default(),
         }
     }
 
@@ -185,6 +202,17 @@ impl Carrier {
                 let _ = conn.send_datagram(bytes);
             }
             Self::Tcp(tcp) => tcp.send_datagram(bytes),
+        }
+    }
+
+    /// Whether a datagram of this size gets through now: what fits grows with the path's MTU and shrinks with it. Over TCP gossip has
+    /// streams, which drop nothing.
+    pub(crate) fn fits_datagram(&self, size: usize) -> bool {
+        match self {
+            Self::Quic(conn) => {
+                conn.max_datagram_size().is_some_and(|max| size <= max) && conn.datagram_send_buffer_space() >= size
+            }
+            Self::Tcp(_) => false,
         }
     }
 

@@ -32,7 +32,8 @@ impl Told {
     /// Takes up what is measured; whether it is to be told.
     pub(super) fn measured(&mut self, now: Instant, rtts: &BTreeMap<String, Duration>) -> bool {
         let refilled = *self.refilled.get_or_insert(now);
-        let more = u32::try_from(now.saturating_duration_since(refilled).as_millis() / REFILL.as_millis()).unwrap_or(BURST);
+        let more =
+            u32::try_from(now.saturating_duration_since(refilled).as_millis() / REFILL.as_millis()).unwrap_or(BURST);
         if more > 0 {
             self.spent = self.spent.saturating_sub(more);
             self.refilled = Some(now);
@@ -52,7 +53,8 @@ impl Told {
 
     /// In the order of `neighbours`; microseconds, 0: not known.
     pub(super) fn aligned(&self, neighbours: &[String]) -> Vec<u32> {
-        let us = |dc: &String| self.rtts.get(dc).map_or(0, |rtt| u32::try_from(rtt.as_micros().max(1)).unwrap_or(u32::MAX));
+        let us =
+            |dc: &String| self.rtts.get(dc).map_or(0, |rtt| u32::try_from(rtt.as_micros().max(1)).unwrap_or(u32::MAX));
         neighbours.iter().map(us).collect()
     }
 }

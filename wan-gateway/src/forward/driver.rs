@@ -218,7 +218,10 @@ async fn attempt(
     let (out, incoming) = match opened {
         Err(_) => return Err(Failure::Unsent("no stream to be had".to_owned())),
         Ok(Err(why)) => return Err(Failure::Unsent(why)),
-        Ok(Ok((out, incoming))) => (Outgoing::new(out, class.priority), Incoming::new(incoming)),
+        Ok(Ok((out, incoming))) => {
+            let traffic = &link.traffic;
+            (Outgoing::new(out, class.priority, Arc::clone(traffic)), Incoming::new(incoming, Arc::clone(traffic)))
+        }
     };
     let busy = Busy::new(Arc::clone(link));
     let mut first = vec![head.clone()];

@@ -1,9 +1,12 @@
 //! The two halves of a call's stream. Dropped before the end, each tells the other side that the call is off.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::frame::{Decoder, FrameError, Item};
 use crate::carrier::driver::{RecvHalf, SendHalf};
+use crate::carrier::traffic::Traffic;
 
 /// Why reading a call ended early.
 #[derive(Debug, thiserror::Error)]
@@ -25,11 +28,13 @@ pub(crate) struct Incoming {
     decoder: Decoder,
     buffer: Bytes,
     open: bool,
+    traffic: Arc<Traffic>,
 }
 
 impl Incoming {
-    pub(crate) fn new(stream: RecvHalf) -> Self {
-        Self { stream, decoder: Decoder::default(), buffer: Bytes::new(), open: true }
+    /// Counts its bytes as those of calls.
+    pub(crate) fn new(stream: RecvHalf, traffic: Arc<Traffic>) -> Self {
+        Self { stream, decoder: Decoder::default(), buffer: Bytes::new(), open: true, traffic }
     }
 
     /// The next item; `None`: the end. May be cancelled and called again.
@@ -42,7 +47,10 @@ impl Incoming {
                 return Ok(None);
             }
             match self.stream.read().await {
-                Ok(Some(bytes)) => self.buffer = bytes,
+                Ok(Some(bytes)) => {
+                    self.traffic.rpc.received(bytes.len());
+                    self.buffer = bytes;
+                }
                 Ok(None) => {
                     self.open = false;
                     self.decoder.end()?;
@@ -69,12 +77,14 @@ impl Drop for Incoming {
 pub(crate) struct Outgoing {
     stream: SendHalf,
     open: bool,
+    traffic: Arc<Traffic>,
 }
 
 impl Outgoing {
-    pub(crate) fn new(stream: SendHalf, priority: i32) -> Self {
+    /// Counts its bytes as those of calls.
+    pub(crate) fn new(stream: SendHalf, priority: i32, traffic: Arc<Traffic>) -> Self {
         stream.set_priority(priority);
-        Self { stream, open: true }
+        Self { stream, open: true, traffic }
     }
 
     /// The same with this priority.
@@ -85,7 +95,10 @@ impl Outgoing {
 
     /// Writes all of it; waits while the other side does not read.
     pub(crate) async fn write(&mut self, pieces: &mut [Bytes]) -> std::io::Result<()> {
-        self.stream.write(pieces).await
+        let size = pieces.iter().map(Bytes::len).sum();
+        self.stream.write(pieces).await?;
+        self.traffic.rpc.sent(size);
+        Ok(())
     }
 
     /// All is written.

@@ -21,6 +21,7 @@ use super::{CloseCode, ConnId, State};
 use crate::accept::driver::{Desk, serve};
 use crate::carrier::Closed;
 use crate::carrier::driver::Carrier;
+use crate::carrier::traffic::Traffic;
 use crate::config::{Config, Congestion};
 use crate::gateway::StartError;
 use crate::tls::Tls;
@@ -44,7 +45,7 @@ const FRAME_TIME: Duration = Duration::from_secs(5);
 /// Bytes of one frame of gossip.
 const MAX_FRAME: usize = 4 << 20;
 
-/// First byte of a one-way stream that carries a frame of gossip.
+/// First byte of a one-way stream, or of a datagram, that carries a frame of gossip. No [`Probe`] begins with it.
 const FRAME: u8 = 1;
 /// First byte of a one-way stream that says: I am about to stop.
 const DRAIN: u8 = 2;
@@ -76,6 +77,8 @@ pub(crate) struct Link {
     pub(crate) skew_ms: AtomicI64,
     /// Its progress when it was last looked at.
     pub(crate) acks: AtomicU64,
+    /// Bytes that crossed.
+    pub(crate) traffic: Arc<Traffic>,
     state: watch::Sender<State>,
 }
 
@@ -89,6 +92,7 @@ impl Link {
             calls: AtomicU64::new(0),
             skew_ms: AtomicI64::new(0),
             acks: AtomicU64::new(0),
+            traffic: Arc::default(),
             state: watch::Sender::new(State::Greeting),
         }
     }
@@ -119,7 +123,9 @@ impl Link {
     pub(crate) fn probe(&self, digest: u64) {
         let probe = Probe { reply: false, digest, unix_ms: unix_ms() };
         self.conn.asked();
-        self.conn.send_datagram(Bytes::from(probe.encode_to_vec()));
+        let bytes = probe.encode_to_vec();
+        self.traffic.gossip.sent(bytes.len());
+        self.conn.send_datagram(Bytes::from(bytes));
     }
 }
 
@@ -323,6 +329,7 @@ async fn frames(link: &Link, notes: &mpsc::Sender<Note>) -> Closed {
             Ok(None) => continue,
             Err(closed) => return closed,
         };
+        link.traffic.gossip.received(bytes.len());
         let note = match bytes.split_first() {
             Some((&FRAME, body)) => match GossipFrame::decode(body) {
                 Ok(frame) => Note::Frame(link.id, frame),
@@ -342,6 +349,14 @@ async fn datagrams(link: &Link, notes: &mpsc::Sender<Note>) -> Closed {
             Ok(bytes) => bytes,
             Err(error) => return error,
         };
+        if let Some((&FRAME, body)) = bytes.split_first() {
+            link.traffic.gossip.received(bytes.len());
+            if let Ok(frame) = GossipFrame::decode(body) {
+                // Dropped while the gateway's task is busy, as it may be on the way: digests will show it.
+                let _ = notes.try_send(Note::Frame(link.id, frame));
+            }
+            continue;
+        }
         let Ok(probe) = Probe::decode(bytes) else { continue };
         let note = if probe.reply {
             link.conn.answered();
@@ -358,6 +373,7 @@ async fn datagrams(link: &Link, notes: &mpsc::Sender<Note>) -> Closed {
 
 /// Says something on a stream of its own; `heard`: waits until the other end has it.
 async fn say(link: Arc<Link>, bytes: Vec<u8>, heard: bool) {
+    link.traffic.gossip.sent(bytes.len());
     let said = tokio::time::timeout(FRAME_TIME, link.conn.say(bytes, heard)).await;
     if !matches!(said, Ok(Ok(()))) {
         tracing::debug!(link = link.id, datacenter = link.datacenter, "gossip could not be sent");
@@ -372,9 +388,23 @@ fn encoded(frame: &GossipFrame) -> Vec<u8> {
     bytes
 }
 
-/// Sends a frame of gossip.
+/// Sends a frame of gossip that must arrive.
 pub(crate) async fn tell(link: Arc<Link>, frame: GossipFrame) {
     say(link, encoded(&frame), false).await;
+}
+
+/// Sends news: as a datagram where it fits, which waits behind nothing; one that is lost shows in the digests of the next probes. On a
+/// stream of its own where it does not fit, and over TCP.
+pub(crate) async fn news(link: Arc<Link>, frame: GossipFrame) {
+    let bytes = encoded(&frame);
+    if link.conn.fits_datagram(bytes.len()) {
+        link.traffic.gossip.sent(bytes.len());
+        link.conn.send_datagram(Bytes::from(bytes));
+        metrics::counter!("causeway_gateway_gossip_frames_total", "as" => "datagram").increment(1);
+    } else {
+        metrics::counter!("causeway_gateway_gossip_frames_total", "as" => "stream").increment(1);
+        say(link, bytes, false).await;
+    }
 }
 
 /// Says that we are about to stop, after some last words; done once it was heard.

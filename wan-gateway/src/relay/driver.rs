@@ -19,6 +19,7 @@ use super::{Ask, Refusal, Verdict};
 use crate::carrier::Kind;
 use crate::carrier::driver::{Carrier, Made, Tcp};
 use crate::carrier::reach::driver::{Dialler, Maker};
+use crate::carrier::traffic::Traffic;
 use crate::config::Config;
 use crate::forward::frame::{self, Item};
 use crate::forward::stream::{Incoming, Outgoing};
@@ -104,14 +105,12 @@ async fn carry(desk: Desk, ask: Ask, incoming: Incoming, out: Outgoing, _permit:
         }
     };
     tracing::debug!(from = %desk.from, via = link.datacenter, target = ask.target, "carrying a relayed link");
-    let count = |from: &str, to: &str| {
-        metrics::counter!("causeway_gateway_relayed_bytes_total", "from" => from.to_owned(), "to" => to.to_owned())
-    };
+    let count = |from: &str, to: &str| metrics::counter!("causeway_gateway_relayed_bytes_total", "from" => from.to_owned(), "to" => to.to_owned());
     let (there, here) = (count(&desk.from, &link.datacenter), count(&link.datacenter, &desk.from));
     let mut state = link.watch();
     tokio::select! {
-        () = pass(incoming, onward, &there) => {}
-        () = pass(back, out, &here) => {}
+        () = pass(incoming, onward, |n| { there.increment(n as u64); link.traffic.relay.sent(n); }) => {}
+        () = pass(back, out, |n| { here.increment(n as u64); link.traffic.relay.received(n); }) => {}
         // Dropping both ends tells them.
         _ = state.wait_for(|s| *s >= State::Lost) => {}
         () = desk.maker.stop.cancelled() => {}
@@ -119,11 +118,11 @@ async fn carry(desk: Desk, ask: Ask, incoming: Incoming, out: Outgoing, _permit:
 }
 
 /// Moves what comes to where it goes, undecoded but for the frames around it.
-async fn pass(mut from: Incoming, mut to: Outgoing, bytes: &metrics::Counter) {
+async fn pass(mut from: Incoming, mut to: Outgoing, count: impl Fn(usize)) {
     loop {
         let written = match from.next().await {
             Ok(Some(Item::Data(data))) => {
-                bytes.increment(data.len() as u64);
+                count(data.len());
                 to.write(&mut frame::data(data)).await
             }
             Ok(Some(Item::Head { status, headers, .. })) => {
@@ -145,9 +144,11 @@ async fn pass(mut from: Incoming, mut to: Outgoing, bytes: &metrics::Counter) {
 async fn open(link: &Link, ask: &Ask) -> Result<(Outgoing, Incoming), String> {
     let head = ask.head().map_err(|e| e.to_string())?;
     let (send, recv) = link.conn.open_bi().await?;
-    let mut out = Outgoing::new(send, PRIORITY);
+    // Counted where it is passed on; here it is no call of ours.
+    let apart = Arc::new(Traffic::default());
+    let mut out = Outgoing::new(send, PRIORITY, Arc::clone(&apart));
     out.write(&mut [head]).await.map_err(|e| e.to_string())?;
-    Ok((out, Incoming::new(recv)))
+    Ok((out, Incoming::new(recv, apart)))
 }
 
 /// Takes a stream that ends here: the handshake inside it says who asks.
@@ -197,7 +198,8 @@ pub(crate) async fn dial(dialler: &Dialler, link: &Link, target: &str) -> Result
     let io = pipe(incoming, out, Arc::clone(&refused), None, &dialler.maker);
     let name = ServerName::try_from(format!("gateway.{target}.{}", config.domain)).map_err(|e| e.to_string())?;
     let connector = TlsConnector::from(dialler.tls.relay_client(target));
-    let stream = connector.connect(name, io).await.map_err(|e| refused.get().cloned().unwrap_or_else(|| e.to_string()))?;
+    let stream =
+        connector.connect(name, io).await.map_err(|e| refused.get().cloned().unwrap_or_else(|| e.to_string()))?;
     let (_, session) = stream.get_ref();
     if session.alpn_protocol() != Some(RELAY_ALPN) {
         return Err("what answers speaks no protocol of ours".to_owned());

@@ -15,7 +15,8 @@ use crate::tls::Tls;
 fn gateways(names: &[&str]) -> Vec<Tls> {
     let dir = std::env::temp_dir().join(format!("causeway-middle-{}-{}", std::process::id(), names.len()));
     let issued = issue_for_dev(&dir, "consul", names).unwrap();
-    let tls = issued.into_iter().map(|f| Tls::new(Material::load(f.gateway, "consul").unwrap(), "consul", None)).collect();
+    let tls =
+        issued.into_iter().map(|f| Tls::new(Material::load(f.gateway, "consul").unwrap(), "consul", None)).collect();
     std::fs::remove_dir_all(&dir).unwrap();
     tls
 }

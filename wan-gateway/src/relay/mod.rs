@@ -149,7 +149,9 @@ mod tests {
     }
 
     fn headers(to: &str, passed: &str) -> HeaderMap {
-        [(TO, HeaderValue::from_str(to).unwrap()), (PASSED, HeaderValue::from_str(passed).unwrap())].into_iter().collect()
+        [(TO, HeaderValue::from_str(to).unwrap()), (PASSED, HeaderValue::from_str(passed).unwrap())]
+            .into_iter()
+            .collect()
     }
 
     #[test]

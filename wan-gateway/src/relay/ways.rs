@@ -173,11 +173,13 @@ impl Relays {
             let lesser = self.own.as_str() < target.as_str();
             let wanted = wanted(now, aim, lesser, &ways, &up, mine.iter().any(|l| l.ours));
             // One that is being set up is waited for, unless its neighbour is gone.
-            let coming = mine.iter().any(|l| l.ours && l.state == State::Greeting && ways.iter().any(|w| w.via == l.via));
+            let coming =
+                mine.iter().any(|l| l.ours && l.state == State::Greeting && ways.iter().any(|w| w.via == l.via));
             if let (Some(way), None, false) = (wanted, &aim.attempt, coming) {
                 self.attempts += 1;
                 let deadline = DEADLINE + way.cost * 4;
-                aim.attempt = Some(Attempt { number: self.attempts, via: way.via.clone(), until: now + deadline + SLACK });
+                aim.attempt =
+                    Some(Attempt { number: self.attempts, via: way.via.clone(), until: now + deadline + SLACK });
                 let (target, via) = (target.clone(), way.via.clone());
                 todo.push(Do::Dial { target, via, attempt: self.attempts, deadline });
             }
@@ -269,17 +271,19 @@ fn wanted<'a>(
 /// Of several links that work, those of ours that are not needed. Both ends decide alike, by names, so that not both give up theirs.
 fn surplus<'a>(lesser: bool, ways: &'a [&'a Way], up: &'a [&'a Relay]) -> impl Iterator<Item = ConnId> + 'a {
     let sound = |l: &Relay| ways.iter().any(|w| w.via == l.via);
-    up.iter().filter(|l| l.ours).filter(move |mine| {
-        up.iter().filter(|other| other.conn != mine.conn && sound(other)).any(|other| match (mine.rtt, other.rtt) {
-            _ if !sound(mine) => true,
-            // What was dialled last was dialled for a reason.
-            _ if other.ours => other.conn > mine.conn,
-            (Some(rtt), Some(theirs)) if lesser => cheaper(theirs, rtt),
-            (Some(rtt), Some(theirs)) => rtt + Duration::from_millis(5) >= theirs - theirs / 10,
-            _ => false,
+    up.iter()
+        .filter(|l| l.ours)
+        .filter(move |mine| {
+            up.iter().filter(|other| other.conn != mine.conn && sound(other)).any(|other| match (mine.rtt, other.rtt) {
+                _ if !sound(mine) => true,
+                // What was dialled last was dialled for a reason.
+                _ if other.ours => other.conn > mine.conn,
+                (Some(rtt), Some(theirs)) if lesser => cheaper(theirs, rtt),
+                (Some(rtt), Some(theirs)) => rtt + Duration::from_millis(5) >= theirs - theirs / 10,
+                _ => false,
+            })
         })
-    })
-    .map(|l| l.conn)
+        .map(|l| l.conn)
 }
 
 fn fail(aim: &mut Aim, now: Instant, attempt: u64, why: String, rng: &mut StdRng) {
@@ -310,7 +314,8 @@ mod tests {
     }
 
     fn table(ways: &[(&str, u64, u32)]) -> Table {
-        let way = |(via, cost, hops): &(&str, u64, u32)| Way { conn: 1, via: (*via).into(), cost: ms(*cost), hops: *hops };
+        let way =
+            |(via, cost, hops): &(&str, u64, u32)| Way { conn: 1, via: (*via).into(), cost: ms(*cost), hops: *hops };
         Table::from([("m".to_owned(), ways.iter().map(way).collect())])
     }
 

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::gossip::{self, Told};
 use super::routes::{self, Routes, Sources};
 use crate::accept::driver::Desk;
 use crate::carrier::Kind;
@@ -37,8 +38,6 @@ use crate::tls::Tls;
 const LOOK: Duration = Duration::from_millis(250);
 /// Round trips, statuses and metrics are published this often.
 const PUBLISH: Duration = Duration::from_secs(1);
-/// A whole directory goes to the same link at most this often.
-const RESEND: Duration = Duration::from_secs(1);
 /// Changes are gathered for this long before they are written to disk.
 const SAVE: Duration = Duration::from_secs(2);
 /// A relayed link on which a call was made so lately is watched closely.
@@ -78,9 +77,7 @@ pub(crate) struct Parts {
 /// A link and what the task remembers of it.
 struct Held {
     link: Arc<Link>,
-    sent_whole: Option<Instant>,
-    /// Digests in a row that differed from ours; one may differ because news is under way.
-    differs: u32,
+    told: Told,
     /// Whether we dialled it.
     ours: bool,
     /// Calls made on it when it was last looked at, and when that last changed.
@@ -110,6 +107,8 @@ pub(crate) struct Brain {
     farewells: Vec<JoinHandle<()>>,
     stopping: bool,
     changed: bool,
+    /// When the directory changed last, which tells news under way from news lost.
+    directory_changed: Instant,
 }
 
 impl Brain {
@@ -142,6 +141,7 @@ impl Brain {
             farewells: Vec::new(),
             stopping: false,
             changed: true,
+            directory_changed: now,
             parts,
         }
     }
@@ -294,9 +294,10 @@ impl Brain {
             calls: Arc::clone(permits),
             request_limit: config.limits.request_bytes,
             relay,
+            traffic: Arc::clone(&link.traffic),
         };
         let ours = dialled.is_some();
-        let held = Held { link: Arc::clone(&link), sent_whole: None, differs: 0, ours, calls: (0, now) };
+        let held = Held { link: Arc::clone(&link), told: Told::default(), ours, calls: (0, now) };
         self.held.insert(id, held);
         self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone(), kind });
         if self.links.state(id) == State::Closed {
@@ -311,8 +312,7 @@ impl Brain {
     fn send_whole(&mut self, now: Instant, id: ConnId) {
         let frame = self.frame_of(self.directory.sites());
         if let Some(held) = self.held.get_mut(&id) {
-            held.sent_whole = Some(now);
-            held.differs = 0;
+            held.told.whole(now);
             self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), frame));
         }
     }
@@ -338,42 +338,42 @@ impl Brain {
             return;
         }
         let from = held.link.datacenter.clone();
-        if self.links.state(id) == State::Greeting {
-            tracing::info!(datacenter = from, gateway = frame.from_gateway, link = id, "a link is up");
+        let life = gossip::life(&frame);
+        // News as a datagram may overtake the first frame, which is the one that says which life speaks.
+        if life != 0 {
+            if self.links.state(id) == State::Greeting {
+                tracing::info!(datacenter = from, gateway = frame.from_gateway, link = id, "a link is up");
+            }
+            self.links.handle(now, Event::Hello { conn: id, gateway: frame.from_gateway.clone(), life });
         }
-        let author = |s: &&Site| s.datacenter == from && s.gateway == frame.from_gateway;
-        let life = frame.sites.iter().find(author).map_or(0, |s| s.incarnation);
-        self.links.handle(now, Event::Hello { conn: id, gateway: frame.from_gateway.clone(), life });
         let merged = self.directory.merge(now, frame.sites);
         self.directory.linked(now, &from, &frame.from_gateway);
         if !merged.news.is_empty() {
             self.changed = true;
             self.save_at.get_or_insert(now + SAVE);
-            self.pass_on(id, merged.news);
+            self.directory_changed = now;
+            self.pass_on(id, &merged.news);
         }
         if merged.own {
+            self.directory_changed = now;
             self.tell_all(vec![self.directory.own().clone()]);
         }
     }
 
     /// Passes news on to those who do not hear it from its author.
-    fn pass_on(&self, from: ConnId, news: Vec<Site>) {
+    fn pass_on(&self, from: ConnId, news: &[Site]) {
         for (id, held) in self.held.iter().filter(|(id, _)| **id != from && self.links.state(**id) == State::Up) {
-            let theirs: Vec<Site> = news
-                .iter()
-                .filter(|s| s.datacenter != held.link.datacenter && !s.neighbours.contains(&held.link.datacenter))
-                .cloned()
-                .collect();
+            let theirs = gossip::passed_on(news, &held.link.datacenter);
             if !theirs.is_empty() {
                 tracing::trace!(link = id, records = theirs.len(), "passing on news");
-                self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), self.frame_of(theirs)));
+                self.parts.tasks.spawn(links::news(Arc::clone(&held.link), self.frame_of(theirs)));
             }
         }
     }
 
     fn tell_all(&self, sites: Vec<Site>) {
         for (_, held) in self.held.iter().filter(|(id, _)| self.links.state(**id) == State::Up) {
-            self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), self.frame_of(sites.clone())));
+            self.parts.tasks.spawn(links::news(Arc::clone(&held.link), self.frame_of(sites.clone())));
         }
     }
 
@@ -398,9 +398,8 @@ impl Brain {
                 "the clocks of this site and of that one differ; nothing depends on it, but their logs and certificates do: check NTP"
             );
         }
-        held.differs = if digest == ours { 0 } else { held.differs + 1 };
-        let due = held.sent_whole.is_none_or(|sent| now >= sent + RESEND);
-        if held.differs >= 2 && due {
+        let rtt = held.link.conn.rtt();
+        if held.told.compare(now, digest == ours, self.directory_changed, rtt) {
             self.send_whole(now, id);
         }
     }
@@ -420,6 +419,7 @@ impl Brain {
         news |= self.directory.measured(Instant::now(), &self.round_trips());
         if news {
             self.changed = true;
+            self.directory_changed = Instant::now();
             self.tell_all(vec![self.directory.own().clone()]);
         }
     }
@@ -488,7 +488,11 @@ impl Brain {
                 Do::Dial { target, via, attempt, deadline } => self.dial_relay(target, via, attempt, deadline),
                 Do::Retire(id) => {
                     let Some(held) = self.held.get(&id) else { continue };
-                    tracing::debug!(link = id, datacenter = held.link.datacenter, "a relayed link is not needed any more");
+                    tracing::debug!(
+                        link = id,
+                        datacenter = held.link.datacenter,
+                        "a relayed link is not needed any more"
+                    );
                     self.parts.tasks.spawn(links::drain(Arc::clone(&held.link), None));
                     self.links.handle(now, Event::Drain { conn: id });
                 }
@@ -547,24 +551,13 @@ impl Brain {
         }
         let config = &self.parts.config;
         let own = (config.datacenter.as_str(), config.node_name.as_str());
-        let configured = config.peers.iter().map(|address| Target {
-            key: address.clone(),
-            addresses: vec![address.clone()],
-            learnt: None,
-            patient: false,
-        });
-        let removed = self.parts.removed.load();
-        let learnt =
-            self.directory.dialable().filter(|(dc, _, _)| !removed.contains(*dc)).map(|(dc, gateway, addresses)| {
-                Target {
-                    key: format!("{dc}/{gateway}"),
-                    addresses: addresses.to_vec(),
-                    learnt: Some((dc.to_owned(), gateway.to_owned())),
-                    // Both sides learn of each other at once; one of them waits, unless it is the only one that can dial.
-                    patient: own > (dc, gateway) && !self.parts.advertised.is_empty(),
-                }
-            });
-        let targets: Vec<Target> = configured.chain(learnt).collect();
+        let targets = gossip::targets(
+            own,
+            !self.parts.advertised.is_empty(),
+            &config.peers,
+            &self.directory,
+            &self.parts.removed.load(),
+        );
         if targets != self.targets {
             self.targets.clone_from(&targets);
             self.links.handle(now, Event::Targets(targets));
@@ -752,6 +745,26 @@ impl Brain {
             {
                 metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(counts.lost_packets as f64);
                 metrics::gauge!("causeway_gateway_link_black_holes", &labels).set(counts.black_holes as f64);
+                metrics::gauge!("causeway_gateway_link_sent_packets", &labels).set(counts.sent_packets as f64);
+                metrics::gauge!("causeway_gateway_link_congestion_events", &labels)
+                    .set(counts.congestion_events as f64);
+                metrics::gauge!("causeway_gateway_link_cwnd_bytes", &labels).set(counts.cwnd as f64);
+                metrics::gauge!("causeway_gateway_link_mtu_bytes", &labels).set(counts.mtu as f64);
+                metrics::gauge!("causeway_gateway_link_migrations", &labels).set(counts.proven_paths as f64);
+                let traffic = &held.link.traffic;
+                for (class, meter) in [("rpc", &traffic.rpc), ("gossip", &traffic.gossip), ("relay", &traffic.relay)] {
+                    let (sent, received) = meter.read();
+                    for (direction, bytes) in [("sent", sent), ("received", received)] {
+                        let labels = [
+                            ("datacenter", dc.clone()),
+                            ("gateway", gateway.clone()),
+                            ("path", kind.to_owned()),
+                            ("class", class.to_owned()),
+                            ("direction", direction.to_owned()),
+                        ];
+                        metrics::gauge!("causeway_gateway_link_bytes", &labels).set(bytes as f64);
+                    }
+                }
                 let calls = held.link.calls.load(Ordering::Relaxed);
                 metrics::gauge!("causeway_gateway_link_calls", &labels).set(calls as f64);
             }
