@@ -11,17 +11,11 @@ const REFILL: Duration = Duration::from_secs(5);
 const LEAST: Duration = Duration::from_millis(4);
 
 /// What was told, and how much more may be.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Told {
     rtts: BTreeMap<String, Duration>,
     spent: u32,
     refilled: Option<Instant>,
-}
-
-impl Default for Told {
-    fn default() -> Self {
-        Self { rtts: BTreeMap::new(), spent: 0, refilled: None }
-    }
 }
 
 fn differs(told: Duration, now: Duration) -> bool {
