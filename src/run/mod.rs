@@ -370,9 +370,7 @@ impl Node {
         let failover = Failover::start(servers.door(), views.clone(), stop.clone());
         let dns = match plan.dns.is_empty() {
             true => None,
-            false => {
-                Some(Dns::start_failing_over(dns_config, views.clone(), Some(failover.clone()), stop.clone())?)
-            }
+            false => Some(Dns::start_failing_over(dns_config, views.clone(), Some(failover.clone()), stop.clone())?),
         };
 
         let (ended, ends) = mpsc::channel(4);

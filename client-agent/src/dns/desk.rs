@@ -172,7 +172,10 @@ impl Desk {
         self.bytes += message.len();
         match self.ready.get_mut(key) {
             Some(entry) => {
-                if entry.orders.len() < entry.wanted && entry.source.version == source.version && entry.source.is_current() {
+                if entry.orders.len() < entry.wanted
+                    && entry.source.version == source.version
+                    && entry.source.is_current()
+                {
                     entry.orders.push(message.into());
                 }
             }

@@ -249,7 +249,8 @@ fn failures() {
 fn every_instance_comes_first_equally_often() {
     let view = ServiceView { instances: many(10).into_iter().map(Into::into).collect() };
     let setup = Setup::new(config()).unwrap();
-    let (ask, of) = (ask("web.service.consul.", RecordType::A), ServiceAsk { name: "web", tag: None, dc: "dc1", tell: false });
+    let (ask, of) =
+        (ask("web.service.consul.", RecordType::A), ServiceAsk { name: "web", tag: None, dc: "dc1", tell: false });
     let mut rng = rng();
     let mut firsts = std::collections::BTreeMap::new();
     for n in 0..100 {

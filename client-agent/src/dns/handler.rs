@@ -68,7 +68,8 @@ impl Shared {
         let (id, own) = (trace.id(), trace.span());
         let span = tracing::debug_span!("dns", trace = %id, span = %own, name = %ask.owner, kind = %ask.qtype);
         let views = self.views.under(trace);
-        let work = resolve::later(setup, &views, self.failover.as_ref(), ask, tcp, deadline, self.clock.now).instrument(span.clone());
+        let work = resolve::later(setup, &views, self.failover.as_ref(), ask, tcp, deadline, self.clock.now)
+            .instrument(span.clone());
         let late = || Reply::empty(ResponseCode::ServFail);
         let reply = tokio::time::timeout_at(deadline.into(), work).await.unwrap_or_else(|_| late());
         let took = (self.clock.now)().saturating_duration_since(began);

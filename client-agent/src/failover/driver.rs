@@ -612,12 +612,8 @@ impl Inner {
         let (mut index, mut failures) = (0, 0_u32);
         loop {
             let work = async {
-                let meta = Meta {
-                    consistency: Consistency::Stale,
-                    min_index: index,
-                    wait: Some(HELD),
-                    ..Meta::default()
-                };
+                let meta =
+                    Meta { consistency: Consistency::Stale, min_index: index, wait: Some(HELD), ..Meta::default() };
                 let mut client = ConfigClient::new(self.door.clone()).max_decoding_message_size(MOST_BYTES);
                 let asked = timeout(meta.wait_time(1.0) + CALL, client.list(meta.request(ListRequest::default())));
                 match asked.await {

@@ -69,8 +69,8 @@ impl Stage {
         loop {
             let now = Instant::now();
             self.failover.look_around(now);
-            let pick = self.failover.look(asked, now);
-            if pick.as_ref().is_some_and(|pick| at(pick) == site) {
+            let pick = self.decide(asked).await;
+            if at(&pick) == site {
                 return;
             }
             assert!(now < end, "not from {site}: {pick:?}");
@@ -180,7 +180,8 @@ async fn dns_says_which_site() {
     let s = stage();
     s.failover.define(&[entry("web", &[], true, "0s")]);
     let setup = Setup::new(Config { datacenter: "dc1".into(), ..Config::default() }).unwrap();
-    let ask = |name: &str, qtype| Ask { owner: Name::from_ascii(name).unwrap(), qtype, udp: None, edns: false, unix: 0 };
+    let ask =
+        |name: &str, qtype| Ask { owner: Name::from_ascii(name).unwrap(), qtype, udp: None, edns: false, unix: 0 };
     let answer = async |name: &str, qtype| {
         let ask = ask(name, qtype);
         resolve::later(&setup, &s.views, Some(&s.failover), &ask, false, Instant::now() + SOON, Instant::now).await

@@ -128,12 +128,8 @@ pub(crate) async fn write(call: &Call<'_>) -> Result<Reply, Failure> {
     let cas = call.params.number("cas")?;
     let verb = if cas.is_some() { Verb::Cas } else { Verb::Set };
     let meta = call.meta()?;
-    let request = ApplyRequest {
-        verb: verb.into(),
-        entry: Some(entry),
-        cas_index: cas.unwrap_or_default(),
-        handed_on: false,
-    };
+    let request =
+        ApplyRequest { verb: verb.into(), entry: Some(entry), cas_index: cas.unwrap_or_default(), handed_on: false };
     let (reply, _) = ask!(call, meta, ConfigClient<_>, apply, request)?;
     call.json(&reply.done)
 }
@@ -190,7 +186,8 @@ mod tests {
         let value = json!({"Kind": RESOLVER, "Name": "web", "Failover": {"*": {"Datacenters": ["dc2", "dc3"]}},
             "Hysteresis": "5s", "OnlyPassing": true, "ConnectTimeout": "5s", "CreateIndex": 0, "ModifyIndex": 0});
         assert_eq!(serde_json::to_value(shown(&config_entry(&value).unwrap())).unwrap(), value);
-        let snake = json!({"kind": RESOLVER, "name": "web", "failover": {"*": [{"nearest": true}]}, "only_passing": true});
+        let snake =
+            json!({"kind": RESOLVER, "name": "web", "failover": {"*": [{"nearest": true}]}, "only_passing": true});
         let entry = config_entry(&snake).unwrap();
         let resolver = entry.resolver.unwrap();
         assert!(resolver.only_passing && resolver.failover.unwrap().nearest);
@@ -202,10 +199,16 @@ mod tests {
     fn refused() {
         for (value, text) in [
             (json!({"Name": "web"}), "kind"),
-            (json!({"Kind": "nope", "Name": "web"}), "invalid config entry kind: nope (this version knows: service-resolver)"),
+            (
+                json!({"Kind": "nope", "Name": "web"}),
+                "invalid config entry kind: nope (this version knows: service-resolver)",
+            ),
             (json!({"Kind": RESOLVER, "Name": "w", "Foo": 1}), "invalid config key \"Foo\""),
             (json!({"Kind": RESOLVER, "Name": "w", "Subsets": {}}), "invalid config key \"Subsets\""),
-            (json!({"Kind": RESOLVER, "Name": "w", "Failover": {"v1": {}}}), "Bad Failover[\"v1\"]: not a valid subset"),
+            (
+                json!({"Kind": RESOLVER, "Name": "w", "Failover": {"v1": {}}}),
+                "Bad Failover[\"v1\"]: not a valid subset",
+            ),
             (json!({"Kind": RESOLVER, "Name": "w", "Failover": {"*": {"Service": "x"}}}), "\"Service\""),
             (json!({"Kind": RESOLVER, "Name": "w", "Failover": []}), "Failover must be an object"),
             (json!([]), "array"),

@@ -111,7 +111,9 @@ pub(crate) async fn service(call: &Call<'_>) -> Result<Reply, Failure> {
     let any = options.meta.datacenter.as_deref() == Some(ANY);
     // Who names a datacenter gets what is there.
     match &call.ctx.failover {
-        Some(failover) if any || call.params.get("dc").is_empty() => anywhere(call, failover, &wanted, options, any).await,
+        Some(failover) if any || call.params.get("dc").is_empty() => {
+            anywhere(call, failover, &wanted, options, any).await
+        }
         _ => there(call, &wanted, options, None).await.map(|found| found.0),
     }
 }
@@ -128,8 +130,7 @@ async fn there(
     if let Some(views) = call.ctx.views.as_ref().filter(|_| options.cached && options.meta.min_index == 0) {
         return Ok((cached(call, views.as_ref(), name, (*only_passing, tags, node_meta), &options).await?, true));
     }
-    let request =
-        ServiceHealthRequest { service: name.clone(), tags: tags.clone(), node_meta: node_meta.clone() };
+    let request = ServiceHealthRequest { service: name.clone(), tags: tags.clone(), node_meta: node_meta.clone() };
     let (reply, answer) = read!(call, &mut options, HealthClient<_>, service_health, request)?;
     let fits = fit.is_none_or(|fit| reply.instances.iter().any(fit));
     Ok((headed(instances(call, &reply.instances, *only_passing, &options)?, &answer, &options), fits))
@@ -198,7 +199,10 @@ async fn anywhere(
             reply.header(DATACENTER, site)
         });
     }
-    Err(Failure::of(Reason::Unreachable, "the service moves between datacenters faster than it can be asked; try again"))
+    Err(Failure::of(
+        Reason::Unreachable,
+        "the service moves between datacenters faster than it can be asked; try again",
+    ))
 }
 
 /// Options of one try of several.

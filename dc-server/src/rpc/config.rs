@@ -46,13 +46,14 @@ impl<L: Log> Config for Service<L> {
             }
             let meta = Meta { datacenter: Some(primary.to_owned()), hops: meta.hops + 1, ..meta };
             request.handed_on = true;
-            let reply = self.log.apply_config(&meta, request, left).await.map_err(|status| match Reason::of(&status) {
-                reason @ (Reason::Unreachable | Reason::NoPath | Reason::Deadline) => reason.status(format!(
-                    "config entries are written in the primary datacenter {primary:?}, which cannot be reached: {}",
-                    status.message()
-                )),
-                _ => status,
-            })?;
+            let reply =
+                self.log.apply_config(&meta, request, left).await.map_err(|status| match Reason::of(&status) {
+                    reason @ (Reason::Unreachable | Reason::NoPath | Reason::Deadline) => reason.status(format!(
+                        "config entries are written in the primary datacenter {primary:?}, which cannot be reached: {}",
+                        status.message()
+                    )),
+                    _ => status,
+                })?;
             return Ok(Response::new(reply));
         }
         let outcome = self.write(Command::Config(request)).await?;
