@@ -69,8 +69,8 @@ impl Stage {
         loop {
             let now = Instant::now();
             self.failover.look_around(now);
-            let pick = self.failover.look(asked, now);
-            if pick.as_ref().is_some_and(|pick| at(pick) == site) {
+            let pick = self.decide(asked).await;
+            if at(&pick) == site {
                 return;
             }
             assert!(now < end, "not from {site}: {pick:?}");
