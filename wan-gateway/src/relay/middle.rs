@@ -28,7 +28,7 @@ async fn connect(tls: &Tls, io: DuplexStream) -> std::io::Result<tokio_rustls::c
 
 #[tokio::test]
 async fn a_middle_with_a_certificate_of_its_own_cannot_be_the_end() {
-    let [one, two, three] = gateways(&["dc1", "dc2", "dc3"]).try_into().unwrap();
+    let [one, two, three] = <[Tls; 3]>::try_from(gateways(&["dc1", "dc2", "dc3"])).unwrap();
     for (end, good) in [(&two, false), (&three, true)] {
         let (near, far) = tokio::io::duplex(64 << 10);
         let accepting = tokio::spawn(TlsAcceptor::from(end.relay_server()).accept(far));

@@ -372,7 +372,8 @@ mod tests {
         let both = table(&[("b", 20, 2), ("c", 40, 2)]);
         // What is measured decides, and what is told where it says more.
         assert_eq!(a.look(now, &both, &[relay(1, "b", true, 22)]), []);
-        assert_eq!(a.look(now, &both, &[relay(1, "c", true, 33)]), [], "within the margin");
+        let near = table(&[("b", 20, 2), ("c", 33, 2)]);
+        assert_eq!(a.look(now, &near, &[relay(1, "c", true, 33)]), [], "within the margin");
         assert_eq!(dials(&a.look(now, &both, &[relay(1, "b", true, 500)])), ["b"], "it may go another way behind b");
         let mut a = relays("a");
         assert_eq!(dials(&a.look(now, &table(&[("c", 40, 2), ("b", 300, 2)]), &[relay(1, "b", true, 20)])), ["c"]);
