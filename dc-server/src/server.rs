@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use causeway_certs::dial::Dialer;
 use causeway_proto::command;
+use causeway_proto::config::{ApplyReply, ApplyRequest, Entry};
 use causeway_proto::door::Door;
 use causeway_proto::federation::SitesRequest;
 use causeway_proto::federation::directory_client::DirectoryClient;
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::config::driver::{self as config, Copy};
 use crate::consensus::log::Options;
 use crate::consensus::network::{Addresses, Doors, MAX_MESSAGE};
 use crate::consensus::types::{Peer, raft_id};
@@ -74,6 +76,10 @@ pub struct ServerConfig {
     pub write_limits: rpc::Limits,
     /// How the log is kept.
     pub log: Options,
+    /// The datacenter whose config entries hold in all; `None`, or the own one: ours are our own.
+    pub primary_datacenter: Option<String>,
+    /// Config entries that are written where they are missing, unless another datacenter is the primary.
+    pub config_entries: Vec<Entry>,
 }
 
 impl ServerConfig {
@@ -96,6 +102,8 @@ impl ServerConfig {
             limits: Limits::default(),
             write_limits: rpc::Limits::default(),
             log: Options::default(),
+            primary_datacenter: None,
+            config_entries: Vec::new(),
         }
     }
 }
@@ -240,6 +248,10 @@ impl rpc::Log for Node {
         };
         tokio::time::timeout(within, tries).await.unwrap_or_else(|_| Err(Reason::Unreachable.status(UNREACHABLE)))
     }
+
+    async fn apply_config(&self, meta: &Meta, request: ApplyRequest, within: Duration) -> Result<ApplyReply, Status> {
+        config::hand_on(&self.gateways, meta, request, within).await
+    }
 }
 
 impl Server {
@@ -291,6 +303,9 @@ impl Server {
         let stop = CancellationToken::new();
         let mut handlers = Handlers::new(store.clone(), node.clone(), config.datacenter.clone(), stop.child_token());
         handlers.limits = config.write_limits;
+        let primary = config.primary_datacenter.filter(|dc| *dc != config.datacenter);
+        let copy = primary.map(|primary| Arc::new(Copy::of(primary)));
+        handlers.copy = copy.clone();
         let raft = RaftServer::new(consensus.service())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -302,7 +317,7 @@ impl Server {
         let router = Router::new(
             consensus.clone(),
             Door::new(services),
-            gateways,
+            gateways.clone(),
             config.datacenter.clone(),
             config.tls,
             config.limits.clone(),
@@ -320,6 +335,9 @@ impl Server {
             own: Peer { node: config.node_name, uuid: config.node_uuid, address: config.rpc_addr.to_string() },
             bootstrap: config.bootstrap,
             expect: config.bootstrap_expect,
+            gateways,
+            copy,
+            config_entries: config.config_entries,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(leader.run(stop.child_token()));

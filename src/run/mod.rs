@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use causeway_agent::checks::{self, Checks};
 use causeway_agent::dns::Dns;
+use causeway_agent::failover::Failover;
 use causeway_agent::gossip::{Gossip, RetryJoin};
 use causeway_agent::http::ports::{Action, BodyLimits, RenderMetrics};
 use causeway_agent::http::{self as api, Context, Listener};
@@ -366,7 +367,11 @@ impl Node {
         drop(paused);
 
         let views = Views::start(servers.door(), plan.datacenter.clone(), views::Limits::default(), stop.clone());
-        let dns = if plan.dns.is_empty() { None } else { Some(Dns::start(dns_config, views.clone(), stop.clone())?) };
+        let failover = Failover::start(servers.door(), views.clone(), stop.clone());
+        let dns = match plan.dns.is_empty() {
+            true => None,
+            false => Some(Dns::start_failing_over(dns_config, views.clone(), Some(failover.clone()), stop.clone())?),
+        };
 
         let (ended, ends) = mpsc::channel(4);
         let materials: Vec<Arc<Material>> = material.iter().chain(&gateway_material).cloned().collect();
@@ -380,6 +385,7 @@ impl Node {
             registry: Arc::new(adapters::RegistryPort(registry.clone())),
             members: Arc::new(adapters::MembersPort(gossip.clone())),
             views: Some(Arc::new(adapters::ViewsPort(views))),
+            failover: Some(failover),
             federation: gateway
                 .clone()
                 .map(|gateway| Arc::new(federation::Port(gateway)) as Arc<dyn api::ports::FederationPort>),
@@ -507,6 +513,8 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         trailing_logs: count(&t::RAFT_TRAILING_LOGS),
         build: version::OURS.to_owned(),
         tls: plan.tls.is_some(),
+        primary_datacenter: plan.primary_datacenter.clone(),
+        config_entries: plan.config_entries.clone(),
         ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)
     }
 }

@@ -13,6 +13,7 @@ use causeway_proto::member::Members;
 use causeway_proto::memory::MemoryReads;
 use futures::future::BoxFuture;
 
+use crate::failover::Failover;
 use crate::registry::definition::{CheckDefinition, ServiceDefinition, Status};
 
 /// Why a part of the agent did not do what was asked; the text is for the user, in Consul's words where Consul has them.
@@ -237,6 +238,8 @@ pub struct Context {
     pub members: Arc<dyn LocalMembers>,
     /// Views, for `?cached`; `None`: asked of the servers.
     pub views: Option<Arc<dyn CachedReads>>,
+    /// Which site answers for a service; `None`: always our own.
+    pub failover: Option<Failover>,
     /// The gateway; `None`: this process is none.
     pub federation: Option<Arc<dyn FederationPort>>,
     /// What the agent is.

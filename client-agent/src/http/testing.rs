@@ -567,6 +567,7 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
         registry: registry.clone(),
         members: Arc::new(FakeMembers),
         views: Some(Arc::new(FakeViews)),
+        failover: None,
         federation: None,
         info: Arc::new(info),
         reload: Arc::new(|| Box::pin(async { Ok(()) })),

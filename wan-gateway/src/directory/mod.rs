@@ -232,7 +232,7 @@ impl Directory {
 
 /// What a peer tells is checked before it is believed or passed on.
 fn checked(site: Site) -> Option<Site> {
-    let well_formed = causeway_proto::name::datacenter(&site.datacenter).is_ok_and(|name| name == site.datacenter)
+    let well_formed = causeway_proto::name::own_datacenter(&site.datacenter).is_ok_and(|name| name == site.datacenter)
         && causeway_proto::name::node(&site.gateway).is_ok()
         && site.gateways.len() <= MAX_ADDRESSES
         && site.gateways.iter().all(|g| {
