@@ -11,7 +11,7 @@ use causeway_proto::config::{ApplyReply, ApplyRequest, Entry};
 use causeway_proto::door::Door;
 use causeway_proto::federation::SitesRequest;
 use causeway_proto::federation::directory_client::DirectoryClient;
-use causeway_proto::kv::Entry;
+use causeway_proto::kv;
 use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
 use causeway_proto::memory::{MemoryReads, Reading};
@@ -161,7 +161,7 @@ struct Memory {
 }
 
 impl MemoryReads for Memory {
-    fn kv_get<'a>(&'a self, meta: &'a Meta, key: &'a str) -> Reading<'a, Option<Arc<Entry>>> {
+    fn kv_get<'a>(&'a self, meta: &'a Meta, key: &'a str) -> Reading<'a, Option<Arc<kv::Entry>>> {
         Box::pin(async move {
             let method = method::find(KV_GET)?;
             if !self.router.admits(method, meta).await {

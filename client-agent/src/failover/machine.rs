@@ -70,7 +70,7 @@ impl Machine {
             self.better_since.clear();
             self.current = best.and_then(|s| s.site.clone());
             // What is better than that begins its time now.
-            let Some(current) = seen.iter().find(|s| s.site == self.current) else { return None };
+            let current = seen.iter().find(|s| s.site == self.current)?;
             return self.watch(now, hysteresis, measured, seen, current);
         };
         let wakeup = self.watch(now, hysteresis, measured, seen, current);
