@@ -54,7 +54,7 @@ pub fn config_entries(settings: &Settings) -> Result<Vec<Entry>, ConfigError> {
         each(v, origin, key, &mut |object| {
             let fail = |e: &dyn std::fmt::Display| ConfigError::new(origin, format!("key {key:?}: {e}"));
             let entry = causeway_agent::http::config_entry(&Value::Object(object.clone())).map_err(|e| fail(&e))?;
-            causeway_server::config::check(&entry).map_err(|e| fail(&e))?;
+            crate::run::settings::check_entry(&entry).map_err(|e| fail(&e))?;
             out.push(entry);
             Ok(())
         })?;

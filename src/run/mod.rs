@@ -4,7 +4,7 @@
 mod adapters;
 mod federation;
 mod ports;
-mod settings;
+pub mod settings;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;

@@ -238,3 +238,8 @@ pub fn proxy(wanted: &GatewayProxy, env: impl Fn(&str) -> Option<String>) -> Opt
         }
     }
 }
+
+/// Whether the servers would take this config entry.
+pub fn check_entry(entry: &causeway_proto::config::Entry) -> Result<(), String> {
+    causeway_server::config::check(entry).map_err(|e| e.to_string())
+}
