@@ -122,6 +122,7 @@ impl Directory {
     pub fn leave(&mut self) {
         self.own.left = true;
         self.own.neighbours.clear();
+        self.own.neighbour_rtt_us.clear();
         self.own.version += 1;
     }
 
@@ -388,6 +389,19 @@ mod tests {
         assert_eq!(b.neighbours, ["x", "y"]);
         assert_eq!(b.gateways.len(), 2);
         assert_eq!(d.dialable().count(), 2);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn what_a_site_says_when_it_leaves_is_taken_up() {
+        let now = Instant::now();
+        let mut own = Directory::new("a", "g", 1, vec![]);
+        own.update(vec![], BTreeSet::from(["b".to_owned()]));
+        own.measured(now, &BTreeMap::from([("b".to_owned(), Duration::from_millis(20))]));
+        let mut other = Directory::new("b", "g", 1, vec![]);
+        assert_eq!(other.merge(now, vec![own.own().clone()]).news.len(), 1);
+        own.leave();
+        assert_eq!(other.merge(now, vec![own.own().clone()]).news.len(), 1);
     }
 
     #[test]

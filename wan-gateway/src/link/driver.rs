@@ -331,9 +331,9 @@ async fn frames(link: &Link, notes: &mpsc::Sender<Note>) -> Closed {
         };
         link.traffic.gossip.received(bytes.len());
         let note = match bytes.split_first() {
-            Some((&FRAME, body)) => match GossipFrame::decode(body) {
-                Ok(frame) => Note::Frame(link.id, frame),
-                Err(_) => continue,
+            Some((&FRAME, body)) => match decoded(body) {
+                Some(frame) => Note::Frame(link.id, frame),
+                None => continue,
             },
             Some((&DRAIN, _)) => Note::Drain(link.id),
             // A newer peer may say more than we know.
@@ -351,7 +351,7 @@ async fn datagrams(link: &Link, notes: &mpsc::Sender<Note>) -> Closed {
         };
         if let Some((&FRAME, body)) = bytes.split_first() {
             link.traffic.gossip.received(bytes.len());
-            if let Ok(frame) = GossipFrame::decode(body) {
+            if let Some(frame) = decoded(body) {
                 // Dropped while the gateway's task is busy, as it may be on the way: digests will show it.
                 let _ = notes.try_send(Note::Frame(link.id, frame));
             }
@@ -378,6 +378,11 @@ async fn say(link: Arc<Link>, bytes: Vec<u8>, heard: bool) {
     if !matches!(said, Ok(Ok(()))) {
         tracing::debug!(link = link.id, datacenter = link.datacenter, "gossip could not be sent");
     }
+}
+
+/// A frame of gossip; `None` for what no gateway sends.
+fn decoded(body: &[u8]) -> Option<GossipFrame> {
+    GossipFrame::decode(body).ok().filter(|frame| !frame.from_datacenter.is_empty())
 }
 
 fn encoded(frame: &GossipFrame) -> Vec<u8> {

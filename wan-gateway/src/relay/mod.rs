@@ -8,7 +8,7 @@
 
 pub(crate) mod driver;
 #[cfg(test)]
-mod middle;
+mod middle_tests;
 pub mod ways;
 pub mod why;
 
