@@ -26,7 +26,7 @@ use crate::carrier::{Kind, Way};
 pub type ConnId = u64;
 
 /// A connection that is up is asked for a sign of life this often.
-pub const PROBE_EVERY: Duration = Duration::from_millis(400);
+pub const PROBE_EVERY: Duration = Duration::from_millis(300);
 /// A probe is missed when nothing came back for this long, or three smoothed round trips if that is longer.
 pub const PROBE_WINDOW: Duration = Duration::from_millis(500);
 /// One that stands by for another is asked this often.
@@ -35,8 +35,11 @@ pub const STANDBY_EVERY: Duration = Duration::from_secs(2);
 pub const MISSES: u32 = 2;
 /// A suspected connection is asked more often, so that it is back sooner.
 pub const SUSPECT_EVERY: Duration = Duration::from_millis(200);
-/// A suspected connection is lost after this: calls under way on it end. It may still come back, until QUIC gives it up.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+/// A suspected connection is lost after this: calls that wait for it end. Longer than a blackout of three seconds. It may still come
+/// back, until QUIC gives it up.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// A probe is missed after this, or two round trips, where the connection beside it broke.
+pub const BEREFT_WINDOW: Duration = Duration::from_millis(300);
 /// A lost connection is closed after this, should QUIC not have done so.
 pub const LOST_FOR: Duration = Duration::from_secs(10);
 /// The first frame of the other end must come within this.
@@ -203,11 +206,14 @@ struct Conn {
     asked: Option<Instant>,
     misses: u32,
     next_probe: Instant,
+    /// Nothing was heard since the TCP connection to the same gateway broke: that gateway is likely dead.
+    bereft: bool,
 }
 
 impl Conn {
     fn window(&self) -> Duration {
         match self.state {
+            State::Up if self.bereft => BEREFT_WINDOW.max(self.rtt * 2),
             State::Suspected | State::Lost => SUSPECT_EVERY,
             _ => PROBE_WINDOW.max(self.rtt * 3),
         }
@@ -275,6 +281,11 @@ impl Links {
     /// Datacenters with a link that works.
     pub fn neighbours(&self) -> BTreeSet<String> {
         self.up().map(|(_, dc, _, _)| dc.to_owned()).collect()
+    }
+
+    /// Datacenters with a link that is silent, and not yet for so long that it is given up.
+    pub fn suspected(&self) -> BTreeSet<String> {
+        self.conns.values().filter(|c| c.state == State::Suspected).map(|c| c.datacenter.clone()).collect()
     }
 
     /// What went wrong last with dialling a datacenter; `""`: nothing.
@@ -351,6 +362,20 @@ impl Links {
             self.effects.push(Effect::Close(id, CloseCode::OwnSite));
             return;
         }
+        // The link that was silent came back while we dialled: it stays, with all that is under way on it.
+        let identity = dialled.as_ref().and_then(|(key, _)| self.wishes.get(key)?.identity());
+        let back = identity.is_some_and(|(dc, gateway)| {
+            self.conns.values().any(|c| {
+                c.state == State::Up
+                    && c.kind.is_quic() == kind.is_quic()
+                    && c.datacenter == dc
+                    && c.gateway.as_deref() == Some(gateway)
+            })
+        });
+        if back {
+            self.effects.push(Effect::Close(id, CloseCode::Superseded));
+            return;
+        }
         let dialled = dialled.map(|(key, attempt)| {
             if let Some(wish) = self.wishes.get_mut(&key) {
                 wish.connected(now, attempt, kind);
@@ -371,6 +396,7 @@ impl Links {
                 asked: None,
                 misses: 0,
                 next_probe: now + PROBE_EVERY,
+                bereft: false,
             },
         );
     }
@@ -427,6 +453,7 @@ impl Links {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.rtt = rtt;
         conn.misses = 0;
+        conn.bereft = false;
         if conn.asked.take().is_some() {
             let every = if standby { STANDBY_EVERY } else { PROBE_EVERY };
             conn.next_probe = now + every;
@@ -439,6 +466,16 @@ impl Links {
     fn closed(&mut self, now: Instant, id: ConnId, end: End, why: String) {
         let Some(conn) = self.conns.remove(&id) else { return };
         self.effects.push(Effect::State(id, State::Closed));
+        if end == End::Gone && !conn.kind.is_quic() && conn.gateway.is_some() {
+            // The kernel of a gateway that was killed says so on TCP at once; QUIC is asked whether it is so.
+            for other in self.conns.values_mut().filter(|c| {
+                c.datacenter == conn.datacenter && c.gateway == conn.gateway && c.life == conn.life && c.kind.is_quic()
+            }) {
+                other.bereft = true;
+                other.asked = None;
+                other.next_probe = now;
+            }
+        }
         if let Some(wish) = conn.dialled.and_then(|key| self.wishes.get_mut(&key)) {
             wish.ended(now, end, why, &mut self.rng);
         }
@@ -473,7 +510,8 @@ impl Links {
                 conn.asked = Some(now);
                 self.effects.push(Effect::Probe(id));
             }
-            if conn.state == State::Up && conn.misses >= MISSES {
+            let bereft = conn.bereft;
+            if conn.state == State::Up && (conn.misses >= MISSES || bereft && conn.misses > 0) {
                 let (datacenter, gateway) = (conn.datacenter.clone(), conn.gateway.clone());
                 self.turn(now, id, State::Suspected);
                 // What takes over is looked at closely from now on.
@@ -482,7 +520,7 @@ impl Links {
                         other.next_probe = other.next_probe.min(now);
                     }
                 }
-            } else if conn.state == State::Suspected && age >= PATIENCE {
+            } else if conn.state == State::Suspected && (age >= PATIENCE || bereft && conn.misses > MISSES) {
                 self.turn(now, id, State::Lost);
             }
         }

@@ -544,7 +544,9 @@ impl Brain {
         let mut known = self.directory.datacenters();
         known.retain(|dc, _| !removed.contains(*dc));
         let limit = self.parts.config.limits.calls_out;
-        self.parts.routes.store(Arc::new(routes::build(&table, &known, &all, &mut self.permits, limit)));
+        let suspected = self.links.suspected();
+        let built = routes::build(&table, &known, &all, &suspected, &mut self.permits, limit);
+        self.parts.routes.swap(Arc::new(built)).retire();
 
         let mut views: BTreeMap<String, LinkView> = BTreeMap::new();
         for dc in known.keys() {
