@@ -511,7 +511,10 @@ impl Links {
                 self.effects.push(Effect::Probe(id));
             }
             let bereft = conn.bereft;
-            if conn.state == State::Up && (conn.misses >= MISSES || bereft && conn.misses > 0) {
+            if conn.state == State::Greeting && conn.dialled.is_some() && conn.misses >= MISSES {
+                // The handshake got through and nothing after it: UDP is half blocked.
+                self.drop_conn(id, CloseCode::Silent);
+            } else if conn.state == State::Up && (conn.misses >= MISSES || bereft && conn.misses > 0) {
                 let (datacenter, gateway) = (conn.datacenter.clone(), conn.gateway.clone());
                 self.turn(now, id, State::Suspected);
                 // What takes over is looked at closely from now on.

@@ -179,6 +179,24 @@ fn a_gateway_whose_tcp_connection_broke_is_known_dead_soon() {
 }
 
 #[test]
+fn a_link_on_which_nothing_follows_the_handshake_is_dialled_anew_soon() {
+    let (mut links, t0) = start();
+    links.handle(t0, Event::Targets(vec![target("b:1")]));
+    let mut dials = Vec::new();
+    run(&mut links, t0, t0 + ms(5000), |links, now, e| match e {
+        Effect::Dial { key, attempt, .. } => {
+            dials.push(now - t0);
+            let conn = dials.len() as ConnId;
+            let dialled = Some((key, attempt));
+            links.handle(now, Event::Connected { conn, dialled, datacenter: "b".into(), kind: Kind::Quic });
+        }
+        Effect::Close(_, code) => assert_eq!(code, CloseCode::Silent),
+        _ => {}
+    });
+    assert!(dials.len() >= 3 && dials[1] - dials[0] < ms(1500), "{dials:?}");
+}
+
+#[test]
 fn no_state_is_without_a_timer() {
     let (mut links, t0) = start();
     links.handle(t0, Event::Connected { conn: 1, dialled: None, datacenter: "b".into(), kind: Kind::Quic });
