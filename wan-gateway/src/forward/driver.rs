@@ -1,6 +1,7 @@
 #![allow(clippy::disallowed_methods, reason = "makes calls over links, under deadlines")]
 //! Makes calls to other datacenters, and makes them again over another link where that is harmless.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,8 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway_proto::door::{Request, Response};
 use causeway_proto::meta::Meta;
+use causeway_proto::method::Kind;
 use causeway_proto::rejection::{self, Reason};
 use causeway_proto::trace;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
@@ -25,8 +29,8 @@ use super::frame::{self, Item};
 use super::stream::{Cut, Incoming, Outgoing};
 use crate::admission::{self, Class};
 use crate::directory::Known;
-use crate::link::State;
 use crate::link::driver::Link;
+use crate::link::{ConnId, State};
 use crate::task::routes::Routes;
 
 /// A request's body up to this size is kept until an answer begins, so that the call can be made again.
@@ -35,18 +39,23 @@ const KEEP: usize = 8 << 20;
 const OPEN: Duration = Duration::from_secs(1);
 /// Links tried for one call.
 const TRIES: usize = 4;
+/// A link that acknowledges nothing is doubted after two round trips, or this if it is longer.
+const HEDGE: Duration = Duration::from_millis(40);
+/// Bytes of an answer up to which it is awaited whole.
+const WHOLE: usize = 256 << 10;
 
 /// Why there is no answer from this link.
 enum Failure {
-    /// Nothing was sent: any call may be made again.
-    Unsent(String),
-    /// The link failed before an answer began: the call may have been carried out.
-    Broken(String),
+    /// Nothing was sent on this link: any call may be made again, with this rest of its body.
+    Unsent(ConnId, String, Option<Body>),
+    /// The link failed before the answer was there: the call may have been carried out.
+    Broken(ConnId, String),
     /// Refused here.
     Status(Status),
 }
 
-/// Makes the call, or says why not. Never hangs: a datacenter without a working link is refused at once.
+/// Makes the call, or says why not. Never hangs: a datacenter without a link is refused at once, and one whose links are all silent
+/// once they are given up.
 pub(crate) async fn call(
     routes: &arc_swap::ArcSwap<Routes>,
     own: &str,
@@ -102,8 +111,11 @@ async fn attempt_all(
             Reason::Overloaded.status(format!("too many calls to {target} are under way"))
         })?
     };
-    if routes.load().pick(target, &[]).is_none() {
-        return Err(Reason::Unreachable.status(rejection::UNREACHABLE));
+    {
+        let table = routes.load();
+        if table.pick(target, &[]).is_none() && !table.hope(target) {
+            return Err(Reason::Unreachable.status(rejection::UNREACHABLE));
+        }
     }
     let head = frame::request_head(parts.uri.path(), &parts.headers)
         .map_err(|error| Reason::TooLarge.status(error.to_string()))?;
@@ -113,36 +125,125 @@ async fn attempt_all(
             Reason::TooLarge.status(format!("the request is too large to cross: {request_limit} bytes are allowed"))
         );
     }
-    let mut permit = Some(permit);
-    let mut rest = rest;
-    let mut tried = Vec::new();
-    while tried.len() < TRIES {
-        let Some(link) = routes.load().pick(target, &tried) else { break };
-        tried.push(link.id);
-        let whole = rest.is_none();
-        let elsewhere = || class.repeatable && whole && routes.load().pick(target, &tried).is_some();
-        let answer = within(until, attempt(&link, &head, &kept, &mut rest, request_limit, class, &elsewhere)).await;
-        let failure = match answer {
-            None => return Err(late(target)),
-            Some(Ok(mut answer)) => {
-                answer.until = until;
-                answer.permit = permit.take();
-                return Ok(answer.into_response());
+    let call = Outbound { target, head, kept, request_limit, class, waits: meta.min_index > 0 };
+    let first = Box::pin(first_answer(routes, &call, rest));
+    let mut answer = within(until, first).await.ok_or_else(|| late(target))??;
+    answer.until = until;
+    answer.permit = Some(permit);
+    Ok(answer.into_response())
+}
+
+/// A call on its way out.
+struct Outbound<'a> {
+    target: &'a str,
+    head: Bytes,
+    kept: Vec<Bytes>,
+    request_limit: usize,
+    class: Class,
+    /// Whether it is to be answered once something changes, so that a late answer means nothing.
+    waits: bool,
+}
+
+/// The answer of whichever link answers first. A call that may be repeated goes out on another link as soon as the one it is on
+/// falls silent; while all are silent and none is known to be dead, it waits.
+async fn first_answer(
+    routes: &arc_swap::ArcSwap<Routes>,
+    call: &Outbound<'_>,
+    mut rest: Option<Body>,
+) -> Result<Answer, Status> {
+    let (target, repeatable) = (call.target, call.class.repeatable && rest.is_none());
+    let unreachable = || Reason::Unreachable.status(rejection::UNREACHABLE);
+    let mut under_way = FuturesUnordered::new();
+    let (mut tried, mut attempts) = (Vec::new(), 0);
+    let mut doubts: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
+    loop {
+        if under_way.is_empty() {
+            if attempts >= TRIES {
+                return Err(unreachable());
             }
-            Some(Err(failure)) => failure,
+            let table = routes.load_full();
+            let Some(link) = table.pick(target, &tried) else {
+                if !table.hope(target) {
+                    return Err(unreachable());
+                }
+                table.replaced().await;
+                tried.clear();
+                continue;
+            };
+            tried.push(link.id);
+            attempts += 1;
+            doubts = Box::pin(doubtful(Arc::clone(&link), call.waits));
+            under_way.push(attempt(link, call, rest.take()));
+        }
+        let failure = tokio::select! {
+            Some(result) = under_way.next() => match result {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            },
+            () = &mut doubts, if repeatable && attempts < TRIES => {
+                let table = routes.load_full();
+                match table.pick(target, &tried) {
+                    Some(link) => {
+                        tracing::debug!(datacenter = target, link = link.id, "a call goes out on another link too");
+                        metrics::counter!("causeway_gateway_calls_hedged_total", "datacenter" => target.to_owned())
+                            .increment(1);
+                        tried.push(link.id);
+                        attempts += 1;
+                        doubts = Box::pin(doubtful(Arc::clone(&link), call.waits));
+                        under_way.push(attempt(link, call, None));
+                    }
+                    // Once there is another link, or this one is itself again.
+                    None => {
+                        let last = tried.last().and_then(|id| table.link(target, *id));
+                        doubts = Box::pin(async move {
+                            table.replaced().await;
+                            if let Some(link) = last {
+                                doubtful(link, true).await;
+                            }
+                        });
+                    }
+                }
+                continue;
+            }
         };
-        let (why, again) = match failure {
-            Failure::Unsent(why) => (why, true),
-            Failure::Broken(why) => (why, class.repeatable && whole),
+        let (link, why, again) = match failure {
+            Failure::Unsent(link, why, body) => {
+                rest = body;
+                (link, why, true)
+            }
+            Failure::Broken(link, why) => (link, why, repeatable),
             Failure::Status(status) => return Err(status),
         };
-        tracing::debug!(datacenter = target, link = link.id, again, why, "a call got no answer over this link");
+        tracing::debug!(datacenter = target, link, again, why, "a call got no answer over this link");
         metrics::counter!("causeway_gateway_call_failures_total", "datacenter" => target.to_owned()).increment(1);
         if !again {
-            break;
+            return Err(unreachable());
         }
     }
-    Err(Reason::Unreachable.status(rejection::UNREACHABLE))
+}
+
+/// Done once the link may not carry a call that goes out on it now. `waits`: only once the link is suspected.
+async fn doubtful(link: Arc<Link>, waits: bool) {
+    let mut state = link.watch();
+    let suspected = at_least(&mut state, State::Suspected);
+    if waits {
+        return suspected.await;
+    }
+    let doubted = link.doubted.notified();
+    let before = link.conn.progress();
+    let silence = async {
+        tokio::time::sleep((link.conn.rtt() * 2).max(HEDGE)).await;
+        if link.conn.progress() != before {
+            // It works, so the far end takes its time.
+            std::future::pending::<()>().await;
+        }
+        link.doubt(before);
+    };
+    tokio::select! {
+        () = suspected => {}
+        () = doubted => {}
+        () = silence => {}
+    }
 }
 
 fn late(target: &str) -> Status {
@@ -201,33 +302,27 @@ async fn at_least(state: &mut watch::Receiver<State>, level: State) {
     let _ = state.wait_for(|s| *s >= level).await;
 }
 
-async fn attempt(
-    link: &Arc<Link>,
-    head: &Bytes,
-    kept: &[Bytes],
-    rest: &mut Option<Body>,
-    request_limit: usize,
-    class: Class,
-    elsewhere: &(impl Fn() -> bool + Sync),
-) -> Result<Answer, Failure> {
+async fn attempt(link: Arc<Link>, call: &Outbound<'_>, rest: Option<Body>) -> Result<Answer, Failure> {
     let mut state = link.watch();
     let opened = tokio::select! {
         opened = tokio::time::timeout(OPEN, link.conn.open_bi()) => opened,
-        () = at_least(&mut state, State::Suspected) => return Err(Failure::Unsent("link suspected".to_owned())),
-    };
-    let (out, incoming) = match opened {
-        Err(_) => return Err(Failure::Unsent("no stream to be had".to_owned())),
-        Ok(Err(why)) => return Err(Failure::Unsent(why)),
-        Ok(Ok((out, incoming))) => {
-            let traffic = &link.traffic;
-            (Outgoing::new(out, class.priority, Arc::clone(traffic)), Incoming::new(incoming, Arc::clone(traffic)))
+        () = at_least(&mut state, State::Suspected) => {
+            return Err(Failure::Unsent(link.id, "link suspected".to_owned(), rest));
         }
     };
-    let busy = Busy::new(Arc::clone(link));
-    let mut first = vec![head.clone()];
-    first.extend(kept.iter().flat_map(|piece| frame::data(piece.clone())));
-    let size: usize = kept.iter().map(Bytes::len).sum();
-    let sending = send(out, first, rest.take(), request_limit.saturating_sub(size));
+    let (out, incoming) = match opened {
+        Err(_) => return Err(Failure::Unsent(link.id, "no stream to be had".to_owned(), rest)),
+        Ok(Err(why)) => return Err(Failure::Unsent(link.id, why, rest)),
+        Ok(Ok((out, incoming))) => {
+            let traffic = &link.traffic;
+            (Outgoing::new(out, call.class.priority, Arc::clone(traffic)), Incoming::new(incoming, Arc::clone(traffic)))
+        }
+    };
+    let mut first = vec![call.head.clone()];
+    first.extend(call.kept.iter().flat_map(|piece| frame::data(piece.clone())));
+    let size: usize = call.kept.iter().map(Bytes::len).sum();
+    let sending = send(out, first, rest, call.request_limit.saturating_sub(size));
+    let id = link.id;
     let mut answer = Answer {
         incoming,
         sending: Some(Box::pin(sending)),
@@ -236,35 +331,39 @@ async fn attempt(
         permit: None,
         stage: Stage::Head,
         head: None,
-        _busy: busy,
+        ready: VecDeque::new(),
+        _busy: Busy::new(link),
     };
-    let mut suspect = link.watch();
-    let mut hopeful = true;
-    loop {
-        let item = tokio::select! {
-            item = answer.next_item() => item,
-            () = at_least(&mut suspect, State::Suspected), if hopeful => {
-                if elsewhere() {
-                    return Err(Failure::Broken("link suspected while another works".to_owned()));
-                }
-                hopeful = false;
-                continue;
-            }
-        };
-        return match item {
-            Ok(Some(Item::Head { status, headers, .. })) => {
-                let status = http::StatusCode::from_u16(status).map_err(|_| {
-                    Failure::Status(Reason::Internal.status("the other gateway sent an impossible HTTP status"))
-                })?;
-                answer.stage = if headers.contains_key(Status::GRPC_STATUS) { Stage::Over } else { Stage::Body };
-                answer.head = Some((status, headers));
-                Ok(answer)
-            }
-            Ok(_) => Err(Failure::Status(Reason::Internal.status("the other gateway sent no head"))),
-            Err(Broken::Link(why)) => Err(Failure::Broken(why)),
-            Err(Broken::Frame(why)) => Err(Failure::Status(Reason::Internal.status(why))),
-        };
+    let broken = |why| match why {
+        Broken::Link(why) => Failure::Broken(id, why),
+        Broken::Frame(why) => Failure::Status(Reason::Internal.status(why)),
+    };
+    match answer.next_item().await.map_err(broken)? {
+        Some(Item::Head { status, headers, .. }) => {
+            let status = http::StatusCode::from_u16(status).map_err(|_| {
+                Failure::Status(Reason::Internal.status("the other gateway sent an impossible HTTP status"))
+            })?;
+            answer.stage = if headers.contains_key(Status::GRPC_STATUS) { Stage::Over } else { Stage::Body };
+            answer.head = Some((status, headers));
+        }
+        _ => return Err(Failure::Status(Reason::Internal.status("the other gateway sent no head"))),
     }
+    // A short answer counts once it is whole: until then the call can be made again without anyone's notice.
+    let mut size = 0;
+    while call.class.kind != Kind::Stream && answer.stage != Stage::Over && size < WHOLE {
+        match answer.next_item().await.map_err(broken)? {
+            Some(Item::Data(data)) => {
+                size += data.len();
+                answer.ready.push_back(Item::Data(data));
+            }
+            Some(item) => {
+                answer.ready.push_back(item);
+                break;
+            }
+            None => return Err(Failure::Broken(id, "the answer ended before it was whole".to_owned())),
+        }
+    }
+    Ok(answer)
 }
 
 /// Counts a call on its link for as long as it lives.
@@ -306,6 +405,8 @@ struct Answer {
     permit: Option<OwnedSemaphorePermit>,
     stage: Stage,
     head: Option<(http::StatusCode, HeaderMap)>,
+    /// What came already.
+    ready: VecDeque<Item>,
     _busy: Busy,
 }
 
@@ -334,7 +435,11 @@ impl Answer {
 
     async fn next_frame(mut self) -> Option<(Result<Frame<Bytes>, Status>, Self)> {
         let until = self.until;
-        let frame = match within(until, self.next_item()).await {
+        let next = match self.ready.pop_front() {
+            Some(item) => Some(Ok(Some(item))),
+            None => within(until, self.next_item()).await,
+        };
+        let frame = match next {
             None => trouble(&late("the other datacenter")),
             Some(Ok(Some(Item::Data(data)))) => return Some((Ok(Frame::data(data)), self)),
             Some(Ok(Some(Item::Trailers(trailers)))) => Frame::trailers(trailers),

@@ -10,10 +10,10 @@ use crate::carrier::{Kind, Way};
 
 /// Pause after the first failure; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// Longest pause while an outage is young: a gateway that restarts is back within two seconds.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Longest pause while an outage is young: a link that is healed is up again within a second.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// An outage is old after this.
-const OLD: Duration = Duration::from_secs(600);
+const OLD: Duration = Duration::from_secs(3600);
 /// Longest pause once an outage is old.
 const PAUSE_OLD: Duration = Duration::from_secs(5);
 /// Pause after we were superseded.

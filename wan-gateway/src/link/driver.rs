@@ -13,7 +13,7 @@ use prost::Message;
 use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -79,6 +79,10 @@ pub(crate) struct Link {
     pub(crate) acks: AtomicU64,
     /// Bytes that crossed.
     pub(crate) traffic: Arc<Traffic>,
+    /// Told when the link is doubted.
+    pub(crate) doubted: Notify,
+    /// Its progress when it was doubted.
+    doubt: AtomicU64,
     state: watch::Sender<State>,
 }
 
@@ -93,6 +97,8 @@ impl Link {
             skew_ms: AtomicI64::new(0),
             acks: AtomicU64::new(0),
             traffic: Arc::default(),
+            doubted: Notify::new(),
+            doubt: AtomicU64::new(u64::MAX),
             state: watch::Sender::new(State::Greeting),
         }
     }
@@ -117,6 +123,24 @@ impl Link {
     pub(crate) fn acknowledged(&self) -> bool {
         let acks = self.conn.progress();
         self.acks.swap(acks, Ordering::Relaxed) != acks
+    }
+
+    /// Says that nothing was acknowledged for longer than it takes: other links are better until something is.
+    pub(crate) fn doubt(&self, progress: u64) {
+        if self.doubt.swap(progress, Ordering::Relaxed) != progress {
+            self.doubted.notify_waiters();
+        }
+    }
+
+    /// Whether it is silent still.
+    pub(crate) fn is_doubted(&self) -> bool {
+        let doubt = self.doubt.load(Ordering::Relaxed);
+        if doubt == u64::MAX || doubt == self.conn.progress() {
+            return doubt != u64::MAX;
+        }
+        // Where it is doubted anew at this moment, that stands.
+        let _ = self.doubt.compare_exchange(doubt, u64::MAX, Ordering::Relaxed, Ordering::Relaxed);
+        false
     }
 
     /// Asks for a sign of life.

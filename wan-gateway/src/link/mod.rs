@@ -26,7 +26,7 @@ use crate::carrier::{Kind, Way};
 pub type ConnId = u64;
 
 /// A connection that is up is asked for a sign of life this often.
-pub const PROBE_EVERY: Duration = Duration::from_millis(400);
+pub const PROBE_EVERY: Duration = Duration::from_millis(300);
 /// A probe is missed when nothing came back for this long, or three smoothed round trips if that is longer.
 pub const PROBE_WINDOW: Duration = Duration::from_millis(500);
 /// One that stands by for another is asked this often.
@@ -39,8 +39,13 @@ pub const RELAY_WINDOW: Duration = Duration::from_millis(300);
 pub const MISSES: u32 = 2;
 /// A suspected connection is asked more often, so that it is back sooner.
 pub const SUSPECT_EVERY: Duration = Duration::from_millis(200);
-/// A suspected connection is lost after this: calls under way on it end. It may still come back, until QUIC gives it up.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+/// A suspected connection is lost after this: calls that wait for it end. Longer than a blackout of three seconds. It may still come
+/// back, until QUIC gives it up.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// A probe is missed after this, or two round trips, where the connection beside it broke.
+pub const BEREFT_WINDOW: Duration = Duration::from_millis(300);
+/// After what may be the last words of a gateway that died, it is asked again this much later at least.
+const BEREFT_AGAIN: Duration = Duration::from_millis(50);
 /// A lost connection is closed after this, should QUIC not have done so.
 pub const LOST_FOR: Duration = Duration::from_secs(10);
 /// The first frame of the other end must come within this.
@@ -209,11 +214,14 @@ struct Conn {
     next_probe: Instant,
     /// Whether calls were made on it lately; told of relayed links only.
     lively: bool,
+    /// When the TCP connection to the same gateway broke, where nothing sent since then was heard: that gateway is likely dead.
+    bereft: Option<Instant>,
 }
 
 impl Conn {
     fn window(&self) -> Duration {
         match self.state {
+            State::Up if self.bereft.is_some() => BEREFT_WINDOW.max(self.rtt * 2),
             State::Suspected | State::Lost => SUSPECT_EVERY,
             _ if self.kind == Kind::Relay => RELAY_WINDOW.max(self.rtt * 3),
             _ => PROBE_WINDOW.max(self.rtt * 3),
@@ -304,6 +312,11 @@ impl Links {
         conn.lively = lively;
     }
 
+    /// Datacenters with a link that is silent, and not yet for so long that it is given up.
+    pub fn suspected(&self) -> BTreeSet<String> {
+        self.conns.values().filter(|c| c.state == State::Suspected).map(|c| c.datacenter.clone()).collect()
+    }
+
     /// What went wrong last with dialling a datacenter; `""`: nothing.
     pub fn last_error(&self, datacenter: &str) -> &str {
         self.wishes
@@ -378,6 +391,20 @@ impl Links {
             self.effects.push(Effect::Close(id, CloseCode::OwnSite));
             return;
         }
+        // The link that was silent came back while we dialled: it stays, with all that is under way on it.
+        let identity = dialled.as_ref().and_then(|(key, _)| self.wishes.get(key)?.identity());
+        let back = identity.is_some_and(|(dc, gateway)| {
+            self.conns.values().any(|c| {
+                c.state == State::Up
+                    && c.kind.is_quic() == kind.is_quic()
+                    && c.datacenter == dc
+                    && c.gateway.as_deref() == Some(gateway)
+            })
+        });
+        if back {
+            self.effects.push(Effect::Close(id, CloseCode::Superseded));
+            return;
+        }
         let dialled = dialled.map(|(key, attempt)| {
             if let Some(wish) = self.wishes.get_mut(&key) {
                 wish.connected(now, attempt, kind);
@@ -399,6 +426,7 @@ impl Links {
                 misses: 0,
                 next_probe: if kind == Kind::Relay { now } else { now + PROBE_EVERY },
                 lively: kind == Kind::Relay,
+                bereft: None,
             },
         );
     }
@@ -455,8 +483,11 @@ impl Links {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.rtt = rtt;
         conn.misses = 0;
+        // What was sent before the gateway died may arrive a round trip later.
+        conn.bereft = conn.bereft.filter(|at| now < *at + BEREFT_WINDOW.max(rtt * 2));
         if conn.asked.take().is_some() {
             let every = match conn.relayed() {
+                _ if conn.bereft.is_some() => rtt.max(BEREFT_AGAIN),
                 true if conn.lively && !standby => RELAY_EVERY,
                 true => STANDBY_EVERY,
                 false if standby => STANDBY_EVERY,
@@ -472,6 +503,16 @@ impl Links {
     fn closed(&mut self, now: Instant, id: ConnId, end: End, why: String) {
         let Some(conn) = self.conns.remove(&id) else { return };
         self.effects.push(Effect::State(id, State::Closed));
+        if end == End::Gone && matches!(conn.kind, Kind::Tcp | Kind::Proxy) && conn.gateway.is_some() {
+            // The kernel of a gateway that was killed says so on TCP at once; QUIC is asked whether it is so.
+            for other in self.conns.values_mut().filter(|c| {
+                c.datacenter == conn.datacenter && c.gateway == conn.gateway && c.life == conn.life && c.kind.is_quic()
+            }) {
+                other.bereft = Some(now);
+                other.asked = None;
+                other.next_probe = now;
+            }
+        }
         if let Some(wish) = conn.dialled.and_then(|key| self.wishes.get_mut(&key)) {
             wish.ended(now, end, why, &mut self.rng);
         }
@@ -506,7 +547,11 @@ impl Links {
                 conn.asked = Some(now);
                 self.effects.push(Effect::Probe(id));
             }
-            if conn.state == State::Up && conn.misses >= MISSES {
+            let bereft = conn.bereft.is_some();
+            if conn.state == State::Greeting && conn.dialled.is_some() && conn.misses >= MISSES {
+                // The handshake got through and nothing after it: UDP is half blocked.
+                self.drop_conn(id, CloseCode::Silent);
+            } else if conn.state == State::Up && (conn.misses >= MISSES || bereft && conn.misses > 0) {
                 let (datacenter, gateway) = (conn.datacenter.clone(), conn.gateway.clone());
                 self.turn(now, id, State::Suspected);
                 // What takes over is looked at closely from now on.
@@ -515,7 +560,7 @@ impl Links {
                         other.next_probe = other.next_probe.min(now);
                     }
                 }
-            } else if conn.state == State::Suspected && age >= PATIENCE {
+            } else if conn.state == State::Suspected && (age >= PATIENCE || bereft && conn.misses > MISSES) {
                 self.turn(now, id, State::Lost);
             }
         }

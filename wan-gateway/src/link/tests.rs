@@ -43,7 +43,7 @@ fn silence_is_suspected_then_lost_and_life_brings_it_back() {
             changes.push((state, now - t0));
         }
     });
-    assert_eq!(changes, [(State::Suspected, ms(1400)), (State::Lost, ms(3400))]);
+    assert_eq!(changes, [(State::Suspected, ms(1300)), (State::Lost, ms(4300))]);
     links.handle(t0 + ms(5000), Event::Heard { conn: 1, rtt: ms(10) });
     assert_eq!(links.state(1), State::Up);
 }
@@ -130,6 +130,75 @@ fn a_suspected_link_is_dialled_anew_and_then_replaced() {
     assert_eq!(links.state(1), State::Suspected);
     up(&mut links, t0 + ms(2600), 2, "g", Some(second.expect("no dial while suspected")));
     assert_eq!((links.state(1), links.state(2)), (State::Closed, State::Up));
+}
+
+#[test]
+fn a_silent_link_that_comes_back_stays_and_what_was_dialled_meanwhile_goes() {
+    let (mut links, t0) = start();
+    let known = Target { learnt: Some(("b".into(), "g".into())), ..target("b/g") };
+    links.handle(t0, Event::Targets(vec![known]));
+    up(&mut links, t0, 1, "g", Some(("b/g".into(), 1)));
+    let mut dialled = None;
+    run(&mut links, t0, t0 + ms(2000), |_, _, e| {
+        if let Effect::Dial { key, attempt, .. } = e
+            && key == "b/g"
+        {
+            dialled = dialled.take().or(Some((key, attempt)));
+        }
+    });
+    assert_eq!(links.suspected(), BTreeSet::from(["b".to_owned()]));
+    links.handle(t0 + ms(2000), Event::Heard { conn: 1, rtt: ms(10) });
+    assert!(links.suspected().is_empty());
+    links.effects();
+    up(&mut links, t0 + ms(2010), 2, "g", Some(dialled.expect("no dial while suspected")));
+    assert_eq!((links.state(1), links.state(2)), (State::Up, State::Closed));
+    assert!(links.effects().contains(&Effect::Close(2, CloseCode::Superseded)));
+}
+
+#[test]
+fn a_gateway_whose_tcp_connection_broke_is_known_dead_soon() {
+    let (mut links, t0) = start();
+    up(&mut links, t0, 1, "g", None);
+    links.handle(t0, Event::Connected { conn: 2, dialled: None, datacenter: "b".into(), kind: Kind::Tcp });
+    links.handle(t0, Event::Hello { conn: 2, gateway: "g".into(), life: 0 });
+    let gone = |conn| Event::Closed { conn, end: End::Gone, why: String::new() };
+    links.handle(t0 + ms(10), gone(2));
+    // What was under way when it broke proves nothing, what comes later does.
+    links.handle(t0 + ms(50), Event::Heard { conn: 1, rtt: ms(10) });
+    run(&mut links, t0 + ms(50), t0 + ms(350), |_, _, _| {});
+    links.handle(t0 + ms(350), Event::Heard { conn: 1, rtt: ms(10) });
+    run(&mut links, t0 + ms(350), t0 + ms(700), |_, _, _| {});
+    assert_eq!(links.state(1), State::Up);
+    links.handle(t0 + ms(700), Event::Heard { conn: 1, rtt: ms(10) });
+    links.handle(t0 + ms(700), Event::Connected { conn: 3, dialled: None, datacenter: "b".into(), kind: Kind::Tcp });
+    links.handle(t0 + ms(700), Event::Hello { conn: 3, gateway: "g".into(), life: 0 });
+    links.handle(t0 + ms(700), gone(3));
+    links.handle(t0 + ms(720), Event::Heard { conn: 1, rtt: ms(10) });
+    let mut changes = Vec::new();
+    run(&mut links, t0 + ms(720), t0 + ms(2000), |_, now, effect| {
+        if let Effect::State(1, state) = effect {
+            changes.push((state, now - t0));
+        }
+    });
+    assert_eq!(changes, [(State::Suspected, ms(1070)), (State::Lost, ms(1470))]);
+}
+
+#[test]
+fn a_link_on_which_nothing_follows_the_handshake_is_dialled_anew_soon() {
+    let (mut links, t0) = start();
+    links.handle(t0, Event::Targets(vec![target("b:1")]));
+    let mut dials = Vec::new();
+    run(&mut links, t0, t0 + ms(5000), |links, now, e| match e {
+        Effect::Dial { key, attempt, .. } => {
+            dials.push(now - t0);
+            let conn = dials.len() as ConnId;
+            let dialled = Some((key, attempt));
+            links.handle(now, Event::Connected { conn, dialled, datacenter: "b".into(), kind: Kind::Quic });
+        }
+        Effect::Close(_, code) => assert_eq!(code, CloseCode::Silent),
+        _ => {}
+    });
+    assert!(dials.len() >= 3 && dials[1] - dials[0] < ms(1500), "{dials:?}");
 }
 
 #[test]

@@ -670,9 +670,10 @@ impl Brain {
             self.links.up().filter_map(|(id, ..)| self.held.get(&id).map(|h| Arc::clone(&h.link))).collect();
         let mut known = self.directory.datacenters();
         known.retain(|dc, _| !removed.contains(*dc));
+        let suspected = self.links.suspected();
         let calls = self.parts.config.limits.calls_out;
-        let sources = Sources { own: &own, known: &known, up: &up, direct, graph, calls };
-        self.parts.routes.store(Arc::new(routes::build(sources, &mut self.permits)));
+        let sources = Sources { own: &own, known: &known, up: &up, suspected: &suspected, direct, graph, calls };
+        self.parts.routes.swap(Arc::new(routes::build(sources, &mut self.permits))).retire();
 
         let mut views: BTreeMap<String, LinkView> = BTreeMap::new();
         for dc in known.keys() {

@@ -1,11 +1,12 @@
 //! The table that calls look at: replaced as a whole when anything changes, read without locks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use crate::carrier::Kind;
 use crate::directory::Known;
@@ -20,6 +21,8 @@ pub(crate) struct Route {
     pub(crate) known: Known,
     /// Links to it, best first.
     pub(crate) links: Vec<Arc<Link>>,
+    /// Whether a link that is merely suspected may be back in a moment.
+    pub(crate) hope: bool,
     /// Calls that may be under way towards it.
     pub(crate) permits: Arc<Semaphore>,
 }
@@ -32,6 +35,8 @@ pub(crate) struct Routes {
     /// Direct links that work: connection, datacenter, round trip.
     direct: Vec<(ConnId, String, Duration)>,
     graph: Graph,
+    /// Cancelled once there is another table.
+    replaced: CancellationToken,
 }
 
 impl Routes {
@@ -41,6 +46,26 @@ impl Routes {
 
     pub(crate) fn permit(&self, datacenter: &str) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.sites.get(datacenter)?.permits).try_acquire_owned().ok()
+    }
+
+    /// Whether there may be a link in a moment, where there is none.
+    pub(crate) fn hope(&self, datacenter: &str) -> bool {
+        self.sites.get(datacenter).is_some_and(|r| r.hope)
+    }
+
+    /// A link to this datacenter.
+    pub(crate) fn link(&self, datacenter: &str, id: ConnId) -> Option<Arc<Link>> {
+        self.sites.get(datacenter)?.links.iter().find(|l| l.id == id).cloned()
+    }
+
+    /// Done once there is another table.
+    pub(crate) async fn replaced(&self) {
+        self.replaced.cancelled().await;
+    }
+
+    /// Wakes who waits for another table.
+    pub(crate) fn retire(&self) {
+        self.replaced.cancel();
     }
 
     /// The link for the next call, other than those tried.
@@ -64,6 +89,10 @@ impl Routes {
 
 fn pick<'a>(links: impl Iterator<Item = &'a Arc<Link>>) -> Option<Arc<Link>> {
     let mut usable: Vec<&Arc<Link>> = links.filter(|l| l.state() == State::Up).collect();
+    // What is silent is for when nothing else is left.
+    if usable.iter().any(|l| !l.is_doubted()) {
+        usable.retain(|l| !l.is_doubted());
+    }
     // TCP is for when QUIC does not work, and other sites are for when neither does.
     let class = usable.iter().map(|l| l.conn.kind().class()).min()?;
     usable.retain(|l| l.conn.kind().class() == class);
@@ -80,6 +109,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) known: &'a BTreeMap<&'a str, Known>,
     /// Links that work, relayed ones too.
     pub(crate) up: &'a [Arc<Link>],
+    /// Datacenters with a link that is silent, and not yet given up.
+    pub(crate) suspected: &'a BTreeSet<String>,
     pub(crate) direct: Vec<(ConnId, String, Duration)>,
     pub(crate) graph: Graph,
     /// Calls that may be under way towards one datacenter.
@@ -89,16 +120,23 @@ pub(crate) struct Sources<'a> {
 /// Builds the table. `permits` are kept from table to table, so that their count holds.
 pub(crate) fn build(from: Sources<'_>, permits: &mut BTreeMap<String, Arc<Semaphore>>) -> Routes {
     let mut names: BTreeMap<&str, Known> = from.known.clone();
-    for link in from.up {
+    for datacenter in from.up.iter().map(|l| &l.datacenter).chain(from.suspected) {
         // Linked before its record came.
-        names.entry(&link.datacenter).or_insert(Known::Yes);
+        names.entry(datacenter).or_insert(Known::Yes);
     }
     permits.retain(|name, _| names.contains_key(name.as_str()));
     let mut sites = HashMap::with_capacity(names.len());
     for (name, known) in names {
         let links = from.up.iter().filter(|l| l.datacenter == name).cloned().collect();
         let permits = permits.entry(name.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(from.calls)));
-        sites.insert(name.to_owned(), Route { known, links, permits: Arc::clone(permits) });
+        let hope = from.suspected.contains(name);
+        sites.insert(name.to_owned(), Route { known, links, hope, permits: Arc::clone(permits) });
     }
-    Routes { own: from.own.to_owned(), sites, direct: from.direct, graph: from.graph }
+    Routes {
+        own: from.own.to_owned(),
+        sites,
+        direct: from.direct,
+        graph: from.graph,
+        replaced: CancellationToken::new(),
+    }
 }
