@@ -28,6 +28,12 @@ pub struct Limits {
     pub stream_window: u32,
     /// Connections that are up.
     pub connections: usize,
+    /// Views of other sites that are shared; more are streams of their own.
+    pub views: usize,
+    /// Subscribers of all of them; more are refused as overloaded.
+    pub view_subscribers: usize,
+    /// Bytes that they may take up; a view that does not fit is ended as overloaded.
+    pub view_bytes: usize,
     /// Handshakes under way before newcomers must prove their address (QUIC Retry).
     pub handshakes: usize,
 }
@@ -41,6 +47,9 @@ impl Default for Limits {
             receive_window: 16 << 20,
             stream_window: 2 << 20,
             connections: 1024,
+            views: 8192,
+            view_subscribers: 131_072,
+            view_bytes: 256 << 20,
             handshakes: 64,
         }
     }

@@ -12,6 +12,7 @@
 //! | [`carrier`] | what carries a link: QUIC, TCP, a proxy | translator + driver |
 //! | [`admission`] | what may cross | decision |
 //! | [`forward`] | a call goes out: frames, retries | translator + driver |
+//! | [`views`] | one remote stream for all who follow a topic | machine + driver |
 //! | [`accept`] | a call comes in | decision + driver |
 //! | [`join`] | how a new site gets its certificates | machine + driver |
 //! | [`doctor`] | what stands between two sites | decision + driver |
@@ -30,6 +31,7 @@ pub mod link;
 pub mod path;
 mod task;
 mod tls;
+pub mod views;
 
 pub use carrier::{Proxy, ProxyError};
 pub use config::{Config, Congestion, Limits};

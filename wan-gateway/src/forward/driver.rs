@@ -103,7 +103,7 @@ async fn attempt_all(
         })?
     };
     if routes.load().pick(target, &[]).is_none() {
-        return Err(Reason::Unreachable.status(rejection::UNREACHABLE));
+        return Err(routes.load().unreachable(std::time::Instant::now(), target));
     }
     let head = frame::request_head(parts.uri.path(), &parts.headers)
         .map_err(|error| Reason::TooLarge.status(error.to_string()))?;
@@ -142,7 +142,7 @@ async fn attempt_all(
             break;
         }
     }
-    Err(Reason::Unreachable.status(rejection::UNREACHABLE))
+    Err(routes.load().unreachable(std::time::Instant::now(), target))
 }
 
 fn late(target: &str) -> Status {

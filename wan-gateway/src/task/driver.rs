@@ -544,7 +544,9 @@ impl Brain {
         let mut known = self.directory.datacenters();
         known.retain(|dc, _| !removed.contains(*dc));
         let limit = self.parts.config.limits.calls_out;
-        self.parts.routes.store(Arc::new(routes::build(&table, &known, &all, &mut self.permits, limit)));
+        let mut routes = routes::build(&table, &known, &all, &mut self.permits, limit);
+        routes.mark_cut(&self.parts.routes.load(), std::time::Instant::now());
+        self.parts.routes.store(Arc::new(routes));
 
         let mut views: BTreeMap<String, LinkView> = BTreeMap::new();
         for dc in known.keys() {

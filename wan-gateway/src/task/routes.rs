@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
+use causeway_proto::rejection::{Reason, UNREACHABLE};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
 
 use crate::directory::Known;
 use crate::link::driver::Link;
@@ -19,6 +22,8 @@ pub(crate) struct Route {
     pub(crate) links: Vec<Arc<Link>>,
     /// Calls that may be under way towards it.
     pub(crate) permits: Arc<Semaphore>,
+    /// Since when there is no link to it; `None`: there is one.
+    pub(crate) cut: Option<Instant>,
 }
 
 /// Routes by datacenter.
@@ -32,6 +37,26 @@ impl Routes {
 
     pub(crate) fn permit(&self, datacenter: &str) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0.get(datacenter)?.permits).try_acquire_owned().ok()
+    }
+
+    /// Why a call to a datacenter that is known finds no way: Consul's text, and what we know beyond it.
+    pub(crate) fn unreachable(&self, now: Instant, datacenter: &str) -> Status {
+        let text = match self.0.get(datacenter).and_then(|r| r.cut) {
+            Some(cut) => {
+                let seconds = now.saturating_duration_since(cut).as_secs();
+                format!("{UNREACHABLE}: no link to {datacenter} for {seconds} s")
+            }
+            None => format!("{UNREACHABLE}: the links to {datacenter} do not answer"),
+        };
+        Reason::Unreachable.status(text)
+    }
+
+    /// Marks since when there is no link, given the table before this one.
+    pub(crate) fn mark_cut(&mut self, before: &Self, now: Instant) {
+        for (datacenter, route) in &mut self.0 {
+            let earlier = before.0.get(datacenter).and_then(|r| r.cut);
+            route.cut = route.links.is_empty().then(|| earlier.unwrap_or(now));
+        }
     }
 
     /// The link for the next call, other than those tried.
@@ -73,7 +98,7 @@ pub(crate) fn build(
             .filter_map(|way| links.get(&way.conn).cloned())
             .collect();
         let permits = permits.entry(name.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(calls)));
-        Route { known, links, permits: Arc::clone(permits) }
+        Route { known, links, permits: Arc::clone(permits), cut: None }
     };
     let mut route = route;
     Routes(names.into_iter().map(|(name, known)| (name.to_owned(), route(name, known))).collect())
