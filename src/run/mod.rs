@@ -151,6 +151,7 @@ struct Reloader {
     sources: Sources,
     level: crate::log::Level,
     dns: Option<Dns>,
+    views: Views,
     registry: Registry,
     materials: Vec<Arc<Material>>,
     sync: Sync,
@@ -167,6 +168,7 @@ impl Reloader {
         if let Some(running) = &self.dns {
             running.reload(dns).map_err(|e| e.to_string())?;
         }
+        self.views.set_stale_limit(plan.settings.duration(&t::FEDERATION_STALE_IF_UNREACHABLE));
         let paused = self.sync.pause();
         apply_definitions(&self.registry, &plan.definitions).await?;
         drop(paused);
@@ -366,6 +368,7 @@ impl Node {
         drop(paused);
 
         let views = Views::start(servers.door(), plan.datacenter.clone(), views::Limits::default(), stop.clone());
+        views.set_stale_limit(plan.settings.duration(&t::FEDERATION_STALE_IF_UNREACHABLE));
         let dns = if plan.dns.is_empty() { None } else { Some(Dns::start(dns_config, views.clone(), stop.clone())?) };
 
         let (ended, ends) = mpsc::channel(4);
@@ -373,7 +376,7 @@ impl Node {
         for material in &materials {
             tasks.spawn(material.clone().watch(CERTIFICATES_EVERY, stop.clone().cancelled_owned()));
         }
-        let reloader = Arc::new(Reloader { sources, level, dns, registry: registry.clone(), materials, sync });
+        let reloader = Arc::new(Reloader { sources, level, dns, views: views.clone(), registry: registry.clone(), materials, sync });
         let context = Context {
             door: servers.door(),
             registry: Arc::new(adapters::RegistryPort(registry.clone())),

@@ -29,6 +29,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod view;
 
 pub use driver::{Limits, Listener, router, serve};
 pub use ports::{Context, Info};

@@ -339,7 +339,7 @@ async fn carry(inner: &Inner, shared: &Shared, kept: &Kept<'_>, head: http::requ
     later.headers.remove(TRACEPARENT);
     let mut opened = Instant::now();
     let mut refresh: Option<BoxFuture<'_, Result<(HeaderMap, Remote), Status>>> = None;
-    let mut refreshed = opened;
+    let mut not_before = opened;
     loop {
         let renewed = async {
             match refresh.as_mut() {
@@ -352,6 +352,7 @@ async fn carry(inner: &Inner, shared: &Shared, kept: &Kept<'_>, head: http::requ
                 refresh = None;
                 if let Ok((_, renewed)) = renewed {
                     (stream, opened) = (renewed, Instant::now());
+                    not_before = opened;
                     shared.topic().reopened();
                 }
                 continue;
@@ -374,8 +375,8 @@ async fn carry(inner: &Inner, shared: &Shared, kept: &Kept<'_>, head: http::requ
                 if too_long {
                     return Reason::Draining.status("this view changes faster than it can be kept; subscribe again");
                 }
-                if long && refresh.is_none() && refreshed.elapsed() >= REFRESH.min(opened.elapsed()) {
-                    refreshed = Instant::now();
+                if long && refresh.is_none() && Instant::now() >= not_before {
+                    not_before = Instant::now() + REFRESH;
                     refresh = Some(Box::pin(open(&inner.away, again(&later, &ask))));
                 }
                 continue;
