@@ -315,6 +315,7 @@ options! {
     XDS = "xds", Raw, "", None, Foreign, "Out of scope, or not needed here.";
     RAFT_BOLTDB = "raft_boltdb", Raw, "", None, Foreign, "Out of scope, or not needed here.";
     RAFT_LOGSTORE = "raft_logstore", Raw, "", None, Foreign, "Out of scope, or not needed here.";
+    FEDERATION_STALE_IF_UNREACHABLE = "federation.stale_if_unreachable", Duration, "72h", None, Reloaded, "How old what an agent knows of another datacenter may be served, by DNS and to stale and cached reads, while that datacenter cannot be reached. Beyond it DNS says SERVFAIL, HTTP 500.";
     GATEWAY_ENABLED = "gateway.enabled", Flag, "true", None, Used, "Whether the gateway block makes this process a gateway of its site.";
     GATEWAY_LISTEN = "gateway.listen", Text, "0.0.0.0:443", None, Used, "Address other sites dial, UDP and TCP; `none`: this site only dials out.";
     GATEWAY_ADVERTISE = "gateway.advertise", List, "", None, Used, "Addresses (`host:port`) told to other sites. Default: the advertised address and the port of `gateway.listen`.";

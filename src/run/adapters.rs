@@ -118,7 +118,8 @@ impl CachedReads for ViewsPort {
             let hit = self.0.peek_service(dc, service).is_some();
             let fresh = self.0.service(datacenter, service, Instant::now() + deadline).await;
             let fresh = fresh.map_err(|e| e.reason().status(e.to_string()))?;
-            Ok(CachedService { instances: fresh.value.instances.clone(), index: fresh.index, age: fresh.age, hit })
+            let (instances, index) = (fresh.value.instances.clone(), fresh.index);
+            Ok(CachedService { instances, index, age: fresh.age, down: fresh.down, hit })
         })
     }
 }

@@ -152,6 +152,7 @@ struct Reloader {
     sources: Sources,
     level: crate::log::Level,
     dns: Option<Dns>,
+    views: Views,
     registry: Registry,
     materials: Vec<Arc<Material>>,
     sync: Sync,
@@ -168,6 +169,7 @@ impl Reloader {
         if let Some(running) = &self.dns {
             running.reload(dns).map_err(|e| e.to_string())?;
         }
+        self.views.set_stale_limit(plan.settings.duration(&t::FEDERATION_STALE_IF_UNREACHABLE));
         let paused = self.sync.pause();
         apply_definitions(&self.registry, &plan.definitions).await?;
         drop(paused);
@@ -368,6 +370,7 @@ impl Node {
         drop(paused);
 
         let views = Views::start(servers.door(), plan.datacenter.clone(), views::Limits::default(), stop.clone());
+        views.set_stale_limit(plan.settings.duration(&t::FEDERATION_STALE_IF_UNREACHABLE));
         let failover = Failover::start(servers.door(), views.clone(), stop.clone());
         let dns = match plan.dns.is_empty() {
             true => None,
@@ -379,7 +382,7 @@ impl Node {
         for material in &materials {
             tasks.spawn(material.clone().watch(CERTIFICATES_EVERY, stop.clone().cancelled_owned()));
         }
-        let reloader = Arc::new(Reloader { sources, level, dns, registry: registry.clone(), materials, sync });
+        let reloader = Arc::new(Reloader { sources, level, dns, views: views.clone(), registry: registry.clone(), materials, sync });
         let context = Context {
             door: servers.door(),
             memory: server.as_ref().map(Server::memory),

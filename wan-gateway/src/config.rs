@@ -30,6 +30,12 @@ pub struct Limits {
     pub connections: usize,
     /// Streams of relayed links that one neighbour may have through us, or to us; each holds at most two stream windows.
     pub relayed: usize,
+    /// Views of other sites that are shared; more are streams of their own.
+    pub views: usize,
+    /// Subscribers of all of them; more are refused as overloaded.
+    pub view_subscribers: usize,
+    /// Bytes that they may take up; a view that does not fit is ended as overloaded.
+    pub view_bytes: usize,
     /// Handshakes under way before newcomers must prove their address (QUIC Retry).
     pub handshakes: usize,
 }
@@ -44,6 +50,9 @@ impl Default for Limits {
             stream_window: 2 << 20,
             connections: 1024,
             relayed: 256,
+            views: 8192,
+            view_subscribers: 131_072,
+            view_bytes: 256 << 20,
             handshakes: 64,
         }
     }

@@ -12,6 +12,7 @@
 //! | [`carrier`] | what carries a link: QUIC, TCP, a proxy | translator + driver |
 //! | [`admission`] | what may cross | decision |
 //! | [`forward`] | a call goes out: frames, retries | translator + driver |
+//! | [`views`] | one remote stream for all who follow a topic | machine + driver |
 //! | [`accept`] | a call comes in | decision + driver |
 //! | [`relay`] | links through other sites: who carries them, which, when | decision + machine + driver |
 //! | [`join`] | how a new site gets its certificates | machine + driver |
@@ -32,6 +33,7 @@ pub mod path;
 pub mod relay;
 mod task;
 mod tls;
+pub mod views;
 
 pub use carrier::{Proxy, ProxyError};
 pub use config::{Config, Congestion, Limits};

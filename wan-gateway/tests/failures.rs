@@ -12,7 +12,7 @@ use causeway_proto::rejection::Reason;
 use quinn::crypto::rustls::QuicClientConfig;
 use support::*;
 
-const UNREACHABLE: (Reason, &str) = (Reason::Unreachable, "Remote DC has no server currently reachable");
+const UNREACHABLE: &str = "Remote DC has no server currently reachable: no link to dc2 for ";
 
 /// Asks until there is an answer; how long that took.
 async fn answered(site: &Site, datacenter: &str, within: Duration) -> Duration {
@@ -50,7 +50,7 @@ async fn a_killed_gateway_is_unreachable_fast_and_calls_under_way_end() {
     let begun = Instant::now();
     let refusal = ask(&one.door(), GET, "dc2", "").await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
-    assert_eq!((refusal.0, refusal.1.as_str()), UNREACHABLE);
+    assert!(refusal.0 == Reason::Unreachable && refusal.1.starts_with(UNREACHABLE), "{refusal:?}");
     let refusal = under_way.await.unwrap().unwrap_err();
     assert_eq!(refusal.0, Reason::Unreachable);
     assert!(killed.elapsed() < Duration::from_secs(7), "{:?}", killed.elapsed());

@@ -40,7 +40,7 @@ async fn sites_that_cannot_be_dialled_are_known_and_unreachable_to_each_other() 
     one.state("dc3", Some(SiteState::Unreachable), Duration::from_secs(5)).await;
     assert_eq!(ask(&two.door(), GET, "dc3", "x").await.unwrap().0, "dc3");
     let refusal = ask(&one.door(), GET, "dc3", "x").await.unwrap_err();
-    assert_eq!(refusal.1, "Remote DC has no server currently reachable");
+    assert!(refusal.1.starts_with("Remote DC has no server currently reachable"), "{}", refusal.1);
     drop(three);
 }
 

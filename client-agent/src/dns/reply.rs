@@ -14,6 +14,8 @@ pub mod ede {
     pub const PROHIBITED: u16 = 18;
     /// No server of the datacenter can be reached.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
+    /// The datacenter cannot be reached, and what is known of it is too old to be given.
+    pub const NETWORK_ERROR: u16 = 23;
 }
 
 /// Largest UDP payload a client may ask for (65535 less the headers, as Consul has it).
@@ -80,6 +82,8 @@ pub struct Reply {
     pub glue: Vec<(usize, Record)>,
     /// Extended DNS error.
     pub ede: Option<u16>,
+    /// Its text for people; may be empty.
+    pub ede_text: String,
     /// Whether answers were left out already.
     pub cut: bool,
     /// A name whose addresses the client will want next.
@@ -96,6 +100,7 @@ impl Reply {
             authorities: Vec::new(),
             glue: Vec::new(),
             ede: None,
+            ede_text: String::new(),
             cut: false,
             follow: None,
         }
@@ -123,7 +128,8 @@ impl Reply {
             edns.options_mut().insert(EdnsOption::Subnet(echo));
         }
         if let Some(code) = self.ede {
-            edns.options_mut().insert(EdnsOption::Unknown(15, code.to_be_bytes().to_vec()));
+            let value = [&code.to_be_bytes(), self.ede_text.as_bytes()].concat();
+            edns.options_mut().insert(EdnsOption::Unknown(15, value));
         }
         Some(edns)
     }

@@ -17,6 +17,8 @@ use crate::views::{Live, Look, Pulse, ViewError, Views};
 
 /// CNAME chains inside our own zones are followed this far (as in Consul).
 const MOST_LEVELS: usize = 3;
+/// Largest TTL, seconds, of an answer that may be out of date (RFC 8767, section 4).
+const STALE_TTL: u32 = 30;
 /// The service that every server is an instance of.
 const SERVERS: &str = "consul";
 
@@ -84,7 +86,15 @@ fn from_live<T>(setup: &Setup, live: Live<T>, now: Instant, orders: usize, make:
     }
     let mut reply = make(&live.value);
     if !live.up {
-        reply.ede = reply.ede.or(Some(ede::STALE_ANSWER));
+        if reply.ede.is_none() {
+            let age = live.age(now).unwrap_or_default().as_secs();
+            reply.ede = Some(ede::STALE_ANSWER);
+            reply.ede_text = format!("its servers cannot be reached now; last heard from {age} s ago");
+        }
+        let records = reply.answers.iter_mut().chain(&mut reply.authorities);
+        for record in records.chain(reply.glue.iter_mut().map(|(_, record)| record)) {
+            record.ttl = record.ttl.min(STALE_TTL);
+        }
         return reply.into();
     }
     let lasting = reply.code == ResponseCode::NoError && reply.authorities.is_empty() && reply.follow.is_none();

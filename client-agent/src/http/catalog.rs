@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::query::Options;
 use super::render::{NodeJson, Object, Seq, ServiceJson, ServiceNodeJson};
 use super::reply::Reply;
-use super::shape;
+use super::{shape, view};
 
 fn undecoded(error: DecodeError) -> Failure {
     Failure::bad(format!("Request decode failed: {error}"))
@@ -119,11 +119,17 @@ pub(crate) async fn services(call: &Call<'_>) -> Result<Reply, Failure> {
 
 pub(crate) async fn service(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
-    let request = ServiceNodesRequest {
-        service: call.named("Missing service name")?.to_owned(),
-        tags: call.params.all("tag").map(str::to_owned).collect(),
-        node_meta: call.params.node_meta(),
-    };
+    let service = call.named("Missing service name")?.to_owned();
+    let tags: Vec<String> = call.params.all("tag").map(str::to_owned).collect();
+    let node_meta = call.params.node_meta();
+    if let Some(found) = view::service(call, &service, &tags, &node_meta, &options).await? {
+        let site = call.site(&options.meta);
+        let parts = found.instances.iter().filter_map(|e| Some((e.node.as_ref()?, e.service.as_ref()?)));
+        let entries = parts.map(|(node, service)| ServiceNodeJson(node, service, site));
+        let list = call.list(entries, options.filter.as_ref(), &shape::SERVICE_NODE)?;
+        return Ok(view::headed(list, &found, &options));
+    }
+    let request = ServiceNodesRequest { service, tags, node_meta };
     let (reply, answer) = read!(call, &mut options, CatalogClient<_>, service_nodes, request)?;
     let site = call.site(&options.meta);
     let entries = reply.instances.iter().filter_map(|entry| ServiceNodeJson::new(entry, site));

@@ -64,7 +64,7 @@ impl Failure {
                 )
             }
             Reason::NoPath | Reason::Deadline => message.to_owned(),
-            Reason::Unreachable if message == UNREACHABLE => message.to_owned(),
+            Reason::Unreachable if message.starts_with(UNREACHABLE) => message.to_owned(),
             _ if remote && !message.starts_with(RPC_PREFIX) => format!("{RPC_PREFIX}{message}"),
             _ => message.to_owned(),
         };

@@ -12,27 +12,25 @@ use causeway_proto::health::{
 use causeway_proto::meta::{AnswerMeta, Consistency};
 use causeway_proto::name::ANY;
 use causeway_proto::rejection::Reason;
-use http::{HeaderName, header};
+use http::HeaderName;
 
 use super::catalog::headed;
 use super::dispatch::{Call, read};
 use super::failure::Failure;
-use super::ports::CachedReads;
 use super::query::Options;
 use super::render::{CheckJson, ServiceHealthJson};
 use super::reply::Reply;
-use super::shape;
+use super::{shape, view};
 use crate::failover::{Asked, Failover};
 
-/// How long a cached read waits for a view's first snapshot.
-const CACHED_WAIT: Duration = Duration::from_secs(5);
+/// How long a read that may fall over waits to learn which site is to answer.
+const DECIDE: Duration = Duration::from_secs(5);
 /// How long our own view may be behind the servers.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Changes of site that one request follows.
 const MOST_MOVES: usize = 8;
 /// The datacenter that the answer is from, where it could be another.
 const DATACENTER: HeaderName = HeaderName::from_static("x-causeway-datacenter");
-const CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 fn list(call: &Call<'_>, reply: &ChecksReply, answer: &AnswerMeta, options: &Options) -> Result<Reply, Failure> {
     let list = call.list(reply.checks.iter().map(CheckJson::new), options.filter.as_ref(), &shape::CHECK)?;
@@ -69,12 +67,6 @@ pub(crate) async fn state(call: &Call<'_>) -> Result<Reply, Failure> {
 /// Whether every check of an instance passes.
 fn passing(entry: &ServiceHealth) -> bool {
     entry.checks.iter().all(|check| check.status == "passing")
-}
-
-/// Whether an instance has these tags (in any case, as Consul compares) and its node this metadata.
-fn wanted(entry: &ServiceHealth, tags: &[String], node_meta: &BTreeMap<String, String>) -> bool {
-    let has = |tag: &String| entry.service.as_ref().is_some_and(|s| s.tags.iter().any(|t| t.eq_ignore_ascii_case(tag)));
-    tags.iter().all(has) && node_meta.iter().all(|(k, v)| entry.node.as_ref().is_some_and(|n| n.meta.get(k) == Some(v)))
 }
 
 fn instances<E: Borrow<ServiceHealth>>(
@@ -126,9 +118,9 @@ async fn there(
     fit: Option<&(dyn Fn(&ServiceHealth) -> bool + Sync)>,
 ) -> Result<(Reply, bool), Failure> {
     let Wanted { name, only_passing, tags, node_meta } = wanted;
-    // A view answers at once; whoever waits for a change asks a server.
-    if let Some(views) = call.ctx.views.as_ref().filter(|_| options.cached && options.meta.min_index == 0) {
-        return Ok((cached(call, views.as_ref(), name, (*only_passing, tags, node_meta), &options).await?, true));
+    if let Some(found) = view::service(call, name, tags, node_meta, &options).await? {
+        let reply = instances(call, &found.instances, *only_passing, &options)?;
+        return Ok((view::headed(reply, &found, &options), true));
     }
     let request = ServiceHealthRequest { service: name.clone(), tags: tags.clone(), node_meta: node_meta.clone() };
     let (reply, answer) = read!(call, &mut options, HealthClient<_>, service_health, request)?;
@@ -150,7 +142,7 @@ async fn anywhere(
     let asked = Asked { name: &lower, tags: &tags, strict: wanted.only_passing, any };
     let fit = |instance: &ServiceHealth| failover.would_do(asked, instance);
     options.meta.datacenter = None;
-    let mut pick = failover.decide(asked, failover.deadline(CACHED_WAIT)).await;
+    let mut pick = failover.decide(asked, failover.deadline(DECIDE)).await;
     let min_index = options.meta.min_index;
     for _ in 0..MOST_MOVES {
         let (Some(turn), blocking) = (pick.turn, options.meta.min_index > 0) else {
@@ -161,7 +153,7 @@ async fn anywhere(
                 reply = reply => return reply.map(|found| found.0),
                 () = failover.moved(asked, &pick), if waits => {}
             }
-            pick = failover.decide(asked, failover.deadline(CACHED_WAIT)).await;
+            pick = failover.decide(asked, failover.deadline(DECIDE)).await;
             options.meta.min_index = 0;
             continue;
         };
@@ -178,7 +170,7 @@ async fn anywhere(
         let reply = tokio::select! {
             reply = there(call, wanted, there_options, Some(&fit)) => reply,
             () = failover.moved(asked, &pick), if blocking => {
-                pick = failover.decide(asked, failover.deadline(CACHED_WAIT)).await;
+                pick = failover.decide(asked, failover.deadline(DECIDE)).await;
                 options.meta.min_index = 0;
                 continue;
             }
@@ -236,28 +228,6 @@ fn outer_index(reply: Reply, turn: u64) -> Reply {
     let index = reply.headers.get(super::reply::INDEX).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let index = mark(turn) << INDEX_BITS | (index.unwrap_or(1) & ((1 << INDEX_BITS) - 1));
     reply.header(super::reply::INDEX, &index.to_string())
-}
-
-async fn cached(
-    call: &Call<'_>,
-    views: &dyn CachedReads,
-    name: &str,
-    (only_passing, tags, node_meta): (bool, &[String], &BTreeMap<String, String>),
-    options: &Options,
-) -> Result<Reply, Failure> {
-    let meta = &options.meta;
-    let mut found = views
-        .service(meta.datacenter.as_deref(), name, meta.token.as_deref(), CACHED_WAIT)
-        .await
-        .map_err(|status| Failure::from_status(&status, options.remote()))?;
-    if !tags.is_empty() || !node_meta.is_empty() {
-        found.instances.retain(|entry| wanted(entry, tags, node_meta));
-    }
-    let age = found.age.unwrap_or_default();
-    let answer = AnswerMeta { index: found.index, known_leader: found.age.is_none(), last_contact: age };
-    let reply = headed(instances(call, &found.instances, only_passing, options)?, &answer, options)
-        .header(CACHE, if found.hit { "HIT" } else { "MISS" });
-    Ok(if found.hit { reply.header(header::AGE, &age.as_secs().to_string()) } else { reply })
 }
 
 #[cfg(test)]

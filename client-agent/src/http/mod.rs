@@ -30,6 +30,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod view;
 
 pub use config::config_entry;
 pub use driver::{Limits, Listener, router, serve};

@@ -11,6 +11,7 @@ use causeway_proto::door::Door;
 use causeway_proto::federation::SitesReply;
 use causeway_proto::member::Members;
 use causeway_proto::memory::MemoryReads;
+use causeway_proto::rejection::Reason;
 use futures::future::BoxFuture;
 
 use crate::failover::Failover;
@@ -86,11 +87,13 @@ pub struct CachedService {
     pub index: u64,
     /// Since the view's stream broke; `None`: it is up.
     pub age: Option<Duration>,
+    /// Why the stream is down; `None`: it is up.
+    pub down: Option<Reason>,
     /// Whether the view was warm before this read.
     pub hit: bool,
 }
 
-/// Live copies in the agent's memory, for `?cached`.
+/// Live copies in the agent's memory, for `?cached`, and for `?stale` of another datacenter.
 pub trait CachedReads: Send + Sync + 'static {
     /// Instances of a service; `datacenter: None` is the own one. Waits for the first snapshot, until the deadline.
     fn service<'a>(

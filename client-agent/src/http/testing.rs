@@ -545,7 +545,10 @@ impl CachedReads for FakeViews {
     ) -> BoxFuture<'a, Result<CachedService, Status>> {
         let entry = ServiceHealth { node: Some(ext_node()), service: Some(ext_service()), checks: vec![ext_check()] };
         let age = (name == "old").then_some(Duration::from_secs(7));
-        Box::pin(async move { Ok(CachedService { instances: vec![Arc::new(entry)], index: 60, age, hit: true }) })
+        Box::pin(async move { 
+            let down = age.map(|_| Reason::Unreachable);
+            Ok(CachedService { instances: vec![Arc::new(entry)], index: 60, age, down, hit: true })
+         })
     }
 }
 

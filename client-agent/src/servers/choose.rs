@@ -87,7 +87,9 @@ pub fn plan(uri: &Uri, headers: &HeaderMap) -> Plan {
         (None, false) => DEFAULT_DEADLINE,
         (Some(asked), _) => asked,
     };
-    let hedge = (matches!(kind, Some(Kind::Read | Kind::Local)) && !blocking).then_some(HEDGE_AFTER);
+    // What is silent about another datacenter may well be that datacenter; asking three more servers would triple its calls.
+    let away = said.datacenter.is_some();
+    let hedge = (matches!(kind, Some(Kind::Read | Kind::Local)) && !blocking && !away).then_some(HEDGE_AFTER);
     Plan { repeatable, hedge, deadline }
 }
 

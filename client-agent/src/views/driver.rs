@@ -1,7 +1,8 @@
 //! The stream tasks behind the views, and the table that readers look into.
 #![allow(clippy::disallowed_methods, reason = "reads the clock, draws chances and owns the stream tasks")]
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const OPEN_TIME: Duration = Duration::from_secs(2);
 /// After this long without a word and with no path, a datacenter has left and its views are dropped.
 const LEFT_AFTER: Duration = Duration::from_secs(60);
+/// How old an answer may be while its datacenter cannot be reached, unless told otherwise; RFC 8767 speaks of one to three days.
+const STALE_LIMIT: Duration = Duration::from_secs(72 * 3600);
+/// Between two looks at how old the views are, for the metrics.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Largest event of a stream, bytes.
 pub(super) const EVENT_SIZE: usize = 16 << 20;
 
@@ -79,6 +84,8 @@ struct Inner {
     absences: Mutex<Recent<u64>>,
     reverse: Reverse,
     nothing: Arc<Pulse>,
+    /// Milliseconds; see [`Views::set_stale_limit`].
+    stale_limit: AtomicU64,
     started: Instant,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -133,12 +140,14 @@ impl Views {
             absences: Mutex::new(Recent::new(4096)),
             reverse: Reverse::default(),
             nothing: Arc::new(Pulse::new(started)),
+            stale_limit: AtomicU64::new(millis(STALE_LIMIT)),
             started,
             tasks: TaskTracker::new(),
             limits,
             stop,
         });
         inner.tasks.spawn(sweep(inner.clone()));
+        inner.tasks.spawn(show(inner.clone()));
         inner.tasks.close();
         Self(inner, None)
     }
@@ -155,6 +164,11 @@ impl Views {
         self.0.services.drop_where(|_| true);
         self.0.nodes.drop_where(|_| true);
         self.0.names.drop_where(|_| true);
+    }
+
+    /// How old what is known of another datacenter may be served while that cannot be reached (`federation.stale_if_unreachable`).
+    pub fn set_stale_limit(&self, limit: Duration) {
+        self.0.stale_limit.store(millis(limit), Ordering::Relaxed);
     }
 
     /// The agent's own datacenter.
@@ -194,7 +208,7 @@ impl Views {
         let now = Instant::now();
         if let Some(live) = inner.services.get(&key).and_then(|s| s.live()) {
             live.pulse.touch(now);
-            return Look::Warm(live);
+            return inner.young(now, dc, live);
         }
         let names = inner.names.get(&self::key(dc, "")).and_then(|s| s.live());
         if let Some(names) = names.filter(|n| n.up) {
@@ -215,7 +229,7 @@ impl Views {
         let now = Instant::now();
         if let Some(live) = inner.nodes.get(&key).and_then(|s| s.live()) {
             live.pulse.touch(now);
-            return Look::Warm(live);
+            return inner.young(now, dc, live);
         }
         if let Some(index) = lock(&inner.absences).get(now, &format!("node {key}")) {
             return Look::Warm(inner.nothing(index));
@@ -257,7 +271,11 @@ impl Views {
             }
         };
         live.pulse.touch(now);
-        Ok(live.fresh(now))
+        match self.0.young(now, &dc, live) {
+            Look::Failed(error) => Err(error),
+            Look::Warm(live) => Ok(live.fresh(now)),
+            Look::Cold => Err(ViewError::Stopped),
+        }
     }
 
     /// As [`Views::service`], with the pulse.
@@ -362,6 +380,20 @@ impl Views {
 }
 
 impl Inner {
+    /// What is too old to be served is a failure.
+    fn young<T>(&self, now: Instant, dc: &str, live: Live<T>) -> Look<T> {
+        match live.age(now) {
+            Some(age) if dc != self.datacenter && age > self.stale_limit() => {
+                Look::Failed(ViewError::TooOld { dc: dc.to_owned(), age })
+            }
+            _ => Look::Warm(live),
+        }
+    }
+
+    fn stale_limit(&self) -> Duration {
+        Duration::from_millis(self.stale_limit.load(Ordering::Relaxed))
+    }
+
     fn failure(&self, now: Instant, dc: &str, key: &str) -> Option<ViewError> {
         let failures = lock(&self.failures);
         failures.get(now, dc).or_else(|| failures.get(now, key))
@@ -373,6 +405,7 @@ impl Inner {
             index,
             up: true,
             heard: None,
+            down: None,
             pulse: self.nothing.clone(),
             version: u64::MAX,
         }
@@ -385,6 +418,7 @@ fn nothing_like(names: &Live<NamesView>) -> Live<ServiceView> {
         index: names.index,
         up: names.up,
         heard: names.heard,
+        down: names.down,
         pulse: names.pulse.clone(),
         version: names.version,
     }
@@ -427,10 +461,48 @@ async fn sweep(inner: Arc<Inner>) {
         let second = inner.started.elapsed().as_secs();
         let idle = inner.limits.idle.as_secs();
         let unused = |touched: u32| u64::from(touched) + idle < second;
-        inner.services.drop_where(|s| unused(s.pulse.touched.load(Ordering::Relaxed)));
-        inner.nodes.drop_where(|s| unused(s.pulse.touched.load(Ordering::Relaxed)));
-        inner.names.drop_where(|s| unused(s.pulse.touched.load(Ordering::Relaxed)));
+        // What cannot be had again now is kept for as long as it may be served, asked for or not.
+        let (now, limit) = (Instant::now(), inner.stale_limit());
+        inner.services.drop_where(|s| unused(s.pulse.touched.load(Ordering::Relaxed)) && !cut_off(s, now, limit));
+        inner.nodes.drop_where(|s| unused(s.pulse.touched.load(Ordering::Relaxed)) && !cut_off(s, now, limit));
+        inner.names.drop_where(|s| unused(s.pulse.touched.load(Ordering::Relaxed)) && !cut_off(s, now, limit));
     }
+}
+
+fn cut_off<T>(slot: &Slot<T>, now: Instant, limit: Duration) -> bool {
+    slot.live().and_then(|live| live.age(now)).is_some_and(|age| age <= limit)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Shows in the metrics, for each datacenter, how many views there are and how old the oldest is.
+async fn show(inner: Arc<Inner>) {
+    let mut shown: BTreeMap<String, (u32, Duration)> = BTreeMap::new();
+    while inner.stop.run_until_cancelled(sleep(LOOK_EVERY)).await.is_some() {
+        let now = Instant::now();
+        shown.values_mut().for_each(|seen| *seen = (0, Duration::ZERO));
+        count(&inner.services, now, &mut shown);
+        count(&inner.nodes, now, &mut shown);
+        count(&inner.names, now, &mut shown);
+        for (dc, (views, oldest)) in &shown {
+            metrics::gauge!("causeway_views", "datacenter" => dc.clone()).set(f64::from(*views));
+            metrics::gauge!("causeway_views_oldest_age_seconds", "datacenter" => dc.clone()).set(oldest.as_secs_f64());
+        }
+    }
+}
+
+/// Only what has content is counted: of datacenters that do not exist there is none.
+fn count<T>(table: &Table<T>, now: Instant, into: &mut BTreeMap<String, (u32, Duration)>) {
+    table.each(|key, slot| {
+        let (Some(live), Some((dc, _))) = (slot.live(), key.split_once('/')) else { return };
+        let age = live.age(now).unwrap_or_default();
+        match into.get_mut(dc) {
+            Some((views, oldest)) => (*views, *oldest) = (*views + 1, age.max(*oldest)),
+            None => _ = into.insert(dc.to_owned(), (1, age)),
+        }
+    });
 }
 
 enum End {
@@ -481,7 +553,7 @@ async fn keep<C: Topic>(inner: Arc<Inner>, name: Name, slot: Arc<Slot<C::Seen>>,
             }
             End::Broken(error) => error,
         };
-        if machine.broken() == Effect::Publish {
+        if machine.broken(error.reason()) == Effect::Publish {
             tracing::debug!(datacenter = dc, topic = spelled, %error, "a view's stream broke; its old content stays");
             slot.publish(machine.state());
         }

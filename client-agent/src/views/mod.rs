@@ -34,6 +34,17 @@ pub enum ViewError {
     /// The datacenter is known and cannot be reached now.
     #[error("datacenter {0} cannot be reached now: look at the gateways of both sites")]
     Unreachable(String),
+    /// What is known is older than may be served (`federation.stale_if_unreachable`).
+    #[error(
+        "datacenter {dc} cannot be reached, and what is known of it is {} s old, more than stale_if_unreachable allows",
+        age.as_secs()
+    )]
+    TooOld {
+        /// The datacenter.
+        dc: String,
+        /// How old.
+        age: Duration,
+    },
     /// The token does not allow it.
     #[error("the agent's token may not read this: give it service:read and node:read")]
     Denied,
@@ -58,7 +69,7 @@ impl ViewError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::NoPath(_) => Reason::NoPath,
-            Self::Unreachable(_) => Reason::Unreachable,
+            Self::Unreachable(_) | Self::TooOld { .. } => Reason::Unreachable,
             Self::Denied => Reason::Denied,
             Self::Deadline => Reason::Deadline,
             Self::Stopped => Reason::Draining,
@@ -76,4 +87,6 @@ pub struct Fresh<T> {
     pub index: u64,
     /// `None`: the stream is up and the value current; else for how long the stream has said nothing.
     pub age: Option<Duration>,
+    /// Why the stream is down; `None` while it is up.
+    pub down: Option<Reason>,
 }

@@ -10,6 +10,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use causeway_proto::rejection::Reason;
+
 use super::view::State;
 use super::{Fresh, ViewError};
 
@@ -64,6 +66,8 @@ pub struct Live<T> {
     pub up: bool,
     /// When the stream last said anything; only current while it is down.
     pub heard: Option<Instant>,
+    /// Why the stream is down.
+    pub down: Option<Reason>,
     /// Tells when this is no longer what the view holds.
     pub pulse: Arc<Pulse>,
     /// The pulse's version that this content is at least as new as.
@@ -71,11 +75,15 @@ pub struct Live<T> {
 }
 
 impl<T> Live<T> {
+    /// For how long the stream has said nothing, where it is down.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        if self.up { None } else { Some(self.heard.map_or(Duration::MAX, |at| now.saturating_duration_since(at))) }
+    }
+
     /// With its age.
     pub fn fresh(self, now: Instant) -> Fresh<T> {
-        let age =
-            if self.up { None } else { Some(self.heard.map_or(Duration::MAX, |at| now.saturating_duration_since(at))) };
-        Fresh { value: self.value, index: self.index, age }
+        let age = self.age(now);
+        Fresh { value: self.value, index: self.index, age, down: self.down.filter(|_| age.is_some()) }
     }
 }
 
@@ -98,7 +106,7 @@ impl<T> Slot<T> {
     pub(super) fn new(started: Instant, cancel: CancellationToken) -> Self {
         Self {
             pulse: Arc::new(Pulse::new(started)),
-            state: ArcSwap::from_pointee(State { value: None, index: 0, up: false, heard: None }),
+            state: ArcSwap::from_pointee(State { value: None, index: 0, up: false, heard: None, down: None }),
             progress: watch::Sender::new(Progress::Waiting),
             cancel,
         }
@@ -108,7 +116,8 @@ impl<T> Slot<T> {
         let version = self.pulse.version();
         let state = self.state.load();
         let value = state.value.clone()?;
-        Some(Live { value, index: state.index, up: state.up, heard: state.heard, pulse: self.pulse.clone(), version })
+        let pulse = self.pulse.clone();
+        Some(Live { value, index: state.index, up: state.up, heard: state.heard, down: state.down, pulse, version })
     }
 
     pub(super) fn publish(&self, state: State<T>) {
@@ -200,6 +209,15 @@ impl<T> Table<T> {
                 }
                 !gone
             });
+        }
+    }
+
+    /// Shows every view with its key.
+    pub(super) fn each(&self, mut show: impl FnMut(&str, &Slot<T>)) {
+        for shard in &self.shards {
+            for (key, slot) in shard.read().unwrap_or_else(PoisonError::into_inner).iter() {
+                show(key, slot);
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_proto::catalog::{Node, ServiceHealth};
+use causeway_proto::rejection::Reason;
 use causeway_proto::view::{TopicKind, ViewEvent, view_event::Change};
 
 /// A stream that says nothing for this long counts as broken; servers say something at least once a second.
@@ -172,11 +173,13 @@ pub struct State<T> {
     pub up: bool,
     /// When the stream last said anything; only kept current while it is down.
     pub heard: Option<Instant>,
+    /// Why the stream is down; `None`: it is up, or was never.
+    pub down: Option<Reason>,
 }
 
 impl<T> Clone for State<T> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), index: self.index, up: self.up, heard: self.heard }
+        Self { value: self.value.clone(), index: self.index, up: self.up, heard: self.heard, down: self.down }
     }
 }
 
@@ -197,6 +200,7 @@ pub struct Machine<C> {
     index: u64,
     up: bool,
     heard: Option<Instant>,
+    down: Option<Reason>,
     seen_absent: bool,
 }
 
@@ -212,7 +216,7 @@ pub enum Effect {
 impl<C: Content> Machine<C> {
     /// A view of which nothing is known.
     pub fn new() -> Self {
-        Self { whole: None, building: None, index: 0, up: false, heard: None, seen_absent: false }
+        Self { whole: None, building: None, index: 0, up: false, heard: None, down: None, seen_absent: false }
     }
 
     /// Takes in one event of the stream.
@@ -242,6 +246,7 @@ impl<C: Content> Machine<C> {
             self.whole = self.building.take();
             self.index = event.index;
             self.up = true;
+            self.down = None;
             self.seen_absent = self.whole.as_ref().is_some_and(C::is_absent);
             return Ok(Effect::Publish);
         }
@@ -249,10 +254,12 @@ impl<C: Content> Machine<C> {
         Ok(if changed { Effect::Publish } else { Effect::Quiet })
     }
 
-    /// The stream ended, or was silent for [`SILENCE`].
-    pub fn broken(&mut self) -> Effect {
+    /// The stream ended for this reason, or was silent for [`SILENCE`], or could not be opened again.
+    pub fn broken(&mut self, why: Reason) -> Effect {
         self.building = None;
-        if std::mem::take(&mut self.up) { Effect::Publish } else { Effect::Quiet }
+        let was_up = std::mem::take(&mut self.up);
+        let before = self.down.replace(why);
+        if was_up || (self.is_whole() && before != Some(why)) { Effect::Publish } else { Effect::Quiet }
     }
 
     /// Whether the last snapshot said that there is nothing of that name, so that the stream is not worth keeping.
@@ -272,6 +279,7 @@ impl<C: Content> Machine<C> {
             index: self.index,
             up: self.up,
             heard: self.heard,
+            down: self.down,
         }
     }
 }
@@ -332,13 +340,13 @@ mod tests {
         let t = Instant::now();
         let mut m = Machine::<ServiceContent>::new();
         m.handle(t, event(5, true, true, upsert("a", 1))).unwrap();
-        assert_eq!(m.broken(), Effect::Publish);
-        assert_eq!(m.broken(), Effect::Quiet);
+        assert_eq!(m.broken(Reason::Unreachable), Effect::Publish);
+        assert_eq!(m.broken(Reason::Unreachable), Effect::Quiet);
         assert_eq!(m.state().age(t + Duration::from_secs(7)), Some(Duration::from_secs(7)));
         assert_eq!(m.handle(t, event(1, true, false, upsert("b", 2))), Ok(Effect::Quiet));
         assert_eq!(ports(&m), [1]);
         assert!(!m.state().up);
-        m.broken();
+        m.broken(Reason::Unreachable);
         // Half a snapshot is forgotten with its stream.
         assert_eq!(m.handle(t, event(9, false, true, upsert("c", 3))), Err(Violation::NoSnapshot));
         m.handle(t, event(1, true, true, upsert("d", 4))).unwrap();
@@ -400,7 +408,7 @@ mod tests {
             for step in 0..60 {
                 match rng.random_range(0..10) {
                     0 => {
-                        m.broken();
+                        m.broken(Reason::Unreachable);
                         up = false;
                     }
                     1 => {

@@ -21,6 +21,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tracing::Instrument;
 
+use super::rooms::Rooms;
+use super::spread;
 use super::decide::{
     Caller, Proof, Standing, Verdict, deadline, decide, is_long, may_repeat, never_sent, read_timeout,
 };
@@ -69,6 +71,18 @@ impl Gateways {
         self.local.iter().cloned().chain(addresses.into_iter().map(|a| (self.dial)(a))).collect()
     }
 
+    /// Doors for a view of another datacenter: the one gateway that follows this topic for the whole site first.
+    pub fn doors_for_view(&self, datacenter: &str, ask: &[u8]) -> Vec<Door> {
+        let mut addresses: Vec<_> =
+            self.members.borrow().iter().filter(|m| m.is_alive()).filter_map(|m| m.gateway_addr()).collect();
+        // Where ours is the only one, the way to it is short.
+        if addresses.len() < 2 && self.local.is_some() {
+            return self.doors();
+        }
+        spread::order(datacenter, ask, &mut addresses);
+        addresses.into_iter().map(|a| (self.dial)(a)).chain(self.local.clone()).collect()
+    }
+
     /// Whether the site has gateways at all, if only ones that do not answer now.
     pub fn known(&self) -> bool {
         let is_gateway = |m: &Member| m.status != MemberStatus::Left && m.gateway_addr().is_some();
@@ -86,6 +100,8 @@ pub struct Router {
     limits: Limits,
     calls: Arc<Semaphore>,
     waits: Arc<Semaphore>,
+    /// For calls to other datacenters.
+    away: Rooms,
     draining: watch::Receiver<bool>,
 }
 
@@ -119,7 +135,8 @@ impl Router {
         draining: watch::Receiver<bool>,
     ) -> Self {
         let (calls, waits) = (Arc::new(Semaphore::new(limits.calls)), Arc::new(Semaphore::new(limits.waits)));
-        Self { consensus, services, gateways, datacenter, tls, limits, calls, waits, draining }
+        let away = Rooms::new(limits.calls / 4, limits.waits / 4);
+        Self { consensus, services, gateways, datacenter, tls, limits, calls, waits, away, draining }
     }
 
     /// The router as a door.
@@ -199,10 +216,7 @@ impl Router {
                 _ => Err(Reason::Invalid.status("this is asked of the server itself")),
             };
         }
-        let room = if is_long(method, &meta) { &self.waits } else { &self.calls };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
-            return Err(Reason::Overloaded.status("too many calls are under way on this server; try again later"));
-        };
+        let permit = self.enter_room(method, &meta)?;
         let asked = request.headers().get(GRPC_TIMEOUT).and_then(|v| v.to_str().ok()).and_then(read_timeout);
         let start = Instant::now();
         let end = start + deadline(method, &meta, asked);
@@ -218,6 +232,20 @@ impl Router {
         let call = Call { method, meta, caller, parts, body, deadline: end, hold: end.min(start + self.limits.hold) };
         let response = self.carry_out(&call).await?;
         Ok(response.map(|body| keep(body, permit)))
+    }
+
+    /// A place for the call: among our own, or among those to the datacenter that it goes to.
+    fn enter_room(&self, method: &Method, meta: &Meta) -> Result<OwnedSemaphorePermit, Status> {
+        let long = is_long(method, meta);
+        if let Some(to) = meta.datacenter.as_deref().filter(|to| *to != self.datacenter) {
+            return self.away.enter(to, long).ok_or_else(|| {
+                metrics::counter!("causeway_route_away_refused_total").increment(1);
+                Reason::Overloaded.status(format!("too many calls to {to} are under way on this server; it may not answer any more"))
+            });
+        }
+        let room = if long { &self.waits } else { &self.calls };
+        let text = "too many calls are under way on this server; try again later";
+        room.clone().try_acquire_owned().map_err(|_| Reason::Overloaded.status(text))
     }
 
     async fn carry_out(&self, call: &Call) -> Result<Response, Status> {
@@ -308,17 +336,22 @@ impl Router {
 
     /// By a gateway of our own site.
     async fn away(&self, call: &Call) -> Result<Response, Status> {
-        let doors = self.gateways.doors();
+        let doors = match (call.method.kind, call.meta.datacenter.as_deref()) {
+            (Kind::Stream, Some(to)) => self.gateways.doors_for_view(to, &call.body),
+            _ => self.gateways.doors(),
+        };
         if doors.is_empty() {
             // A site that has gateways which are down is cut off, not alone: what it knew of others goes on existing.
             let known = self.gateways.known();
-            return Err(if known { Reason::Unreachable.status(UNREACHABLE) } else { Reason::NoPath.status(NO_PATH) });
+            let cut = || Reason::Unreachable.status(format!("{UNREACHABLE}: no gateway of {} is up", self.datacenter));
+            return Err(if known { cut() } else { Reason::NoPath.status(NO_PATH) });
         }
+        let mut refused = None;
         for door in doors {
             match timeout_at(call.deadline, door.call(call.onward())).await {
                 Ok(Ok(response)) => match refusal(&response) {
                     // A gateway that has no way at the moment; another may.
-                    Some(Reason::Unreachable | Reason::Draining) if may_repeat(call.method) => {}
+                    Some(Reason::Unreachable) if may_repeat(call.method) => refused = Some(response),
                     Some(Reason::Draining) => {}
                     _ => return Ok(response),
                 },
@@ -327,7 +360,11 @@ impl Router {
                 Err(_) => return Err(late()),
             }
         }
-        Err(Reason::Unreachable.status(UNREACHABLE))
+        // The gateway knows more of why than we do.
+        refused.map_or_else(
+            || Err(Reason::Unreachable.status(format!("{UNREACHABLE}: no gateway of {} answers", self.datacenter))),
+            Ok,
+        )
     }
 
     async fn local(&self, request: Request) -> Result<Response, Status> {

@@ -3,5 +3,7 @@
 
 pub mod decide;
 pub mod driver;
+mod rooms;
+mod spread;
 
 pub use driver::{Gateways, Limits, Router};

@@ -114,7 +114,7 @@ async fn attempt_all(
     {
         let table = routes.load();
         if table.pick(target, &[]).is_none() && !table.hope(target) {
-            return Err(Reason::Unreachable.status(rejection::UNREACHABLE));
+            return Err(table.unreachable(std::time::Instant::now(), target));
         }
     }
     let head = frame::request_head(parts.uri.path(), &parts.headers)
@@ -152,7 +152,7 @@ async fn first_answer(
     mut rest: Option<Body>,
 ) -> Result<Answer, Status> {
     let (target, repeatable) = (call.target, call.class.repeatable && rest.is_none());
-    let unreachable = || Reason::Unreachable.status(rejection::UNREACHABLE);
+    let unreachable = || routes.load().unreachable(std::time::Instant::now(), target);
     let mut under_way = FuturesUnordered::new();
     let (mut tried, mut attempts) = (Vec::new(), 0);
     let mut doubts: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());

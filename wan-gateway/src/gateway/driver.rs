@@ -12,6 +12,7 @@ use causeway_certs::material::Material;
 use causeway_proto::door::{Door, Request};
 use causeway_proto::federation::v1::directory_server::{Directory, DirectoryServer};
 use causeway_proto::federation::v1::{SiteStatus, SitesReply, SitesRequest};
+use causeway_proto::method::{self, Kind};
 use quinn::{Endpoint, VarInt};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ use crate::link::driver as links;
 use crate::task::driver::{Brain, Order};
 use crate::task::routes::Routes;
 use crate::tls::Tls;
+use crate::views::driver::{Bounds, Hub};
 
 /// Notes that wait for the gateway's task.
 const NOTES: usize = 4096;
@@ -56,6 +58,7 @@ pub struct Gateway {
     removed: Arc<ArcSwap<BTreeSet<String>>>,
     dialler: Dialler,
     material: Arc<Material>,
+    views: Hub,
 }
 
 impl Gateway {
@@ -165,24 +168,45 @@ impl Gateway {
             removed: Arc::clone(&removed),
         });
         tasks.spawn(brain.run(notes, orders_rx));
-        Ok(Self { config, routes, sites, endpoint, local_addr, orders, tasks, stop, desk, removed, dialler, material })
+        let limits = &config.limits;
+        let bounds = Bounds { topics: limits.views, subscribers: limits.view_subscribers, bytes: limits.view_bytes };
+        let away = away(Arc::clone(&routes), Arc::clone(&config));
+        let views = Hub::new(away, bounds, tasks.clone(), stop.clone());
+        Ok(Self {
+            config,
+            routes,
+            sites,
+            endpoint,
+            local_addr,
+            orders,
+            tasks,
+            stop,
+            desk,
+            removed,
+            dialler,
+            material,
+            views,
+        })
     }
 
     /// The LAN side: takes calls with the header `causeway-dc` for other sites, and `Directory.Sites`.
     pub fn door(&self) -> Door {
-        let (routes, config) = (Arc::clone(&self.routes), Arc::clone(&self.config));
+        let away = away(Arc::clone(&self.routes), Arc::clone(&self.config));
+        let views = self.views.clone();
         let directory = DirectoryServer::new(Sites(self.sites.clone()));
         Door::from_fn(move |request: Request| {
-            let (routes, config, mut directory) = (Arc::clone(&routes), Arc::clone(&config), directory.clone());
+            let (away, views, mut directory) = (away.clone(), views.clone(), directory.clone());
             async move {
+                if method::find(request.uri().path()).is_some_and(|m| m.kind == Kind::Stream) {
+                    return Ok(Box::pin(views.call(request)).await);
+                }
                 if request.uri().path() == "/causeway.federation.v1.Directory/Sites" {
                     return match tower::Service::call(&mut directory, request).await {
                         Ok(response) => Ok(response),
                         Err(never) => match never {},
                     };
                 }
-                let limit = config.limits.request_bytes;
-                Ok(Box::pin(forward::driver::call(&routes, &config.datacenter, limit, request)).await)
+                away.call(request).await
             }
         })
     }
@@ -279,6 +303,17 @@ impl Gateway {
         })
         .await;
     }
+}
+
+/// The way to the other sites, a stream of its own for each call.
+fn away(routes: Arc<ArcSwap<Routes>>, config: Arc<Config>) -> Door {
+    Door::from_fn(move |request: Request| {
+        let (routes, config) = (Arc::clone(&routes), Arc::clone(&config));
+        async move {
+            let limit = config.limits.request_bytes;
+            Ok(Box::pin(forward::driver::call(&routes, &config.datacenter, limit, request)).await)
+        }
+    })
 }
 
 impl Drop for Gateway {

@@ -673,7 +673,9 @@ impl Brain {
         let suspected = self.links.suspected();
         let calls = self.parts.config.limits.calls_out;
         let sources = Sources { own: &own, known: &known, up: &up, suspected: &suspected, direct, graph, calls };
-        self.parts.routes.swap(Arc::new(routes::build(sources, &mut self.permits))).retire();
+        let mut routes = routes::build(sources, &mut self.permits);
+        routes.mark_cut(&self.parts.routes.load(), now);
+        self.parts.routes.swap(Arc::new(routes)).retire();
 
         let mut views: BTreeMap<String, LinkView> = BTreeMap::new();
         for dc in known.keys() {

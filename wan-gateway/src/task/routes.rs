@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use causeway_proto::rejection::{Reason, UNREACHABLE};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::carrier::Kind;
 use crate::directory::Known;
@@ -25,6 +27,8 @@ pub(crate) struct Route {
     pub(crate) hope: bool,
     /// Calls that may be under way towards it.
     pub(crate) permits: Arc<Semaphore>,
+    /// Since when there is no link to it; `None`: there is one.
+    pub(crate) cut: Option<Instant>,
 }
 
 /// Routes by datacenter, and what ways through other sites are computed from.
@@ -66,6 +70,26 @@ impl Routes {
     /// Wakes who waits for another table.
     pub(crate) fn retire(&self) {
         self.replaced.cancel();
+    }
+
+    /// Why a call to a datacenter that is known finds no way: Consul's text, and what we know beyond it.
+    pub(crate) fn unreachable(&self, now: Instant, datacenter: &str) -> Status {
+        let text = match self.sites.get(datacenter).and_then(|r| r.cut) {
+            Some(cut) => {
+                let seconds = now.saturating_duration_since(cut).as_secs();
+                format!("{UNREACHABLE}: no link to {datacenter} for {seconds} s")
+            }
+            None => format!("{UNREACHABLE}: the links to {datacenter} do not answer"),
+        };
+        Reason::Unreachable.status(text)
+    }
+
+    /// Marks since when there is no link, given the table before this one.
+    pub(crate) fn mark_cut(&mut self, before: &Self, now: Instant) {
+        for (datacenter, route) in &mut self.sites {
+            let earlier = before.sites.get(datacenter).and_then(|r| r.cut);
+            route.cut = route.links.is_empty().then(|| earlier.unwrap_or(now));
+        }
     }
 
     /// The link for the next call, other than those tried.
@@ -130,7 +154,7 @@ pub(crate) fn build(from: Sources<'_>, permits: &mut BTreeMap<String, Arc<Semaph
         let links = from.up.iter().filter(|l| l.datacenter == name).cloned().collect();
         let permits = permits.entry(name.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(from.calls)));
         let hope = from.suspected.contains(name);
-        sites.insert(name.to_owned(), Route { known, links, hope, permits: Arc::clone(permits) });
+        sites.insert(name.to_owned(), Route { known, links, hope, permits: Arc::clone(permits), cut: None });
     }
     Routes {
         own: from.own.to_owned(),
