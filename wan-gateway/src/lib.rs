@@ -28,6 +28,8 @@ pub mod gateway;
 pub mod join;
 pub mod link;
 pub mod path;
+#[cfg(test)]
+mod simulation;
 mod task;
 mod tls;
 

@@ -293,9 +293,8 @@ impl Brain {
             return;
         }
         let from = held.link.datacenter.clone();
-        let life = gossip::life(&frame);
         // News as a datagram may overtake the first frame, which is the one that says which life speaks.
-        if life != 0 {
+        if let Some(life) = gossip::life(&frame) {
             if self.links.state(id) == State::Greeting {
                 tracing::info!(datacenter = from, gateway = frame.from_gateway, link = id, "a link is up");
             }
