@@ -221,7 +221,7 @@ async fn attempt(
         Ok(Ok((out, incoming))) => {
             let traffic = &link.traffic;
             (Outgoing::new(out, class.priority, Arc::clone(traffic)), Incoming::new(incoming, Arc::clone(traffic)))
-        },
+        }
     };
     let busy = Busy::new(Arc::clone(link));
     let mut first = vec![head.clone()];

@@ -34,9 +34,7 @@ fn plan(i: usize, peers: &[usize], dialable: bool) -> Plan {
 /// Sites that dial out only, and one or two that they dial.
 fn hub(sites: usize, hubs: usize) -> Vec<Plan> {
     let all: Vec<usize> = (0..hubs).collect();
-    (0..sites)
-        .map(|i| if i < hubs { plan(i, &all[..i], true) } else { plan(i, &all, false) })
-        .collect()
+    (0..sites).map(|i| if i < hubs { plan(i, &all[..i], true) } else { plan(i, &all, false) }).collect()
 }
 
 /// A graph that is connected and holds few or many links, with walls where it holds none.
@@ -62,14 +60,6 @@ fn random(rng: &mut StdRng, sites: usize) -> (Vec<Plan>, BTreeSet<(usize, usize)
         if dialled && plans[i].addresses.is_empty() {
             plans[i].addresses.push(i.to_string());
         }
-    }
-    // Some sites have two gateways: the last one joins the site before it.
-    if sites > 4 && rng.random_bool(0.3) {
-        let last = sites - 1;
-        plans[last].datacenter = plans[last - 1].datacenter.clone();
-        plans[last].gateway = "h".into();
-        plans[last].peers = plans[last - 1].peers.clone();
-        walls.retain(|(a, b)| *a != last && *b != last);
     }
     (plans, walls)
 }
@@ -126,6 +116,7 @@ struct Shown {
     first: Duration,
     last: Duration,
     happenings: u64,
+    turned: u64,
 }
 
 fn weather(seed: u64) -> Shown {
@@ -153,13 +144,18 @@ fn run(seed: u64, plans: Vec<Plan>, walls: BTreeSet<(usize, usize)>, faults: Dur
     });
     world.heal_all();
     let last = settle(&mut world, BOUND, "the last fault");
-    // And so it stays.
-    world.run(Duration::from_secs(3), |w| {
+    // Connections that a fault broke may be given up only now. Once they are, nothing changes any more.
+    let quiet = |w: &mut World| {
         w.check_circles();
         false
-    });
+    };
+    world.run(Duration::from_secs(8), quiet);
+    settle(&mut world, BOUND, "what was broken was given up");
+    let digest = world.stations[0].digest();
+    world.run(Duration::from_secs(3), quiet);
     assert_eq!(world.unsettled(), None, "{}: it did not stay settled", world.at());
-    Shown { first, last, happenings: world.count }
+    assert_eq!(world.stations[0].digest(), digest, "{}: news without a cause", world.at());
+    Shown { first, last, happenings: world.count, turned: world.turned }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -176,15 +172,20 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
 #[test]
 fn after_any_weather_everyone_knows_everyone() {
     let began = Instant::now();
-    let (mut first, mut last, mut happenings, mut n) = (Duration::ZERO, Duration::ZERO, 0, 0);
-    for seed in seeds(100) {
+    let (mut first, mut last, mut happenings, mut turned, mut n) = (Duration::ZERO, Duration::ZERO, 0, 0, 0);
+    for seed in seeds(24) {
         let shown = weather(seed);
         first = first.max(shown.first);
         last = last.max(shown.last);
         happenings += shown.happenings;
+        turned += shown.turned;
         n += 1;
     }
-    println!("{n} seeds, {happenings} happenings in {:?}: settled within {first:?} of the start, {last:?} of the last fault", began.elapsed());
+    println!(
+        "{n} seeds, {happenings} happenings in {:?}: settled within {first:?} of the start, {last:?} of the last fault; {turned} times \
+         only what was passed before kept a call from turning back",
+        began.elapsed()
+    );
 }
 
 #[test]
@@ -225,7 +226,7 @@ fn a_death_is_known_everywhere_within_three_seconds() {
 /// G3: at 5 % loss nobody is thought dead for an hour.
 #[test]
 fn nobody_is_falsely_dead_for_an_hour_at_five_percent_loss() {
-    let sites = usize::try_from(number("SITES").unwrap_or(8)).unwrap();
+    let sites = usize::try_from(number("SITES").unwrap_or(6)).unwrap();
     let began = Instant::now();
     let mut world = World::new(number("SEED").unwrap_or(1), hub(sites, 1), BTreeSet::new());
     settle(&mut world, BOUND, "the start");

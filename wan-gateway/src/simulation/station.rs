@@ -194,8 +194,7 @@ impl Station {
             self.stale = false;
             let own = (self.plan.datacenter.as_str(), self.plan.gateway.as_str());
             let dialable = !self.plan.addresses.is_empty();
-            let targets =
-                gossip::targets(own, dialable, &self.plan.peers, &self.directory, &BTreeSet::new());
+            let targets = gossip::targets(own, dialable, &self.plan.peers, &self.directory, &BTreeSet::new());
             if targets != self.targets {
                 self.targets.clone_from(&targets);
                 self.links.handle(now, Event::Targets(targets));
@@ -227,12 +226,28 @@ impl Station {
     pub(super) fn table(&mut self) -> &Table {
         if self.table_stale {
             self.table_stale = false;
-            let up: Vec<(ConnId, String, Duration)> =
-                self.links.up().map(|(id, dc, _, rtt)| (id, dc.to_owned(), rtt)).collect();
-            let direct: Vec<DirectLink<'_>> =
-                up.iter().map(|(id, dc, rtt)| DirectLink { conn: *id, datacenter: dc, rtt: *rtt }).collect();
-            self.table = path::table(&self.plan.datacenter, &direct, &self.directory.neighbours());
+            self.table = self.ways(&[]);
         }
         &self.table
+    }
+
+    /// The same without sites that were passed already (split horizon).
+    pub(super) fn ways(&self, passed: &[String]) -> Table {
+        let up: Vec<(ConnId, &str, Duration)> = self
+            .links
+            .up()
+            .map(|(id, dc, _, rtt)| (id, dc, rtt))
+            .filter(|(_, dc, _)| !passed.iter().any(|p| p == dc))
+            .collect();
+        let direct: Vec<DirectLink<'_>> =
+            up.iter().map(|(id, dc, rtt)| DirectLink { conn: *id, datacenter: dc, rtt: *rtt }).collect();
+        let mut neighbours = self.directory.neighbours();
+        neighbours.retain(|dc, _| !passed.contains(dc));
+        path::table(&self.plan.datacenter, &direct, &neighbours)
+    }
+
+    /// Round trips change: as in the gateway's task, the table is made anew once a second.
+    pub(super) fn measure(&mut self) {
+        self.table_stale = true;
     }
 }

@@ -579,8 +579,28 @@ impl Brain {
             metrics::gauge!("causeway_gateway_link_rtt_seconds", &labels).set(held.link.conn.rtt().as_secs_f64());
             #[allow(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
             {
-                metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(counts.lost_packets as f64);
-                metrics::gauge!("causeway_gateway_link_black_holes", &labels).set(counts.black_holes as f64);
+                for (name, value) in [
+                    ("causeway_gateway_link_sent_packets", counts.sent_packets),
+                    ("causeway_gateway_link_lost_packets", counts.lost_packets),
+                    ("causeway_gateway_link_congestion_events", counts.congestion_events),
+                    ("causeway_gateway_link_black_holes", counts.black_holes),
+                    ("causeway_gateway_link_cwnd_bytes", counts.cwnd),
+                    ("causeway_gateway_link_mtu_bytes", counts.mtu),
+                    ("causeway_gateway_link_proven_paths", counts.proven_paths),
+                ] {
+                    metrics::gauge!(name, &labels).set(value as f64);
+                }
+                let skew = held.link.skew_ms.load(Ordering::Relaxed);
+                metrics::gauge!("causeway_gateway_link_clock_skew_seconds", &labels).set(skew as f64 / 1000.0);
+                let traffic = &held.link.traffic;
+                for (class, meter) in [("rpc", &traffic.rpc), ("gossip", &traffic.gossip), ("relay", &traffic.relay)] {
+                    let (sent, received) = meter.read();
+                    for (direction, bytes) in [("sent", sent), ("received", received)] {
+                        let mut labels = labels.to_vec();
+                        labels.extend([("class", class.to_owned()), ("direction", direction.to_owned())]);
+                        metrics::gauge!("causeway_gateway_link_bytes", &labels).set(bytes as f64);
+                    }
+                }
                 let calls = held.link.calls.load(Ordering::Relaxed);
                 metrics::gauge!("causeway_gateway_link_calls", &labels).set(calls as f64);
             }

@@ -66,13 +66,14 @@ pub(crate) fn targets(
         learnt: None,
         patient: false,
     });
-    let learnt = directory.dialable().filter(|(dc, _, _)| !removed.contains(*dc)).map(|(dc, gateway, addresses)| Target {
-        key: format!("{dc}/{gateway}"),
-        addresses: addresses.to_vec(),
-        learnt: Some((dc.to_owned(), gateway.to_owned())),
-        // Both sides learn of each other at once; one of them waits, unless it is the only one that can dial.
-        patient: own > (dc, gateway) && dialable,
-    });
+    let learnt =
+        directory.dialable().filter(|(dc, _, _)| !removed.contains(*dc)).map(|(dc, gateway, addresses)| Target {
+            key: format!("{dc}/{gateway}"),
+            addresses: addresses.to_vec(),
+            learnt: Some((dc.to_owned(), gateway.to_owned())),
+            // Both sides learn of each other at once; one of them waits, unless it is the only one that can dial.
+            patient: own > (dc, gateway) && dialable,
+        });
     configured.chain(learnt).collect()
 }
 
