@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use causeway_certs::dial::Dialer;
 use causeway_proto::command;
+use causeway_proto::config::{ApplyReply, ApplyRequest, Entry};
 use causeway_proto::door::Door;
 use causeway_proto::federation::SitesRequest;
 use causeway_proto::federation::directory_client::DirectoryClient;
+use causeway_proto::kv;
 use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
-use causeway_proto::meta::Meta;
+use causeway_proto::memory::{MemoryReads, Reading};
+use causeway_proto::meta::{AnswerMeta, Meta};
+use causeway_proto::method;
 use causeway_proto::query::queries_client::QueriesClient;
 use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply};
 use causeway_proto::raft::raft_server::RaftServer;
@@ -25,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::config::driver::{self as config, Copy};
 use crate::consensus::log::Options;
 use crate::consensus::network::{Addresses, Doors, MAX_MESSAGE};
 use crate::consensus::types::{Peer, raft_id};
@@ -71,6 +76,10 @@ pub struct ServerConfig {
     pub write_limits: rpc::Limits,
     /// How the log is kept.
     pub log: Options,
+    /// The datacenter whose config entries hold in all; `None`, or the own one: ours are our own.
+    pub primary_datacenter: Option<String>,
+    /// Config entries that are written where they are missing, unless another datacenter is the primary.
+    pub config_entries: Vec<Entry>,
 }
 
 impl ServerConfig {
@@ -93,6 +102,8 @@ impl ServerConfig {
             limits: Limits::default(),
             write_limits: rpc::Limits::default(),
             log: Options::default(),
+            primary_datacenter: None,
+            config_entries: Vec::new(),
         }
     }
 }
@@ -134,9 +145,35 @@ pub struct Server {
     node: Arc<Node>,
     uuid: String,
     door: Door,
+    memory: Arc<Memory>,
     draining: watch::Sender<bool>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+}
+
+/// The method that [`Memory`] answers.
+const KV_GET: &str = "/causeway.kv.v1.Kv/Get";
+
+/// The short way for reads from within this process.
+struct Memory {
+    node: Arc<Node>,
+    router: Arc<Router>,
+}
+
+impl MemoryReads for Memory {
+    fn kv_get<'a>(&'a self, meta: &'a Meta, key: &'a str) -> Reading<'a, Option<Arc<kv::Entry>>> {
+        Box::pin(async move {
+            let method = method::find(KV_GET)?;
+            if !self.router.admits(method, meta).await {
+                return None;
+            }
+            // Before the store is read: an answer must not claim to be fresher than it is.
+            let Contact { known_leader, last_contact, .. } = rpc::Log::contact(&*self.node);
+            let (entry, index) = self.node.store.state().kv_get(key);
+            tracing::debug!(method = KV_GET, index, "read from memory");
+            Some((entry, AnswerMeta { index, known_leader, last_contact }))
+        })
+    }
 }
 
 /// The replicated log as the services see it.
@@ -211,6 +248,10 @@ impl rpc::Log for Node {
         };
         tokio::time::timeout(within, tries).await.unwrap_or_else(|_| Err(Reason::Unreachable.status(UNREACHABLE)))
     }
+
+    async fn apply_config(&self, meta: &Meta, request: ApplyRequest, within: Duration) -> Result<ApplyReply, Status> {
+        config::hand_on(&self.gateways, meta, request, within).await
+    }
 }
 
 impl Server {
@@ -262,6 +303,9 @@ impl Server {
         let stop = CancellationToken::new();
         let mut handlers = Handlers::new(store.clone(), node.clone(), config.datacenter.clone(), stop.child_token());
         handlers.limits = config.write_limits;
+        let primary = config.primary_datacenter.filter(|dc| *dc != config.datacenter);
+        let copy = primary.map(|primary| Arc::new(Copy::of(primary)));
+        handlers.copy = copy.clone();
         let raft = RaftServer::new(consensus.service())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -273,12 +317,14 @@ impl Server {
         let router = Router::new(
             consensus.clone(),
             Door::new(services),
-            gateways,
+            gateways.clone(),
             config.datacenter.clone(),
             config.tls,
             config.limits.clone(),
             draining.subscribe(),
         );
+        let router = Arc::new(router);
+        let memory = Arc::new(Memory { node: node.clone(), router: router.clone() });
         let leader = Leader {
             consensus,
             store,
@@ -289,15 +335,23 @@ impl Server {
             own: Peer { node: config.node_name, uuid: config.node_uuid, address: config.rpc_addr.to_string() },
             bootstrap: config.bootstrap,
             expect: config.bootstrap_expect,
+            gateways,
+            copy,
+            config_entries: config.config_entries,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(leader.run(stop.child_token()));
-        Ok(Self { node, uuid, door: router.door(), draining, stop, tasks })
+        Ok(Self { node, uuid, door: router.door(), memory, draining, stop, tasks })
     }
 
     /// The full stack: routing and services.
     pub fn door(&self) -> Door {
         self.door.clone()
+    }
+
+    /// The short way for reads from within this process.
+    pub fn memory(&self) -> Arc<dyn MemoryReads> {
+        self.memory.clone()
     }
 
     /// What it says of itself.

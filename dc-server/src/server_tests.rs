@@ -278,6 +278,57 @@ async fn without_a_quorum_only_stale_reads_are_answered() {
     assert_eq!((Reason::of(&refused), refused.message()), (Reason::NoLeader, "No cluster leader"));
 }
 
+/// The short way answers what the door would, or nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_vouches_only_for_what_is_proven() {
+    let mut site = Site::new(3, |_| {});
+    for i in 0..3 {
+        site.start(i, 3).await;
+    }
+    let leader = site.wait_leader().await;
+    let follower = site.follower();
+    let meta = |consistency| Meta { consistency, ..Meta::default() };
+    for round in 0..5 {
+        let value = round.to_string();
+        site.put(follower, "a", &value).await.unwrap();
+        // Many consistent readers share rounds, and none sees less than what was acknowledged before it asked.
+        let memory = site.running[&leader].server.memory();
+        let asked = meta(Consistency::Consistent);
+        let reads = (0..64).map(|_| memory.kv_get(&asked, "a"));
+        for read in futures::future::join_all(reads).await {
+            let (entry, answer) = read.unwrap();
+            assert_eq!(entry.unwrap().value, value.as_bytes());
+            assert!(answer.known_leader && answer.last_contact.is_zero());
+        }
+        let (entry, answer) = memory.kv_get(&meta(Consistency::Default), "a").await.unwrap();
+        assert_eq!((entry.unwrap().value.as_slice(), answer.index > 1), (value.as_bytes(), true));
+    }
+    let memory = site.running[&leader].server.memory();
+    assert!(memory.kv_get(&meta(Consistency::Default), "none").await.unwrap().0.is_none());
+    for not_here in [
+        Meta { min_index: 7, ..Meta::default() },
+        Meta { datacenter: Some("dc9".into()), ..Meta::default() },
+        Meta { datacenter: Some("dc9".into()), ..meta(Consistency::Stale) },
+    ] {
+        assert!(memory.kv_get(&not_here, "a").await.is_none(), "{not_here:?}");
+    }
+    let other = site.running[&follower].server.memory();
+    assert!(other.kv_get(&meta(Consistency::Default), "a").await.is_none());
+    assert!(other.kv_get(&meta(Consistency::Consistent), "a").await.is_none());
+    assert!(other.kv_get(&meta(Consistency::Stale), "a").await.is_some());
+
+    // Without a quorum the leader's memory vouches for nothing once the lease is over.
+    for i in (0..3).filter(|i| *i != leader) {
+        site.kill(i).await;
+    }
+    assert!(memory.kv_get(&meta(Consistency::Consistent), "a").await.is_none());
+    let end = Instant::now() + Duration::from_secs(2);
+    while memory.kv_get(&meta(Consistency::Default), "a").await.is_some() {
+        assert!(Instant::now() < end, "a leader without a quorum went on answering");
+    }
+    assert!(memory.kv_get(&meta(Consistency::Stale), "a").await.is_some());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_directory_serves_one_process() {
     let mut site = Site::new(1, |c| c.bootstrap = true);

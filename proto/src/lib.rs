@@ -9,6 +9,7 @@
 pub mod door;
 pub mod listen;
 pub mod member;
+pub mod memory;
 pub mod meta;
 pub mod method;
 pub mod name;
@@ -36,6 +37,7 @@ package!(session, "causeway.session.v1", "Sessions; service `Sessions`.");
 package!(txn, "causeway.txn.v1", "Transactions; service `Txn`.");
 package!(status, "causeway.status.v1", "Service `Status`.");
 package!(query, "causeway.query.v1", "Prepared queries; service `Queries`.");
+package!(config, "causeway.config.v1", "Definitions of the whole federation; service `Config`.");
 package!(raft, "causeway.raft.v1", "Raft between the servers of a datacenter; service `Raft`.");
 package!(command, "causeway.command.v1", "What the replicated log and snapshots carry.");
 package!(federation, "causeway.federation.v1", "Between sites; services `Gossip` and `Directory`.");

@@ -41,6 +41,8 @@ pub const TABLE: &[Method] = &[
     row("/causeway.catalog.v1.Catalog/NodeServices", Kind::Read, true),
     row("/causeway.catalog.v1.Catalog/Register", Kind::Write, true),
     row("/causeway.catalog.v1.Catalog/ServiceNodes", Kind::Read, true),
+    row("/causeway.config.v1.Config/Apply", Kind::Write, true),
+    row("/causeway.config.v1.Config/List", Kind::Read, true),
     row("/causeway.federation.v1.Directory/Sites", Kind::Gateways, false),
     row("/causeway.federation.v1.Gossip/Echo", Kind::Gateways, false),
     row("/causeway.federation.v1.Gossip/Exchange", Kind::Gateways, false),

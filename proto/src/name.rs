@@ -19,6 +19,12 @@ pub enum NameError {
         /// What is allowed.
         rule: &'static str,
     },
+    /// A word that has a meaning.
+    #[error("datacenter {name:?} is not allowed: the word asks for the nearest datacenter; choose another name")]
+    Reserved {
+        /// The name.
+        name: String,
+    },
     /// Too long.
     #[error("{what} is {len} bytes long; {max} are allowed")]
     Long {
@@ -29,6 +35,17 @@ pub enum NameError {
         /// The limit in bytes.
         max: usize,
     },
+}
+
+/// Stands for the nearest datacenter that has what is asked for; no datacenter may be called so.
+pub const ANY: &str = "any";
+
+/// A name for a datacenter of our own: as [`datacenter`], and not [`ANY`].
+pub fn own_datacenter(name: &str) -> Result<String, NameError> {
+    match datacenter(name)? {
+        name if name == ANY => Err(NameError::Reserved { name }),
+        name => Ok(name),
+    }
 }
 
 /// A datacenter's name: lower case letters, digits, `-` and `_`, up to 64 bytes; upper case is lowered, as Consul does.
@@ -84,6 +101,8 @@ mod tests {
             assert!(datacenter(bad).is_err(), "{bad:?}");
         }
         assert!(datacenter(&"a".repeat(65)).is_err());
+        assert_eq!(own_datacenter("DC2").as_deref(), Ok("dc2"));
+        assert!(datacenter("any").is_ok() && own_datacenter("Any").is_err());
     }
 
     #[test]

@@ -253,6 +253,18 @@ fn why(input: &Input) -> ExitCode {
         };
         let mut text =
             format!("{first}\n  its gateways: {dialled}\n  it has links to: {}\n", or_dash(names("Neighbours")));
+        let candidates = site["Candidates"].as_array().map_or(&[][..], Vec::as_slice);
+        if !candidates.is_empty() {
+            text.push_str("  ways considered:\n");
+            let rows: Vec<Vec<String>> = candidates
+                .iter()
+                .map(|c| {
+                    let mark = if c["Chosen"] == true { "  *" } else { "   " };
+                    vec![format!("{mark} {}", api::text(c, "Path")), milliseconds(c), api::text(c, "Reason")]
+                })
+                .collect();
+            text.push_str(&columns(&rows));
+        }
         if state == "unreachable" {
             text.push_str(&format!("  next: causeway federation doctor {name}, at a gateway\n"));
         }

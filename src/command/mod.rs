@@ -7,6 +7,7 @@ use std::process::ExitCode;
 pub mod agent;
 pub mod api;
 pub mod catalog;
+pub mod config;
 pub mod dev;
 pub mod federation;
 pub mod info;
@@ -59,6 +60,10 @@ pub static COMMANDS: &[&Command] = &[
     &catalog::DATACENTERS,
     &catalog::NODES,
     &catalog::SERVICES,
+    &config::DELETE,
+    &config::LIST,
+    &config::READ,
+    &config::WRITE,
     &dev::COMMAND,
     &federation::DOCTOR,
     &federation::JOIN,

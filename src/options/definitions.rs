@@ -6,6 +6,7 @@ use std::time::Duration;
 use causeway_agent::registry::definition::{
     CheckDefinition, CheckKind, HttpCheck, ScriptCheck, Secret, ServiceAddress, ServiceDefinition, Status, Weights,
 };
+use causeway_proto::config::Entry;
 use serde_json::{Map, Value};
 
 use super::{ConfigError, Settings, nearest, table, value};
@@ -42,6 +43,22 @@ pub fn read(settings: &Settings) -> Result<Definitions, ConfigError> {
     }
     let is_script = |c: &CheckDefinition| matches!(c.kind, CheckKind::Script(_));
     out.scripts = out.checks.iter().any(is_script) || out.services.iter().flat_map(|s| &s.checks).any(is_script);
+    Ok(out)
+}
+
+/// Reads the config entries of the files.
+pub fn config_entries(settings: &Settings) -> Result<Vec<Entry>, ConfigError> {
+    let mut out = Vec::new();
+    for (v, origin) in settings.raw(&table::CONFIG_ENTRIES) {
+        let key = table::CONFIG_ENTRIES.key;
+        each(v, origin, key, &mut |object| {
+            let fail = |e: &dyn std::fmt::Display| ConfigError::new(origin, format!("key {key:?}: {e}"));
+            let entry = causeway_agent::http::config_entry(&Value::Object(object.clone())).map_err(|e| fail(&e))?;
+            causeway_server::config::check(&entry).map_err(|e| fail(&e))?;
+            out.push(entry);
+            Ok(())
+        })?;
+    }
     Ok(out)
 }
 
@@ -387,6 +404,21 @@ mod tests {
         )
         .unwrap();
         assert_eq!((d.services.len(), d.services[0].checks.len(), d.checks.len()), (2, 2, 1));
+    }
+
+    #[test]
+    fn entries_in_either_spelling() {
+        let entries = |text: &str, hcl| {
+            let mut settings = Settings::default();
+            settings.read_text("x", text, hcl).unwrap();
+            config_entries(&settings).map_err(|e| e.to_string())
+        };
+        let json = r#"{"config_entries":{"bootstrap":[{"Kind":"service-resolver","Name":"web","Failover":{"*":{"Datacenters":["dc2"]}}}]}}"#;
+        let hcl = "config_entries { bootstrap = [ { kind = \"service-resolver\", name = \"web\", failover = { \"*\" = { datacenters = [\"dc2\"] } } } ] }";
+        assert_eq!(entries(json, false).unwrap(), entries(hcl, true).unwrap());
+        assert_eq!(entries(json, false).unwrap()[0].name, "web");
+        let bad = entries(r#"{"config_entries":{"bootstrap":[{"Kind":"proxy-defaults","Name":"global"}]}}"#, false);
+        assert!(bad.unwrap_err().contains("service-resolver"));
     }
 
     #[test]

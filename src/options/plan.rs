@@ -8,6 +8,8 @@ use std::time::Duration;
 use base64::Engine;
 use causeway_certs::material::Files;
 
+use causeway_proto::config::Entry;
+
 use super::definitions::{self, Definitions};
 use super::table as t;
 use super::{ConfigError, Def, Settings};
@@ -34,6 +36,8 @@ pub struct GatewayPlan {
     pub lan_port: u16,
     /// Whether BBR (else CUBIC) controls congestion.
     pub bbr: bool,
+    /// Whether links of other sites are carried.
+    pub relay: bool,
     /// The gateway's certificate, key and authorities.
     pub tls: Files,
     /// The authority's key, where new sites can join at this gateway.
@@ -79,6 +83,10 @@ pub struct Plan {
     pub definitions: Definitions,
     /// Datacenter.
     pub datacenter: String,
+    /// The datacenter whose config entries hold in all.
+    pub primary_datacenter: Option<String>,
+    /// Config entries of the files.
+    pub config_entries: Vec<Entry>,
     /// Node name.
     pub node_name: String,
     /// Node UUID, where it is configured.
@@ -223,7 +231,7 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
     let dev = s.on(&t::DEV_MODE);
     let server = s.on(&t::SERVER) || dev;
     let datacenter =
-        causeway_proto::name::datacenter(&s.text(&t::DATACENTER)).map_err(|e| s.error(&t::DATACENTER, e))?;
+        causeway_proto::name::own_datacenter(&s.text(&t::DATACENTER)).map_err(|e| s.error(&t::DATACENTER, e))?;
     let node_name = s.some_text(&t::NODE_NAME).unwrap_or_else(host_name);
     causeway_proto::name::node(&node_name).map_err(|e| s.error(&t::NODE_NAME, e))?;
     let node_id = s.some_text(&t::NODE_ID).map(|id| id.to_ascii_lowercase());
@@ -296,7 +304,13 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
     if !https.is_empty() && tls.as_ref().is_none_or(|f| f.cert.is_none()) {
         return Err(s.error(&t::PORTS_HTTPS, "needs \"ca_file\", \"cert_file\" and \"key_file\""));
     }
+    let primary_datacenter = s
+        .some_text(&t::PRIMARY_DATACENTER)
+        .map(|dc| causeway_proto::name::own_datacenter(&dc).map_err(|e| s.error(&t::PRIMARY_DATACENTER, e)))
+        .transpose()?;
     let plan = Plan {
+        primary_datacenter,
+        config_entries: definitions::config_entries(s)?,
         definitions: definitions::read(s)?,
         node_meta: s.map(&t::NODE_META),
         server,
@@ -381,6 +395,7 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
         &t::GATEWAY_PEERS,
         &t::GATEWAY_LAN_PORT,
         &t::GATEWAY_CONGESTION,
+        &t::GATEWAY_RELAY,
         &t::GATEWAY_PROXY,
         &t::GATEWAY_CERT_FILE,
         &t::GATEWAY_KEY_FILE,
@@ -440,6 +455,7 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
         peers,
         lan_port: u16::try_from(s.bounded(&t::GATEWAY_LAN_PORT, 0..=65535)?).unwrap_or(0),
         bbr: congestion == "bbr",
+        relay: s.on(&t::GATEWAY_RELAY),
         tls: files,
         ca_key: s.some_text(&t::GATEWAY_CA_KEY_FILE).map(PathBuf::from),
         proxy,

@@ -28,7 +28,7 @@ options! {
     BOOTSTRAP = "bootstrap", Flag, "false", Some("bootstrap"), Used, "A server that elects itself: the only one of its datacenter.";
     BOOTSTRAP_EXPECT = "bootstrap_expect", Number, "0", Some("bootstrap-expect"), Used, "Number of servers that must be seen before they elect a leader for the first time.";
     DEV_MODE = "dev_mode", Flag, "false", Some("dev"), Used, "One server in memory-like settings on this machine, for trying out.";
-    PRIMARY_DATACENTER = "primary_datacenter", Text, "", Some("primary-datacenter"), Later, "Datacenter that ACLs replicate from.";
+    PRIMARY_DATACENTER = "primary_datacenter", Text, "", Some("primary-datacenter"), Used, "Datacenter whose config entries (failover between sites) hold in all: writes are handed on to it, the others copy it. Set the same on every server; default: each datacenter has its own.";
     DISABLE_HOST_NODE_ID = "disable_host_node_id", Flag, "true", Some("disable-host-node-id"), Later, "Whether node IDs are made by chance rather than from the host.";
     BIND_ADDR = "bind_addr", Text, "0.0.0.0", Some("bind"), Used, "Address for gossip and RPC.";
     CLIENT_ADDR = "client_addr", Text, "127.0.0.1", Some("client"), Used, "Address for DNS and HTTP; several are separated by spaces.";
@@ -308,7 +308,7 @@ options! {
     CLOUD = "cloud", Raw, "", None, Foreign, "Out of scope, or not needed here.";
     PEERING = "peering", Raw, "", None, Foreign, "Out of scope, or not needed here.";
     EXPERIMENTS = "experiments", Raw, "", None, Foreign, "Out of scope, or not needed here.";
-    CONFIG_ENTRIES = "config_entries", Raw, "", None, Foreign, "Out of scope, or not needed here.";
+    CONFIG_ENTRIES = "config_entries.bootstrap", Raw, "", None, Used, "Config entries (kind `service-resolver`) that a server writes where they are missing, unless another datacenter is the primary.";
     NON_VOTING_SERVER = "non_voting_server", Flag, "", None, Foreign, "Out of scope, or not needed here.";
     READ_REPLICA = "read_replica", Flag, "", None, Foreign, "Out of scope, or not needed here.";
     PARTITION = "partition", Text, "", None, Foreign, "Out of scope, or not needed here.";
@@ -324,5 +324,6 @@ options! {
     GATEWAY_KEY_FILE = "gateway.key_file", Text, "", None, Used, "PEM file of its key. Default: `key_file`.";
     GATEWAY_CA_KEY_FILE = "gateway.ca_key_file", Text, "", None, Used, "PEM file of the key of the authority in `ca_file`: lets this gateway make join tokens and certify new sites.";
     GATEWAY_PROXY = "gateway.proxy", Text, "", None, Used, "HTTP CONNECT proxy for links where nothing gets out directly: `http://user:password@host:port`. Default: the environment's `HTTPS_PROXY` and `NO_PROXY`; `none`: no proxy.";
+    GATEWAY_RELAY = "gateway.relay", Flag, "true", None, Used, "Whether sites without a direct link to each other may be linked through this gateway; what it carries is encrypted between the two.";
     GATEWAY_CONGESTION = "gateway.congestion", Text, "bbr", None, Used, "Congestion control between sites: `bbr` or `cubic`.";
 }

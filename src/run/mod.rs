@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use causeway_agent::checks::{self, Checks};
 use causeway_agent::dns::Dns;
+use causeway_agent::failover::Failover;
 use causeway_agent::gossip::{Gossip, RetryJoin};
 use causeway_agent::http::ports::{Action, BodyLimits, RenderMetrics};
 use causeway_agent::http::{self as api, Context, Listener};
@@ -323,6 +324,7 @@ impl Node {
                     data_dir: plan.data_dir.clone(),
                     limits: causeway_gateway::Limits::default(),
                     congestion: if wanted.bbr { Congestion::Bbr } else { Congestion::Cubic },
+                    relay: wanted.relay,
                     proxy: settings::proxy(&wanted.proxy, |name| std::env::var(name).ok()),
                 };
                 let world = causeway_gateway::World {
@@ -366,7 +368,11 @@ impl Node {
         drop(paused);
 
         let views = Views::start(servers.door(), plan.datacenter.clone(), views::Limits::default(), stop.clone());
-        let dns = if plan.dns.is_empty() { None } else { Some(Dns::start(dns_config, views.clone(), stop.clone())?) };
+        let failover = Failover::start(servers.door(), views.clone(), stop.clone());
+        let dns = match plan.dns.is_empty() {
+            true => None,
+            false => Some(Dns::start_failing_over(dns_config, views.clone(), Some(failover.clone()), stop.clone())?),
+        };
 
         let (ended, ends) = mpsc::channel(4);
         let materials: Vec<Arc<Material>> = material.iter().chain(&gateway_material).cloned().collect();
@@ -376,9 +382,11 @@ impl Node {
         let reloader = Arc::new(Reloader { sources, level, dns, registry: registry.clone(), materials, sync });
         let context = Context {
             door: servers.door(),
+            memory: server.as_ref().map(Server::memory),
             registry: Arc::new(adapters::RegistryPort(registry.clone())),
             members: Arc::new(adapters::MembersPort(gossip.clone())),
             views: Some(Arc::new(adapters::ViewsPort(views))),
+            failover: Some(failover),
             federation: gateway
                 .clone()
                 .map(|gateway| Arc::new(federation::Port(gateway)) as Arc<dyn api::ports::FederationPort>),
@@ -506,6 +514,8 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         trailing_logs: count(&t::RAFT_TRAILING_LOGS),
         build: version::OURS.to_owned(),
         tls: plan.tls.is_some(),
+        primary_datacenter: plan.primary_datacenter.clone(),
+        config_entries: plan.config_entries.clone(),
         ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)
     }
 }

@@ -232,6 +232,17 @@ impl Federation {
         federation
     }
 
+    /// Adds keys to every node's configuration; before the start.
+    pub fn configure(&self, more: impl Fn(&Node) -> Value) {
+        for node in &self.nodes {
+            let mut config: Value = serde_json::from_slice(&fs::read(node.config_path()).unwrap()).unwrap();
+            if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more(node)) {
+                config.extend(more);
+            }
+            node.write_config(&config);
+        }
+    }
+
     /// The same, not started.
     pub fn prepare(name: &str, sites: usize, servers: usize) -> Self {
         let dir = Dir::new(name);

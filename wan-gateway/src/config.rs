@@ -28,6 +28,8 @@ pub struct Limits {
     pub stream_window: u32,
     /// Connections that are up.
     pub connections: usize,
+    /// Streams of relayed links that one neighbour may have through us, or to us; each holds at most two stream windows.
+    pub relayed: usize,
     /// Handshakes under way before newcomers must prove their address (QUIC Retry).
     pub handshakes: usize,
 }
@@ -41,6 +43,7 @@ impl Default for Limits {
             receive_window: 16 << 20,
             stream_window: 2 << 20,
             connections: 1024,
+            relayed: 256,
             handshakes: 64,
         }
     }
@@ -67,6 +70,8 @@ pub struct Config {
     pub limits: Limits,
     /// Congestion control.
     pub congestion: Congestion,
+    /// Whether other sites may be linked through this gateway. What it carries for them is encrypted from end to end.
+    pub relay: bool,
     /// HTTP CONNECT proxy for TCP links, where nothing gets out directly.
     pub proxy: Option<crate::carrier::Proxy>,
 }

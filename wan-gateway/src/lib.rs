@@ -13,6 +13,7 @@
 //! | [`admission`] | what may cross | decision |
 //! | [`forward`] | a call goes out: frames, retries | translator + driver |
 //! | [`accept`] | a call comes in | decision + driver |
+//! | [`relay`] | links through other sites: who carries them, which, when | decision + machine + driver |
 //! | [`join`] | how a new site gets its certificates | machine + driver |
 //! | [`doctor`] | what stands between two sites | decision + driver |
 //! | [`gateway`] | all of it together | driver |
@@ -28,6 +29,7 @@ pub mod gateway;
 pub mod join;
 pub mod link;
 pub mod path;
+pub mod relay;
 #[cfg(test)]
 mod simulation;
 mod task;

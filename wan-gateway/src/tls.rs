@@ -11,6 +11,9 @@ use rustls_pki_types::CertificateDer;
 /// Application protocol of a TLS connection over TCP between gateways.
 pub(crate) const TCP_ALPN: &[u8] = b"causeway-wan-tcp/1";
 
+/// Application protocol of a TLS connection through other sites.
+pub(crate) const RELAY_ALPN: &[u8] = b"causeway-wan-relay/1";
+
 /// TLS of a gateway's links. Both ends show a certificate `gateway.<datacenter>.<domain>`.
 #[derive(Debug, Clone)]
 pub(crate) struct Tls {
@@ -48,6 +51,20 @@ impl Tls {
     pub(crate) fn tcp_client(&self, expect: Option<&str>) -> Arc<rustls::ClientConfig> {
         let mut config = self.client(expect).as_ref().clone();
         config.alpn_protocols = vec![TCP_ALPN.to_vec()];
+        Arc::new(config)
+    }
+
+    /// As [`Tls::server`], through other sites.
+    pub(crate) fn relay_server(&self) -> Arc<rustls::ServerConfig> {
+        let mut config = link::wan_server(&self.material).as_ref().clone();
+        config.alpn_protocols = vec![RELAY_ALPN.to_vec()];
+        Arc::new(config)
+    }
+
+    /// As [`Tls::client`], through other sites: who answers must be a gateway of this datacenter.
+    pub(crate) fn relay_client(&self, target: &str) -> Arc<rustls::ClientConfig> {
+        let mut config = self.client(Some(target)).as_ref().clone();
+        config.alpn_protocols = vec![RELAY_ALPN.to_vec()];
         Arc::new(config)
     }
 

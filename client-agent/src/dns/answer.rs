@@ -240,6 +240,8 @@ pub struct ServiceAsk<'a> {
     pub tag: Option<&'a str>,
     /// The datacenter it is in.
     pub dc: &'a str,
+    /// Whether a TXT question is told which that is: it could be another.
+    pub tell: bool,
 }
 
 /// A service. `first`: which of the instances, counted without shuffling, comes first; `None`: chance says.
@@ -263,6 +265,12 @@ pub fn service(
         .collect();
     if picked.is_empty() {
         return missing(setup, ask);
+    }
+    if of.tell && ask.qtype == RecordType::TXT {
+        let mut reply = Reply::empty(ResponseCode::NoError);
+        let text = TXT::new(vec![format!("datacenter={}", of.dc)]);
+        reply.answers.push(Record::from_rdata(ask.owner.clone(), config.ttl_of(of.name), RData::TXT(text)));
+        return reply;
     }
     picked.shuffle(rng);
     if let Some(first) = first.map(|f| f % picked.len())
@@ -288,7 +296,7 @@ pub fn prepared(setup: &Setup, ask: &Ask, found: &ExecuteReply) -> Reply {
     }
     let picked: Vec<_> = found.instances.iter().enumerate().map(|(n, i)| (n, i, status(i))).collect();
     let name = found.service.to_lowercase();
-    let of = ServiceAsk { name: &name, tag: None, dc: &found.datacenter };
+    let of = ServiceAsk { name: &name, tag: None, dc: &found.datacenter, tell: false };
     let ttl = duration::parse(&found.dns_ttl).ok().map(|ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX));
     let ttl = ttl.filter(|_| !found.dns_ttl.is_empty());
     if ask.qtype == RecordType::SRV {

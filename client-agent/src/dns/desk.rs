@@ -13,6 +13,7 @@ use super::answer::{Ask, Setup};
 use super::packet::{self, MOST_KEY, Packet, Plain};
 use super::reply::{ClientEdns, Head, Reply};
 use super::resolve::{self, Source};
+use crate::failover::Failover;
 use crate::views::Views;
 
 /// Ready-made answers take this many bytes at most, a worker.
@@ -68,6 +69,7 @@ impl Waiting {
 /// One worker's desk.
 pub struct Desk {
     views: Views,
+    failover: Option<Failover>,
     setup: Arc<Setup>,
     ready: HashMap<Box<[u8]>, Entry>,
     bytes: usize,
@@ -80,7 +82,12 @@ pub struct Desk {
 impl Desk {
     /// A desk without ready-made answers.
     pub fn new(views: Views, setup: Arc<Setup>, rng: SmallRng) -> Self {
-        Self { views, setup, ready: HashMap::new(), bytes: 0, rng, answer: Vec::with_capacity(4096), hits: 0 }
+        Self::failing_over(views, None, setup, rng)
+    }
+
+    /// The same, for plain names that other sites answer where this one has nothing.
+    pub fn failing_over(views: Views, failover: Option<Failover>, setup: Arc<Setup>, rng: SmallRng) -> Self {
+        Self { views, failover, setup, ready: HashMap::new(), bytes: 0, rng, answer: Vec::with_capacity(4096), hits: 0 }
     }
 
     /// The answer to the last packet.
@@ -112,10 +119,10 @@ impl Desk {
         let len = packet::key(&plain, &mut key);
         let key = key.get(..len).unwrap_or_default();
         let first = match self.ready.get_mut(key) {
-            Some(entry) if entry.source.pulse.version() == entry.source.version => {
+            Some(entry) if entry.source.is_current() => {
                 if entry.orders.len() >= entry.wanted && (entry.any_case || packet::is_lower(plain.name)) {
                     if serve(entry, &plain, &mut self.answer) {
-                        entry.source.pulse.touch(now);
+                        entry.source.touch(now);
                         self.hits += 1;
                         return Outcome::Answered;
                     }
@@ -134,7 +141,9 @@ impl Desk {
         };
         let Some(waiting) = understand(bytes, unix) else { return self.odd(bytes, now, unix) };
         let setup = self.setup.clone();
-        let Some(ready) = resolve::now(&setup, &self.views, &waiting.ask, now, Some(first), &mut self.rng) else {
+        let failover = self.failover.as_ref();
+        let Some(ready) = resolve::now(&setup, &self.views, failover, &waiting.ask, now, Some(first), &mut self.rng)
+        else {
             return Outcome::Wait(Box::new(waiting));
         };
         let Some(message) = waiting.encode(&setup, &ready.reply) else {
@@ -163,7 +172,10 @@ impl Desk {
         self.bytes += message.len();
         match self.ready.get_mut(key) {
             Some(entry) => {
-                if entry.orders.len() < entry.wanted && entry.source.version == source.version {
+                if entry.orders.len() < entry.wanted
+                    && entry.source.version == source.version
+                    && entry.source.is_current()
+                {
                     entry.orders.push(message.into());
                 }
             }
@@ -183,7 +195,8 @@ impl Desk {
                     return self.refuse(&waiting, code);
                 }
                 let setup = self.setup.clone();
-                match resolve::now(&setup, &self.views, &waiting.ask, now, None, &mut self.rng) {
+                let failover = self.failover.as_ref();
+                match resolve::now(&setup, &self.views, failover, &waiting.ask, now, None, &mut self.rng) {
                     None => Outcome::Wait(Box::new(waiting)),
                     Some(ready) => match waiting.encode(&setup, &ready.reply) {
                         Some(message) => {

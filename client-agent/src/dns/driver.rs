@@ -21,6 +21,7 @@ use super::config::Config;
 use super::desk::{Desk, Outcome, Waiting};
 use super::figures::{Figures, Tally};
 use super::handler::{Clock, Handler, Shared};
+use crate::failover::Failover;
 use crate::views::Views;
 
 /// Questions that are waited for at one time; more are answered with SERVFAIL.
@@ -66,11 +67,22 @@ pub struct Dns {
 impl Dns {
     /// Binds every address, UDP and TCP, and answers until `stop`. Must be called inside the runtime.
     pub fn start(config: Config, views: Views, stop: CancellationToken) -> Result<Self, StartError> {
+        Self::start_failing_over(config, views, None, stop)
+    }
+
+    /// The same, for plain names that other sites answer where this one has nothing.
+    pub fn start_failing_over(
+        config: Config,
+        views: Views,
+        failover: Option<Failover>,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
         let listen = config.listen.clone();
         let setup = Setup::new(config)?;
         let clock = Clock { now: Instant::now, unix: SystemTime::now, chance: rand::random };
         let shared = Arc::new(Shared {
             views,
+            failover,
             setup: ArcSwap::from_pointee(setup),
             waiting: Arc::new(Semaphore::new(MOST_WAITING)),
             clock,
@@ -179,7 +191,8 @@ fn only_v6(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
 
 /// One worker: takes packets in batches and answers them, most of them on the spot.
 async fn work(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
-    let mut desk = Desk::new(shared.views.clone(), shared.setup.load_full(), SmallRng::seed_from_u64(rand::random()));
+    let rng = SmallRng::seed_from_u64(rand::random());
+    let mut desk = Desk::failing_over(shared.views.clone(), shared.failover.clone(), shared.setup.load_full(), rng);
     let mut buffer = vec![0_u8; LONGEST];
     loop {
         tokio::select! {

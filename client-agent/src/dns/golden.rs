@@ -49,7 +49,7 @@ fn web() -> Vec<ServiceHealth> {
 
 fn service_with(config: Config, instances: Vec<ServiceHealth>, tag: Option<&str>, ask: &Ask) -> Reply {
     let view = ServiceView { instances: instances.into_iter().map(Into::into).collect() };
-    let of = ServiceAsk { name: "web", tag, dc: "dc1" };
+    let of = ServiceAsk { name: "web", tag, dc: "dc1", tell: false };
     answer::service(&Setup::new(config).unwrap(), ask, of, &view, None, &mut rng())
 }
 
@@ -249,7 +249,8 @@ fn failures() {
 fn every_instance_comes_first_equally_often() {
     let view = ServiceView { instances: many(10).into_iter().map(Into::into).collect() };
     let setup = Setup::new(config()).unwrap();
-    let (ask, of) = (ask("web.service.consul.", RecordType::A), ServiceAsk { name: "web", tag: None, dc: "dc1" });
+    let (ask, of) =
+        (ask("web.service.consul.", RecordType::A), ServiceAsk { name: "web", tag: None, dc: "dc1", tell: false });
     let mut rng = rng();
     let mut firsts = std::collections::BTreeMap::new();
     for n in 0..100 {

@@ -20,6 +20,7 @@ use super::desk::{client_edns, unwelcome};
 use super::figures::Figures;
 use super::reply::{Head, Reply};
 use super::resolve;
+use crate::failover::Failover;
 use crate::views::Views;
 use causeway_proto::trace::Trace;
 
@@ -46,6 +47,8 @@ impl Clock {
 pub struct Shared {
     /// Where answers come from.
     pub views: Views,
+    /// Which site answers for a plain name.
+    pub failover: Option<Failover>,
     /// How they are given.
     pub setup: ArcSwap<Setup>,
     /// How many may be waited for.
@@ -65,7 +68,8 @@ impl Shared {
         let (id, own) = (trace.id(), trace.span());
         let span = tracing::debug_span!("dns", trace = %id, span = %own, name = %ask.owner, kind = %ask.qtype);
         let views = self.views.under(trace);
-        let work = resolve::later(setup, &views, ask, tcp, deadline, self.clock.now).instrument(span.clone());
+        let work = resolve::later(setup, &views, self.failover.as_ref(), ask, tcp, deadline, self.clock.now)
+            .instrument(span.clone());
         let late = || Reply::empty(ResponseCode::ServFail);
         let reply = tokio::time::timeout_at(deadline.into(), work).await.unwrap_or_else(|_| late());
         let took = (self.clock.now)().saturating_duration_since(began);
@@ -142,7 +146,8 @@ impl Handler {
         let shared = &*self.0;
         let now = (shared.clock.now)();
         let mut rng = SmallRng::seed_from_u64((shared.clock.chance)());
-        if let Some(ready) = resolve::now(setup, &shared.views, ask, now, None, &mut rng) {
+        let failover = shared.failover.as_ref();
+        if let Some(ready) = resolve::now(setup, &shared.views, failover, ask, now, None, &mut rng) {
             return ready.reply;
         }
         let Ok(_permit) = shared.waiting.try_acquire() else { return Reply::empty(ResponseCode::ServFail) };

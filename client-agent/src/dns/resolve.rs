@@ -10,6 +10,9 @@ use super::answer::{self, Ask, ServiceAsk, Setup};
 use super::question::{Question, parse};
 use super::recursor;
 use super::reply::{Reply, ede};
+use crate::failover::{Asked, Failover, Guard, Pick};
+use causeway_proto::name::ANY;
+
 use crate::views::{Live, Look, Pulse, ViewError, Views};
 
 /// CNAME chains inside our own zones are followed this far (as in Consul).
@@ -26,6 +29,23 @@ pub struct Source {
     pub version: u64,
     /// How many different first answers there are.
     pub orders: usize,
+    /// Tells when another site is to answer.
+    pub guard: Option<Guard>,
+}
+
+impl Source {
+    /// Whether the reply is still what would be answered.
+    pub fn is_current(&self) -> bool {
+        self.pulse.version() == self.version && self.guard.as_ref().is_none_or(Guard::holds)
+    }
+
+    /// Says that view and choice were used.
+    pub fn touch(&self, now: Instant) {
+        self.pulse.touch(now);
+        if let Some(guard) = &self.guard {
+            guard.touch(now);
+        }
+    }
 }
 
 /// A reply that needed no waiting.
@@ -68,14 +88,30 @@ fn from_live<T>(setup: &Setup, live: Live<T>, now: Instant, orders: usize, make:
         return reply.into();
     }
     let lasting = reply.code == ResponseCode::NoError && reply.authorities.is_empty() && reply.follow.is_none();
-    let source = lasting.then_some(Source { pulse: live.pulse, version: live.version, orders });
+    let source = lasting.then_some(Source { pulse: live.pulse, version: live.version, orders, guard: None });
     Ready { reply, source }
+}
+
+/// What failover is asked for a question for a service; `None` where the datacenter is named.
+fn asked<'a>(setup: &Setup, name: &'a str, tags: &'a [String], dc: Option<&str>) -> Option<Asked<'a>> {
+    let any = dc == Some(ANY);
+    (any || dc.is_none()).then_some(Asked { name, tags, strict: setup.config.only_passing, any })
+}
+
+/// The service and the site that it is asked of.
+fn service_ask<'a>(setup: &'a Setup, question: &'a Question, pick: Option<&'a Pick>) -> Option<ServiceAsk<'a>> {
+    let Question::Service { name, tag, dc: named } = question else { return None };
+    let site = pick.and_then(|pick| pick.site.as_deref());
+    let named = named.as_deref().filter(|_| pick.is_none());
+    let tell = pick.is_some_and(|pick| pick.turn.is_some());
+    Some(ServiceAsk { name, tag: tag.as_deref(), dc: dc(setup, site.or(named)), tell })
 }
 
 /// A reply from what is in memory; `None` where that takes waiting. `first`: see [`answer::service`].
 pub fn now(
     setup: &Setup,
     views: &Views,
+    failover: Option<&Failover>,
     ask: &Ask,
     now: Instant,
     first: Option<usize>,
@@ -87,12 +123,25 @@ pub fn now(
     }
     let ready = match &question {
         Question::Service { name, tag, dc: in_dc } => {
-            let dc = dc(setup, in_dc.as_deref());
-            let of = ServiceAsk { name, tag: tag.as_deref(), dc };
-            match views.look_service(dc, name) {
+            let tags = tag.as_slice();
+            let asked = failover.and_then(|f| Some((f, asked(setup, name, tags, in_dc.as_deref())?)));
+            let pick = match asked {
+                None => None,
+                Some((failover, asked)) => Some(failover.look(asked, now)?),
+            };
+            let of = service_ask(setup, &question, pick.as_ref())?;
+            match views.look_service(of.dc, name) {
                 Look::Warm(live) => {
                     let orders = live.value.instances.len();
-                    from_live(setup, live, now, orders, |v| answer::service(setup, ask, of, v, first, rng))
+                    let mut ready =
+                        from_live(setup, live, now, orders, |v| answer::service(setup, ask, of, v, first, rng));
+                    match pick.map(|pick| pick.guard) {
+                        // Not to be kept.
+                        Some(None) => ready.source = None,
+                        Some(guard) => ready.source = ready.source.map(|source| Source { guard, ..source }),
+                        None => {}
+                    }
+                    ready
                 }
                 Look::Failed(error) => answer::failed(setup, ask, &error).into(),
                 Look::Cold => return None,
@@ -152,12 +201,13 @@ fn can_follow(setup: &Setup, target: &Name, qtype: RecordType) -> bool {
 pub async fn later(
     setup: &Setup,
     views: &Views,
+    failover: Option<&Failover>,
     ask: &Ask,
     tcp: bool,
     deadline: Instant,
     clock: fn() -> Instant,
 ) -> Reply {
-    let mut reply = step(setup, views, ask, tcp, deadline, clock).await;
+    let mut reply = step(setup, views, failover, ask, tcp, deadline, clock).await;
     let mut level = 0;
     while let Some(target) = reply.follow.take() {
         level += 1;
@@ -165,7 +215,7 @@ pub async fn later(
         if level > MOST_LEVELS || !can_follow(setup, &next.owner, next.qtype) {
             break;
         }
-        let more = Box::pin(step(setup, views, &next, tcp, deadline, clock)).await;
+        let more = Box::pin(step(setup, views, failover, &next, tcp, deadline, clock)).await;
         let most = if ask.edns || tcp { usize::MAX } else { recursor::MOST_CHAIN };
         reply.answers.extend(more.answers.into_iter().take(most));
         reply.follow = more.follow;
@@ -173,7 +223,15 @@ pub async fn later(
     reply
 }
 
-async fn step(setup: &Setup, views: &Views, ask: &Ask, tcp: bool, deadline: Instant, clock: fn() -> Instant) -> Reply {
+async fn step(
+    setup: &Setup,
+    views: &Views,
+    failover: Option<&Failover>,
+    ask: &Ask,
+    tcp: bool,
+    deadline: Instant,
+    clock: fn() -> Instant,
+) -> Reply {
     let question = parse(&ask.owner, ask.qtype, &setup.zones);
     if let Some(Some(reply)) = without_views(setup, ask, &question) {
         return reply;
@@ -181,9 +239,14 @@ async fn step(setup: &Setup, views: &Views, ask: &Ask, tcp: bool, deadline: Inst
     let failed = |error: ViewError| answer::failed(setup, ask, &error);
     match &question {
         Question::Service { name, tag, dc: in_dc } => {
-            let dc = dc(setup, in_dc.as_deref());
-            let of = ServiceAsk { name, tag: tag.as_deref(), dc };
-            match views.live_service(dc, name, deadline).await {
+            let tags = tag.as_slice();
+            let asked = failover.and_then(|f| Some((f, asked(setup, name, tags, in_dc.as_deref())?)));
+            let pick = match asked {
+                None => None,
+                Some((failover, asked)) => Some(failover.decide(asked, deadline).await),
+            };
+            let Some(of) = service_ask(setup, &question, pick.as_ref()) else { return answer::missing(setup, ask) };
+            match views.live_service(of.dc, name, deadline).await {
                 Ok(live) => {
                     let make = |v: &_| answer::service(setup, ask, of, v, None, &mut rng(ask, clock()));
                     from_live(setup, live, clock(), 0, make).reply

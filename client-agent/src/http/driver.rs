@@ -11,7 +11,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::State;
 use bytes::Bytes;
 use causeway_proto::trace::Trace;
@@ -177,6 +177,9 @@ async fn whole(context: &Context, parts: &Parts, body: Body) -> Result<Bytes, Fa
             let _ = timeout(BODY_TIME, drain(body)).await;
         }
         return Err(dispatch::too_large(Some(size), max, hint));
+    }
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
     }
     match timeout(BODY_TIME, Limited::new(body, max).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),

@@ -1,7 +1,7 @@
 //! `/v1/federation/*`: the sites as this one sees them, and what a gateway can be told to do about them.
 
 use causeway_proto::federation::directory_client::DirectoryClient;
-use causeway_proto::federation::{SiteState, SiteStatus, SitesRequest};
+use causeway_proto::federation::{Candidate, SiteState, SiteStatus, SitesRequest};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -31,6 +31,21 @@ struct SiteJson<'a> {
     servers: Vec<&'a str>,
     /// Sites that it has a direct link to.
     neighbours: &'a [String],
+    /// Ways to it that were considered, the chosen one first.
+    candidates: Vec<CandidateJson<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct CandidateJson<'a> {
+    path: &'a str,
+    via: &'a str,
+    gateway: &'a str,
+    rtt_us: u64,
+    /// Links in all; 1: direct, 0: not known.
+    links: u32,
+    chosen: bool,
+    reason: &'a str,
 }
 
 #[derive(Serialize)]
@@ -59,7 +74,20 @@ fn shown(status: &SiteStatus) -> Option<SiteJson<'_>> {
         gateways: site.gateways.iter().map(|g| GatewayJson { name: &g.name, addresses: &g.addresses }).collect(),
         servers: site.servers.iter().map(|s| s.name.as_str()).collect(),
         neighbours: &site.neighbours,
+        candidates: status.candidates.iter().map(candidate).collect(),
     })
+}
+
+fn candidate(c: &Candidate) -> CandidateJson<'_> {
+    CandidateJson {
+        path: &c.path,
+        via: &c.via,
+        gateway: &c.gateway,
+        rtt_us: c.rtt_us,
+        links: c.links,
+        chosen: c.chosen,
+        reason: &c.reason,
+    }
 }
 
 pub(crate) async fn sites(call: &Call<'_>) -> Result<Reply, Failure> {

@@ -71,7 +71,7 @@ impl Op {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Match {
     path: Vec<String>,
     op: Op,
@@ -79,7 +79,7 @@ struct Match {
     regex: Option<Regex>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Expr {
     And(Vec<Expr>),
     Or(Vec<Expr>),
@@ -88,7 +88,7 @@ enum Expr {
 }
 
 /// A parsed expression.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Filter(Expr);
 
 impl Filter {

@@ -69,6 +69,8 @@ pub(crate) enum Endpoint {
     FederationDoctor,
     Queries,
     Query,
+    Config,
+    Configs,
     Acl,
 }
 
@@ -105,6 +107,7 @@ const GET: &[(&str, Access)] = &[("GET", Access::Read)];
 const PUT: &[(&str, Access)] = &[("PUT", Access::Write)];
 const KV: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write), ("DELETE", Access::Write)];
 const QUERIES: &[(&str, Access)] = &[("GET", Access::Read), ("POST", Access::Write)];
+const READ_DELETE: &[(&str, Access)] = &[("GET", Access::Read), ("DELETE", Access::Write)];
 const ANY: &[(&str, Access)] =
     &[("GET", Access::Read), ("PUT", Access::Write), ("POST", Access::Write), ("DELETE", Access::Write)];
 
@@ -148,6 +151,8 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/catalog/register", PUT, Endpoint::CatalogRegister),
     row("/v1/catalog/service/", GET, Endpoint::CatalogService),
     row("/v1/catalog/services", GET, Endpoint::CatalogServices),
+    row("/v1/config", PUT, Endpoint::Configs),
+    row("/v1/config/", READ_DELETE, Endpoint::Config),
     row("/v1/federation/doctor/", GET, Endpoint::FederationDoctor),
     row("/v1/federation/readmit/", PUT, Endpoint::FederationReadmit),
     row("/v1/federation/remove/", PUT, Endpoint::FederationRemove),

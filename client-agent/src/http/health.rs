@@ -9,7 +9,9 @@ use causeway_proto::health::health_client::HealthClient;
 use causeway_proto::health::{
     ChecksInStateRequest, ChecksReply, NodeChecksRequest, ServiceChecksRequest, ServiceHealthRequest,
 };
-use causeway_proto::meta::AnswerMeta;
+use causeway_proto::meta::{AnswerMeta, Consistency};
+use causeway_proto::name::ANY;
+use causeway_proto::rejection::Reason;
 use http::{HeaderName, header};
 
 use super::catalog::headed;
@@ -20,9 +22,16 @@ use super::query::Options;
 use super::render::{CheckJson, ServiceHealthJson};
 use super::reply::Reply;
 use super::shape;
+use crate::failover::{Asked, Failover};
 
 /// How long a cached read waits for a view's first snapshot.
 const CACHED_WAIT: Duration = Duration::from_secs(5);
+/// How long our own view may be behind the servers.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Changes of site that one request follows.
+const MOST_MOVES: usize = 8;
+/// The datacenter that the answer is from, where it could be another.
+const DATACENTER: HeaderName = HeaderName::from_static("x-causeway-datacenter");
 const CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 fn list(call: &Call<'_>, reply: &ChecksReply, answer: &AnswerMeta, options: &Options) -> Result<Reply, Failure> {
@@ -83,19 +92,150 @@ fn instances<E: Borrow<ServiceHealth>>(
     call.list(entries, options.filter.as_ref(), &shape::SERVICE_HEALTH)
 }
 
+/// What `/v1/health/service/NAME` asks for.
+struct Wanted {
+    name: String,
+    only_passing: bool,
+    tags: Vec<String>,
+    node_meta: BTreeMap<String, String>,
+}
+
 pub(crate) async fn service(call: &Call<'_>) -> Result<Reply, Failure> {
-    let mut options = call.options()?;
-    let name = call.named("Missing service name")?.to_owned();
-    let only_passing = call.params.flag("passing")?;
-    let tags: Vec<String> = call.params.all("tag").map(str::to_owned).collect();
-    let node_meta = call.params.node_meta();
+    let options = call.options()?;
+    let wanted = Wanted {
+        name: call.named("Missing service name")?.to_owned(),
+        only_passing: call.params.flag("passing")?,
+        tags: call.params.all("tag").map(str::to_owned).collect(),
+        node_meta: call.params.node_meta(),
+    };
+    let any = options.meta.datacenter.as_deref() == Some(ANY);
+    // Who names a datacenter gets what is there.
+    match &call.ctx.failover {
+        Some(failover) if any || call.params.get("dc").is_empty() => {
+            anywhere(call, failover, &wanted, options, any).await
+        }
+        _ => there(call, &wanted, options, None).await.map(|found| found.0),
+    }
+}
+
+/// Asks the datacenter of the options. Gives the answer, and whether an instance in it is what `fit` looks for.
+async fn there(
+    call: &Call<'_>,
+    wanted: &Wanted,
+    mut options: Options,
+    fit: Option<&(dyn Fn(&ServiceHealth) -> bool + Sync)>,
+) -> Result<(Reply, bool), Failure> {
+    let Wanted { name, only_passing, tags, node_meta } = wanted;
     // A view answers at once; whoever waits for a change asks a server.
     if let Some(views) = call.ctx.views.as_ref().filter(|_| options.cached && options.meta.min_index == 0) {
-        return cached(call, views.as_ref(), &name, (only_passing, &tags, &node_meta), &options).await;
+        return Ok((cached(call, views.as_ref(), name, (*only_passing, tags, node_meta), &options).await?, true));
     }
-    let request = ServiceHealthRequest { service: name, tags, node_meta };
+    let request = ServiceHealthRequest { service: name.clone(), tags: tags.clone(), node_meta: node_meta.clone() };
     let (reply, answer) = read!(call, &mut options, HealthClient<_>, service_health, request)?;
-    Ok(headed(instances(call, &reply.instances, only_passing, &options)?, &answer, &options))
+    let fits = fit.is_none_or(|fit| reply.instances.iter().any(fit));
+    Ok((headed(instances(call, &reply.instances, *only_passing, &options)?, &answer, &options), fits))
+}
+
+/// Asks the site that answers for the service at the moment; whoever waits for a change is told when that is another.
+async fn anywhere(
+    call: &Call<'_>,
+    failover: &Failover,
+    wanted: &Wanted,
+    mut options: Options,
+    any: bool,
+) -> Result<Reply, Failure> {
+    let lower = wanted.name.to_lowercase();
+    let mut tags: Vec<String> = wanted.tags.iter().map(|tag| tag.to_lowercase()).collect();
+    tags.sort();
+    let asked = Asked { name: &lower, tags: &tags, strict: wanted.only_passing, any };
+    let fit = |instance: &ServiceHealth| failover.would_do(asked, instance);
+    options.meta.datacenter = None;
+    let mut pick = failover.decide(asked, failover.deadline(CACHED_WAIT)).await;
+    let min_index = options.meta.min_index;
+    for _ in 0..MOST_MOVES {
+        let (Some(turn), blocking) = (pick.turn, options.meta.min_index > 0) else {
+            // Nothing is defined, or nobody has it.
+            let waits = options.meta.min_index > 0;
+            let reply = there(call, wanted, copy(&options), None);
+            tokio::select! {
+                reply = reply => return reply.map(|found| found.0),
+                () = failover.moved(asked, &pick), if waits => {}
+            }
+            pick = failover.decide(asked, failover.deadline(CACHED_WAIT)).await;
+            options.meta.min_index = 0;
+            continue;
+        };
+        let mut there_options = copy(&options);
+        there_options.meta.datacenter = pick.site.as_deref().map(str::to_owned);
+        if pick.site.is_some() {
+            // An index is of the site that gave it, in this turn.
+            there_options.meta.min_index = inner_index(min_index, turn).filter(|_| blocking).unwrap_or_default();
+            if there_options.meta.consistency != Consistency::Consistent && there_options.meta.min_index == 0 {
+                // Its view is kept for this.
+                there_options.cached = call.ctx.views.is_some();
+            }
+        }
+        let reply = tokio::select! {
+            reply = there(call, wanted, there_options, Some(&fit)) => reply,
+            () = failover.moved(asked, &pick), if blocking => {
+                pick = failover.decide(asked, failover.deadline(CACHED_WAIT)).await;
+                options.meta.min_index = 0;
+                continue;
+            }
+        };
+        let next = match &reply {
+            // The servers know a moment before our own view does.
+            Ok((_, false)) if pick.site.is_none() => failover.settle(asked, failover.deadline(SETTLE)).await,
+            _ => failover.decide(asked, failover.deadline(SETTLE)).await,
+        };
+        if next.turn.is_some() && next.site != pick.site {
+            pick = next;
+            options.meta.min_index = 0;
+            continue;
+        }
+        let site = pick.site.as_deref().unwrap_or(failover.datacenter());
+        return reply.map(|(reply, _)| {
+            let reply = if pick.site.is_some() { outer_index(reply, turn) } else { reply };
+            reply.header(DATACENTER, site)
+        });
+    }
+    Err(Failure::of(
+        Reason::Unreachable,
+        "the service moves between datacenters faster than it can be asked; try again",
+    ))
+}
+
+/// Options of one try of several.
+fn copy(options: &Options) -> Options {
+    Options {
+        meta: options.meta.clone(),
+        max_stale: options.max_stale,
+        cached: options.cached,
+        filter: options.filter.clone(),
+    }
+}
+
+/// The bits of an index of ours that are the other site's index; above them is the turn. Together 53 bits, which every client
+/// keeps.
+const INDEX_BITS: u32 = 40;
+/// Turns that can be told apart.
+const TURNS: u64 = 1 << 13;
+
+/// The other site's index in an index that we gave, if in this turn.
+fn inner_index(index: u64, turn: u64) -> Option<u64> {
+    (index >> INDEX_BITS == mark(turn)).then_some(index & ((1 << INDEX_BITS) - 1))
+}
+
+/// Never 0, which is what our own site's indexes have there.
+fn mark(turn: u64) -> u64 {
+    1 + turn % (TURNS - 1)
+}
+
+/// An index that is of this turn only, so that whoever blocks on one of another site, or ours, is answered at once.
+fn outer_index(reply: Reply, turn: u64) -> Reply {
+    let index = reply.headers.get(super::reply::INDEX).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let index = mark(turn) << INDEX_BITS | (index.unwrap_or(1) & ((1 << INDEX_BITS) - 1));
+    reply.header(super::reply::INDEX, &index.to_string())
 }
 
 async fn cached(
@@ -118,4 +258,21 @@ async fn cached(
     let reply = headed(instances(call, &found.instances, only_passing, options)?, &answer, options)
         .header(CACHE, if found.hit { "HIT" } else { "MISS" });
     Ok(if found.hit { reply.header(header::AGE, &age.as_secs().to_string()) } else { reply })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_of_one_turn() {
+        for (turn, index) in [(0, 1), (1, 1), (1, 77), (8190, 5), (8191, 5)] {
+            let reply = outer_index(Reply::empty().header(super::super::reply::INDEX, &index.to_string()), turn);
+            let outer: u64 = reply.headers["x-consul-index"].to_str().unwrap().parse().unwrap();
+            assert!(outer >> INDEX_BITS > 0 && outer < 1 << 53, "no index of our own");
+            assert_eq!(inner_index(outer, turn), Some(index));
+            assert_eq!(inner_index(outer, turn + 1), None);
+            assert_eq!(inner_index(index, turn), None);
+        }
+    }
 }

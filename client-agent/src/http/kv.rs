@@ -1,12 +1,15 @@
 //! `/v1/kv/*`.
 
+use std::sync::Arc;
+
 use causeway_proto::kv::kv_client::KvClient;
-use causeway_proto::kv::{ApplyRequest, GetRequest, KeysRequest, ListRequest, Verb};
+use causeway_proto::kv::{ApplyRequest, Entry, GetRequest, KeysRequest, ListRequest, Verb};
 use causeway_proto::meta::AnswerMeta;
 use http::{Method, StatusCode, header};
 
 use super::dispatch::{Call, ask, read};
 use super::failure::Failure;
+use super::query::Options;
 use super::render::{EntryJson, Seq};
 use super::reply::Reply;
 
@@ -34,18 +37,31 @@ async fn get(call: &Call<'_>) -> Result<Reply, Failure> {
         }
         return Ok(call.json(&Seq(reply.entries.iter().map(EntryJson)))?.meta(&answer));
     }
-    let request = GetRequest { key: call.named("Missing key name")?.to_owned() };
-    let (reply, answer) = read!(call, &mut options, KvClient<_>, get, request)?;
-    let Some(entry) = reply.entry else { return Ok(absent(&answer)) };
+    let key = call.named("Missing key name")?;
+    let (entry, answer) = match from_memory(call, &options, key).await {
+        Some(read) => read,
+        None => {
+            let request = GetRequest { key: key.to_owned() };
+            let (reply, answer) = read!(call, &mut options, KvClient<_>, get, request)?;
+            (reply.entry.map(Arc::new), answer)
+        }
+    };
+    let Some(entry) = entry else { return Ok(absent(&answer)) };
     if call.params.has("raw") {
         // As text that no browser runs, whatever is in it.
-        return Ok(Reply { body: entry.value, ..Reply::empty() }
+        return Ok(Reply { body: entry.value.clone(), ..Reply::empty() }
             .header(header::CONTENT_TYPE, "text/plain")
             .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
             .header(header::CONTENT_SECURITY_POLICY, "sandbox")
             .meta(&answer));
     }
     Ok(call.json(&[EntryJson(&entry)])?.meta(&answer))
+}
+
+/// The answer of a server in this process, where it may give one as fresh as was asked for.
+async fn from_memory(call: &Call<'_>, options: &Options, key: &str) -> Option<(Option<Arc<Entry>>, AnswerMeta)> {
+    let (entry, answer) = call.ctx.memory.as_ref()?.kv_get(&options.meta, key).await?;
+    options.max_stale.is_none_or(|max| answer.last_contact <= max).then_some((entry, answer))
 }
 
 async fn keys(call: &Call<'_>) -> Result<Reply, Failure> {

@@ -5,6 +5,7 @@
 
 mod agent;
 mod catalog;
+mod config;
 mod decode;
 mod dispatch;
 pub mod driver;
@@ -30,5 +31,6 @@ mod testing;
 mod tests;
 mod txn;
 
+pub use config::config_entry;
 pub use driver::{Limits, Listener, router, serve};
 pub use ports::{Context, Info};

@@ -10,8 +10,10 @@ use causeway_proto::catalog::{Check, Service, ServiceHealth};
 use causeway_proto::door::Door;
 use causeway_proto::federation::SitesReply;
 use causeway_proto::member::Members;
+use causeway_proto::memory::MemoryReads;
 use futures::future::BoxFuture;
 
+use crate::failover::Failover;
 use crate::registry::definition::{CheckDefinition, ServiceDefinition, Status};
 
 /// Why a part of the agent did not do what was asked; the text is for the user, in Consul's words where Consul has them.
@@ -228,12 +230,16 @@ pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct Context {
     /// To the servers of this datacenter.
     pub door: Door,
+    /// The memory of the server in this process; `None`: this process is none.
+    pub memory: Option<Arc<dyn MemoryReads>>,
     /// Own services and checks.
     pub registry: Arc<dyn LocalRegistry>,
     /// LAN gossip.
     pub members: Arc<dyn LocalMembers>,
     /// Views, for `?cached`; `None`: asked of the servers.
     pub views: Option<Arc<dyn CachedReads>>,
+    /// Which site answers for a service; `None`: always our own.
+    pub failover: Option<Failover>,
     /// The gateway; `None`: this process is none.
     pub federation: Option<Arc<dyn FederationPort>>,
     /// What the agent is.

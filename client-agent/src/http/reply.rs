@@ -14,7 +14,7 @@ pub(crate) struct Reply {
     pub(crate) body: Vec<u8>,
 }
 
-const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
+pub(super) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
 const EFFECTIVE: HeaderName = HeaderName::from_static("x-consul-effective-consistency");

@@ -563,9 +563,11 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
     };
     let context = Context {
         door: servers.door(),
+        memory: None,
         registry: registry.clone(),
         members: Arc::new(FakeMembers),
         views: Some(Arc::new(FakeViews)),
+        failover: None,
         federation: None,
         info: Arc::new(info),
         reload: Arc::new(|| Box::pin(async { Ok(()) })),

@@ -24,13 +24,24 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    pub(super) fn new(started: Instant) -> Self {
+    pub(crate) fn new(started: Instant) -> Self {
         Self { version: AtomicU64::new(0), touched: AtomicU32::new(0), started }
     }
 
     /// Changes whenever the content, or the state of its stream, changes.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
+    }
+
+    /// Says that what was made of the content is current no more.
+    pub(crate) fn beat(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Since it was used, to the second.
+    pub(crate) fn idle(&self, now: Instant) -> Duration {
+        let touched = Duration::from_secs(self.touched.load(Ordering::Relaxed).into());
+        now.saturating_duration_since(self.started).saturating_sub(touched)
     }
 
     /// Says that the view was used, so that it is not dropped.

@@ -14,7 +14,8 @@ use causeway_proto::rejection::{NO_LEADER, Reason};
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Instant as _, LinearizerOption, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft::{async_runtime::watch::WatchReceiver as _, type_config::alias::WatchReceiverOf};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::OpenError;
@@ -97,6 +98,30 @@ impl Heard {
     }
 }
 
+/// Who waits for a proof of leadership.
+type Asker = oneshot::Sender<Result<(), NotLeading>>;
+
+/// Callers that may wait for a proof at a time.
+const ASKERS: usize = 65_536;
+/// A round that found no quorum in this time proves nothing.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Asks a quorum, again and again while someone wants to know. Those who come while a round is under way share the next one: it
+/// begins after they came, so it proves to each of them that what was acknowledged before is in the store (ReadIndex, Raft
+/// dissertation section 6.4), and a thousand readers cost what one costs.
+async fn prove(raft: Raft<Types, Machine>, mut asked: mpsc::Receiver<Asker>) {
+    let mut askers = Vec::new();
+    while asked.recv_many(&mut askers, ASKERS).await > 0 {
+        let round =
+            tokio::time::timeout(ROUND, raft.ensure_linearizable(LinearizerOption::from(ReadPolicy::ReadIndex)));
+        let proof = if matches!(round.await, Ok(Ok(_))) { Ok(()) } else { Err(NotLeading) };
+        for asker in askers.drain(..) {
+            // Whoever gave up does not listen.
+            let _ = asker.send(proof);
+        }
+    }
+}
+
 /// Raft of one server.
 pub struct Consensus {
     id: u64,
@@ -107,6 +132,9 @@ pub struct Consensus {
     applied: Arc<AppliedTerm>,
     heard: Arc<Heard>,
     lease: Duration,
+    /// Callers that want a proof of leadership; see [`prove`].
+    askers: mpsc::Sender<Asker>,
+    _rounds: AbortOnDropHandle<()>,
     snapshots: PathBuf,
     quiet: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
@@ -136,6 +164,8 @@ impl Consensus {
         let raft = Raft::new(id, Arc::new(config), network.clone(), log.clone(), machine)
             .await
             .map_err(|e| OpenError::Raft { dir: settings.dir.clone(), why: e.to_string() })?;
+        let (askers, asked) = mpsc::channel(ASKERS);
+        let rounds = AbortOnDropHandle::new(tokio::spawn(prove(raft.clone(), asked)));
         // A server that promised a leader its vote for the length of a lease forgets the promise when it restarts. So one with
         // a history gives no vote until every promise it can have made is over.
         let (quiet, _) = watch::channel(raft.is_initialized().await.unwrap_or(true));
@@ -148,6 +178,8 @@ impl Consensus {
             applied,
             heard: Arc::new(Heard::new()),
             lease,
+            askers,
+            _rounds: rounds,
             snapshots: settings.dir.join("snapshots"),
             quiet,
             stopping: watch::channel(false).0,
@@ -228,13 +260,10 @@ impl Consensus {
         if !quorum && self.lease_holds() {
             return Ok(());
         }
-        let option: LinearizerOption = if quorum {
-            ReadPolicy::ReadIndex.into()
-        } else {
-            // Asks a quorum where the lease is over, as after a pause.
-            LinearizerOption::new(None, true)
-        };
-        self.raft.ensure_linearizable(option).await.map(|_| ()).map_err(|_| NotLeading)
+        let (done, proven) = oneshot::channel();
+        // A full queue is as good as no proof: the caller tries again in a moment.
+        self.askers.try_send(done).map_err(|_| NotLeading)?;
+        proven.await.unwrap_or(Err(NotLeading))
     }
 
     /// Whether the lease of this leader is valid and its store has everything that earlier leaders acknowledged: it has applied

@@ -17,13 +17,17 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use causeway_proto::config::Entry;
+
 use super::expiry::Expiry;
 use super::peers::{self, Bootstrap, Candidate, Change, Configuration, Probe, Tracker};
 use super::reconcile::{self, Known, SERF_HEALTH};
+use crate::config;
 use crate::consensus::driver::leadership;
 use crate::consensus::network::Addresses;
 use crate::consensus::types::Peer;
 use crate::consensus::{Consensus, Leadership};
+use crate::route::Gateways;
 use crate::store::{Event, State, Store};
 
 /// Everything is compared this often, in case an event was missed.
@@ -93,6 +97,12 @@ pub struct Leader {
     pub bootstrap: bool,
     /// Begins a cluster once this many servers are there; 0: never.
     pub expect: usize,
+    /// The way to other datacenters.
+    pub gateways: Gateways,
+    /// The copy of the primary datacenter's config entries that is kept here.
+    pub copy: Option<Arc<config::driver::Copy>>,
+    /// Config entries of the configuration files.
+    pub config_entries: Vec<Entry>,
 }
 
 impl Leader {
@@ -202,7 +212,14 @@ impl Leader {
         }
         let sessions = self.store.state().sessions(None).0;
         self.timers.lock().lead(Instant::now(), sessions.iter().map(|s| (s.id.clone(), s.ttl_ms)));
-        futures::future::join4(self.follow_members(), self.follow_servers(), self.expire(), self.reap()).await;
+        futures::future::join5(
+            self.follow_members(),
+            self.follow_servers(),
+            self.expire(),
+            self.reap(),
+            self.keep_configs(),
+        )
+        .await;
     }
 
     async fn propose(&self, command: Command) {
@@ -313,6 +330,16 @@ impl Leader {
                     self.propose(Command { command: Some(command::Command::SessionDestroy(DestroyRequest { id })) })
                 })
                 .await;
+        }
+    }
+
+    /// Copies the config entries of the primary datacenter or, where ours are our own, writes those of the files.
+    async fn keep_configs(&self) {
+        if let Some(copy) = &self.copy {
+            config::driver::follow(copy, &self.gateways, &self.store, |command| self.propose(command)).await;
+        }
+        for command in config::missing(&self.store.state().configs("", "").0, &self.config_entries) {
+            self.propose(command).await;
         }
     }
 

@@ -123,8 +123,8 @@ impl Router {
     }
 
     /// The router as a door.
-    pub fn door(self) -> Door {
-        let router = Arc::new(self);
+    pub fn door(self: Arc<Self>) -> Door {
+        let router = self;
         Door::from_fn(move |request| {
             let router = router.clone();
             async move {
@@ -144,6 +144,21 @@ impl Router {
             tls: self.tls,
         };
         decide(method, meta, caller, &here)
+    }
+
+    /// Whether a read by this process itself may be answered from this store now, as [`Router::door`] would answer it: admitted by
+    /// the same decision, and proven to be current where it must be. Takes no place among [`Limits::calls`]: it holds nothing.
+    pub async fn admits(&self, method: &Method, meta: &Meta) -> bool {
+        if is_long(method, meta) {
+            return false;
+        }
+        let proof = match self.decide(method, meta, Caller::Inside) {
+            Verdict::Here(Proof::None) => return true,
+            Verdict::Here(proof) => proof,
+            _ => return false,
+        };
+        let proven = self.consensus.make_current(proof == Proof::Quorum);
+        matches!(tokio::time::timeout(deadline(method, meta, None), proven).await, Ok(Ok(())))
     }
 
     /// Handles a call, within a span where that is shown.

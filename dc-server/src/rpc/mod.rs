@@ -2,6 +2,7 @@
 //! by the route layer before a handler runs.
 
 mod catalog;
+mod config;
 pub mod driver;
 mod health;
 mod kv;
@@ -18,12 +19,14 @@ use std::time::Duration;
 
 use causeway_proto::catalog::catalog_server::CatalogServer;
 use causeway_proto::command::{self, Outcome};
+use causeway_proto::config::config_server::ConfigServer;
+use causeway_proto::config::{ApplyReply as ConfigReply, ApplyRequest as ConfigRequest};
 use causeway_proto::health::health_server::HealthServer;
 use causeway_proto::kv::kv_server::KvServer;
 use causeway_proto::meta::{AnswerMeta, GRPC_TIMEOUT, Meta};
 use causeway_proto::query::queries_server::QueriesServer;
 use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply};
-use causeway_proto::rejection::Reason;
+use causeway_proto::rejection::{Reason, UNREACHABLE};
 use causeway_proto::session::sessions_server::SessionsServer;
 use causeway_proto::txn::txn_server::TxnServer;
 use causeway_proto::view::views_server::ViewsServer;
@@ -32,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use crate::config::driver::Copy;
 use crate::read;
 use crate::store::{State, Store, Topic};
 
@@ -77,6 +81,15 @@ pub trait Log: Send + Sync + 'static {
         request: ExecuteRemoteRequest,
         within: Duration,
     ) -> impl Future<Output = Result<ExecuteReply, Status>> + Send;
+    /// Writes a config entry in the datacenter that the meta names, within a time.
+    fn apply_config(
+        &self,
+        _meta: &Meta,
+        _request: ConfigRequest,
+        _within: Duration,
+    ) -> impl Future<Output = Result<ConfigReply, Status>> + Send {
+        async { Err(Reason::Unreachable.status(UNREACHABLE)) }
+    }
 }
 
 /// Bounds on what callers may write.
@@ -113,6 +126,8 @@ pub struct Handlers<L> {
     pub chance: Chance,
     /// The tasks behind views; see [`Hub::new`]. Whoever made it stops it with [`Hub::stop`].
     pub hub: Arc<Hub>,
+    /// The copy of the primary datacenter's config entries; `None`: they are our own.
+    pub copy: Option<Arc<Copy>>,
     /// Ends blocked reads and views, so that callers go to another server.
     pub stop: CancellationToken,
 }
@@ -127,7 +142,7 @@ impl<L: Log> Handlers<L> {
     /// Handlers with the real chance and default limits. Blocked reads, views and their tasks end with `stop`.
     pub fn new(store: Arc<Store>, log: Arc<L>, datacenter: String, stop: CancellationToken) -> Self {
         let hub = Arc::new(Hub::new(Arc::clone(&store), stop.clone()));
-        Self { store, log, datacenter, limits: Limits::default(), chance: driver::chance(), hub, stop }
+        Self { store, log, datacenter, limits: Limits::default(), chance: driver::chance(), hub, copy: None, stop }
     }
 
     fn answer(&self, index: u64) -> AnswerMeta {
@@ -193,7 +208,7 @@ impl<L> std::ops::Deref for Service<L> {
     }
 }
 
-/// Catalog, Health, Kv, Queries, Sessions, Txn and Views.
+/// Catalog, Config, Health, Kv, Queries, Sessions, Txn and Views.
 pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
     let service = Service(Arc::new(handlers));
     macro_rules! limited {
@@ -204,6 +219,7 @@ pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
     let mut routes = Routes::builder();
     routes
         .add_service(limited!(CatalogServer))
+        .add_service(limited!(ConfigServer))
         .add_service(limited!(HealthServer))
         .add_service(limited!(KvServer))
         .add_service(limited!(QueriesServer))

@@ -5,6 +5,7 @@
 //! give the same bytes on every server.
 
 mod catalog;
+mod config;
 mod health;
 mod kv;
 pub(crate) mod query;
@@ -22,6 +23,7 @@ use arc_swap::ArcSwap;
 use causeway_proto::command::{self, Outcome};
 use causeway_proto::kv::Verb;
 
+pub(crate) use config::same as same_config;
 pub use health::CheckStatus;
 pub use snapshot::RestoreError;
 pub(crate) use state::fold;
@@ -197,6 +199,7 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
             let query = request.query.clone().unwrap_or_default();
             writer.query_apply(verb, &query)
         }
+        Some(C::Config(request)) => writer.config_apply(request).map(|done| outcome.done = done),
         Some(C::ReapTombstones(request)) => {
             writer.reap(request.through_index);
             Ok(())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use causeway_proto::catalog::{Check, Node, Service};
 use causeway_proto::command::snapshot_record::Record;
 use causeway_proto::command::{IndexRecord, NodeService, SnapshotEnd, SnapshotHeader, SnapshotRecord, Tombstone};
+use causeway_proto::config::Entry as ConfigEntry;
 use causeway_proto::kv::Entry;
 use causeway_proto::query::PreparedQuery;
 use causeway_proto::session::Session;
@@ -84,6 +85,7 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
         ("tombstones", i.tombstones),
         ("sessions", i.sessions),
         ("queries", i.queries),
+        ("configs", i.configs),
     ];
     for (name, index) in tables {
         out.put(Record::Index(IndexRecord { name: format!("table/{name}"), index }))?;
@@ -106,6 +108,9 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
     }
     for query in state.queries.values() {
         out.put(Record::Query(PreparedQuery::clone(query)))?;
+    }
+    for entry in state.configs.values() {
+        out.put(Record::Config(ConfigEntry::clone(entry)))?;
     }
     for entry in state.kv.values() {
         out.put(Record::Kv(Entry::clone(entry)))?;
@@ -197,6 +202,7 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
             }
             Record::Kv(entry) => add_entry(&mut state, entry),
             Record::Query(query) => state.link_query(query),
+            Record::Config(entry) => state.link_config(entry),
             Record::Session(session) => {
                 let id = Name::from(session.id.as_str());
                 let row =
@@ -263,6 +269,7 @@ fn set_index(state: &mut State, record: &IndexRecord) -> bool {
         "table/tombstones" => &mut i.tombstones,
         "table/sessions" => &mut i.sessions,
         "table/queries" => &mut i.queries,
+        "table/configs" => &mut i.configs,
         _ => return false,
     };
     *place = record.index;

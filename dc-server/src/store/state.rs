@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use causeway_proto::catalog::{Check, Node, Service, ServiceHealth};
+use causeway_proto::config::Entry as ConfigEntry;
 use causeway_proto::kv::Entry;
 use causeway_proto::query::PreparedQuery;
 use causeway_proto::session::Session;
@@ -89,6 +90,9 @@ pub enum Refusal {
     /// A session needs a check that is critical.
     #[error("Check '{0}' is in critical state")]
     CriticalCheck(String),
+    /// No such verb, or nothing to write.
+    #[error("Invalid config entry operation")]
+    ConfigVerb,
     /// No such verb.
     #[error("Invalid prepared query operation")]
     QueryVerb,
@@ -224,6 +228,7 @@ pub(super) struct Indexes {
     pub(super) tombstones: u64,
     pub(super) sessions: u64,
     pub(super) queries: u64,
+    pub(super) configs: u64,
 }
 
 /// All that is known at one index of the log. Immutable; a clone costs a few reference counts.
@@ -251,6 +256,8 @@ pub struct State {
     pub(super) query_names: OrdMap<Name, Name>,
     /// Their UUIDs by the session that they end with.
     pub(super) session_queries: OrdMap<Name, OrdSet<Name>>,
+    /// Config entries by `kind/lowered name`.
+    pub(super) configs: OrdMap<Name, Arc<ConfigEntry>>,
 }
 
 impl State {
@@ -284,6 +291,7 @@ pub(super) struct Touched {
     pub(super) names: bool,
     pub(super) checks: bool,
     pub(super) queries: bool,
+    pub(super) configs: bool,
 }
 
 impl Touched {
@@ -297,6 +305,7 @@ impl Touched {
         self.names |= other.names;
         self.checks |= other.checks;
         self.queries |= other.queries;
+        self.configs |= other.configs;
     }
 }
 

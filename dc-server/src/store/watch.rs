@@ -35,6 +35,8 @@ pub enum Topic {
     Sessions,
     /// Any prepared query.
     Queries,
+    /// Any config entry.
+    Configs,
     /// One session.
     Session(Arc<str>),
 }
@@ -158,6 +160,7 @@ impl Watches {
             (touched.names, Topic::ServiceNames),
             (touched.checks, Topic::Checks),
             (touched.queries, Topic::Queries),
+            (touched.configs, Topic::Configs),
             (!touched.sessions.is_empty(), Topic::Sessions),
         ];
         for (_, topic) in tables.iter().filter(|(changed, _)| *changed) {

@@ -24,6 +24,7 @@ use crate::carrier::driver::{RecvHalf, SendHalf};
 use crate::carrier::traffic::Traffic;
 use crate::forward::frame::{self, Item};
 use crate::forward::stream::{Incoming, Outgoing};
+use crate::relay;
 
 /// How much longer than the asking gateway this end waits.
 const SLACK: Duration = Duration::from_millis(500);
@@ -41,6 +42,8 @@ pub(crate) struct Desk {
     /// Calls that it may have under way, over all its links.
     pub(crate) calls: Arc<Semaphore>,
     pub(crate) request_limit: usize,
+    /// Takes what is to be relayed; `None` on a relayed link: those carry calls only.
+    pub(crate) relay: Option<relay::driver::Desk>,
     /// Of the link that the calls come over.
     pub(crate) traffic: Arc<Traffic>,
 }
@@ -54,6 +57,11 @@ pub(crate) async fn serve(desk: Desk, send: SendHalf, recv: RecvHalf) {
         tracing::debug!(datacenter = %desk.from, "a stream that carries no call");
         return;
     };
+    if path == relay::PATH
+        && let Some(relay) = desk.relay
+    {
+        return Box::pin(relay::driver::serve(relay, &headers, incoming, out)).await;
+    }
     let class = match check(&desk.own, &path, &mut headers) {
         Ok(class) => class,
         Err(status) => return refuse(out, &status).await,

@@ -59,6 +59,23 @@ impl Carrier {
         }
     }
 
+    /// The neighbour through which a relayed link goes.
+    pub(crate) fn via(&self) -> Option<&str> {
+        match self {
+            Self::Quic(_) => None,
+            Self::Tcp(tcp) => tcp.via.as_deref(),
+        }
+    }
+
+    /// As `SiteStatus.path` says it.
+    pub(crate) fn path(&self) -> String {
+        match self.via() {
+            Some(via) => format!("relay via {via}"),
+            None => self.kind().as_str().to_owned(),
+        }
+    }
+
+    /// The address at the other end; of a relayed link that of the neighbour through which it goes.
     pub(crate) fn remote(&self) -> SocketAddr {
         match self {
             Self::Quic(conn) => conn.remote_address(),
@@ -82,6 +99,14 @@ impl Carrier {
         match self {
             Self::Quic(conn) => conn.rtt(),
             Self::Tcp(tcp) => tcp.rtt(),
+        }
+    }
+
+    /// The round trip once one was measured.
+    pub(crate) fn measured(&self) -> Option<Duration> {
+        match self {
+            Self::Quic(conn) => Some(conn.rtt()),
+            Self::Tcp(tcp) => tcp.sampled().then(|| tcp.rtt()),
         }
     }
 

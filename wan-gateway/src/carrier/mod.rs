@@ -1,4 +1,4 @@
-//! What carries a link: a QUIC connection, or TLS over TCP with HTTP/2 in it, straight or through a proxy.
+//! What carries a link: a QUIC connection, or TLS over TCP with HTTP/2 in it, straight, through a proxy, or through other sites.
 //!
 //! Either end opens a stream for each call; frames of gossip and probes go beside them.
 
@@ -23,6 +23,8 @@ pub enum Kind {
     Tcp,
     /// TLS over TCP through an HTTP CONNECT proxy.
     Proxy,
+    /// TLS over a stream that other sites pass on.
+    Relay,
 }
 
 impl Kind {
@@ -32,10 +34,20 @@ impl Kind {
             Self::Quic => "quic",
             Self::Tcp => "tcp",
             Self::Proxy => "proxy",
+            Self::Relay => "relay",
         }
     }
 
-    /// Whether it is UDP that it needs; one link of each sort is kept to a gateway.
+    /// Links of a lower class take all calls while one works; one link of each class is kept to a gateway.
+    pub fn class(self) -> u8 {
+        match self {
+            Self::Quic => 0,
+            Self::Tcp | Self::Proxy => 1,
+            Self::Relay => 2,
+        }
+    }
+
+    /// Whether it is UDP that it needs.
     pub fn is_quic(self) -> bool {
         self == Self::Quic
     }

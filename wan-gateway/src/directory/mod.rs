@@ -7,11 +7,15 @@
 pub(crate) mod driver;
 mod show;
 mod skew;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use causeway_proto::federation::v1::{Gateway, Server, Site};
+use told::Told;
+
+use crate::path::Graph;
 
 pub use show::{LinkView, Status};
 pub use skew::SkewWarnings;
@@ -61,6 +65,8 @@ pub struct Directory {
     own: Site,
     /// Which life this is; no two lives share it.
     birth: u64,
+    /// Which round trips we told.
+    told: Told,
     records: BTreeMap<(String, String), Record>,
 }
 
@@ -75,7 +81,12 @@ impl Directory {
             gateways: vec![Gateway { name: gateway.to_owned(), addresses }],
             ..Site::default()
         };
-        Self { own, birth: incarnation, records: BTreeMap::new() }
+        Self { own, told: Told::default(), birth: incarnation, records: BTreeMap::new() }
+    }
+
+    /// From now on we say that we carry no links of other sites.
+    pub fn close(&mut self) {
+        self.own.no_relay = true;
     }
 
     /// Our own record.
@@ -92,6 +103,21 @@ impl Directory {
         }
         self.own.servers = servers;
         self.own.neighbours = neighbours;
+        self.own.neighbour_rtt_us = self.told.aligned(&self.own.neighbours);
+        self.own.version += 1;
+        true
+    }
+
+    /// Takes up the round trips to our neighbours; whether one changed so much that it is news. After [`Directory::update`].
+    pub fn measured(&mut self, now: Instant, rtts: &BTreeMap<String, Duration>) -> bool {
+        if self.own.left || !self.told.measured(now, rtts) {
+            return false;
+        }
+        let told = self.told.aligned(&self.own.neighbours);
+        if told == self.own.neighbour_rtt_us {
+            return false;
+        }
+        self.own.neighbour_rtt_us = told;
         self.own.version += 1;
         true
     }
@@ -212,6 +238,30 @@ impl Directory {
         map
     }
 
+    /// The same with round trips, and with who carries nothing: what ways through other sites are computed from.
+    pub fn graph(&self) -> Graph {
+        let mut graph = Graph::default();
+        let mut open = BTreeSet::new();
+        for site in std::iter::once(&self.own).chain(self.records.values().map(|r| &r.site)) {
+            let edges = graph.edges.entry(site.datacenter.clone()).or_default();
+            for (i, neighbour) in site.neighbours.iter().enumerate() {
+                let rtt = site.neighbour_rtt_us.get(i).filter(|us| **us > 0);
+                let rtt = rtt.map(|us| Duration::from_micros(u64::from(*us)));
+                let edge = edges.entry(neighbour.clone()).or_insert(rtt);
+                // Of several gateways the nearest carries.
+                *edge = match (*edge, rtt) {
+                    (Some(one), Some(other)) => Some(one.min(other)),
+                    (one, other) => one.or(other),
+                };
+            }
+            if !site.left && !site.no_relay {
+                open.insert(site.datacenter.clone());
+            }
+        }
+        graph.closed = graph.edges.keys().filter(|dc| !open.contains(*dc)).cloned().collect();
+        graph
+    }
+
     /// What the gateways of a datacenter say, as one: gateways and neighbours together, servers as told last.
     pub fn merged(&self, datacenter: &str) -> Option<Site> {
         let mut all: Vec<&Site> = std::iter::once(&self.own)
@@ -230,6 +280,8 @@ impl Directory {
             gateway: String::new(),
             neighbours: neighbours.into_iter().collect(),
             gateways: gateways.into_values().collect(),
+            // They belong to each gateway's own list.
+            neighbour_rtt_us: Vec::new(),
             ..newest
         })
     }
@@ -237,14 +289,15 @@ impl Directory {
 
 /// What a peer tells is checked before it is believed or passed on.
 fn checked(site: Site) -> Option<Site> {
-    let well_formed = causeway_proto::name::datacenter(&site.datacenter).is_ok_and(|name| name == site.datacenter)
+    let well_formed = causeway_proto::name::own_datacenter(&site.datacenter).is_ok_and(|name| name == site.datacenter)
         && causeway_proto::name::node(&site.gateway).is_ok()
         && site.gateways.len() <= MAX_ADDRESSES
         && site.gateways.iter().all(|g| {
             g.addresses.len() <= MAX_ADDRESSES && g.addresses.iter().all(|a| !a.is_empty() && a.len() <= MAX_ADDRESS)
         })
         && site.servers.len() <= MAX_LISTED
-        && site.neighbours.len() <= MAX_LISTED;
+        && site.neighbours.len() <= MAX_LISTED
+        && site.neighbour_rtt_us.len() <= site.neighbours.len();
     well_formed.then_some(site)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use causeway_proto::federation::v1::{SiteState, SiteStatus};
+use causeway_proto::federation::v1::{Candidate, SiteState, SiteStatus};
 
 use super::{Directory, Known};
 
@@ -18,6 +18,8 @@ pub struct LinkView {
     pub skew_ms: i64,
     /// `quic`, or why there is none.
     pub path: String,
+    /// All ways that were considered.
+    pub candidates: Vec<Candidate>,
     /// What went wrong last.
     pub last_error: String,
 }
@@ -57,6 +59,7 @@ impl Status {
                 clock_skew_ms: link.skew_ms,
                 path: link.path.clone(),
                 last_error: link.last_error.clone(),
+                candidates: link.candidates.clone(),
                 since_ms: u64::try_from(now.saturating_duration_since(since.1).as_millis()).unwrap_or(u64::MAX),
             });
         }

@@ -72,7 +72,7 @@ impl Gateway {
         authority: Option<Arc<Authority>>,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
-        causeway_proto::name::datacenter(&config.datacenter)?;
+        causeway_proto::name::own_datacenter(&config.datacenter)?;
         causeway_proto::name::node(&config.node_name)?;
         let World { material, servers, members } = world;
         let tls = Tls::new(material.clone(), &config.domain, authority.clone());
@@ -211,7 +211,7 @@ impl Gateway {
     /// Takes a site out of the federation as far as this gateway goes, or takes that back: its certificates are refused, its links
     /// closed, and nothing is routed to it or by way of it. Kept on disk.
     pub async fn set_removed(&self, datacenter: String, remove: bool) -> Result<(), RemoveError> {
-        let datacenter = causeway_proto::name::datacenter(&datacenter)?;
+        let datacenter = causeway_proto::name::own_datacenter(&datacenter)?;
         if datacenter == self.config.datacenter {
             return Err(RemoveError::Own(datacenter));
         }

@@ -106,7 +106,7 @@ impl Token {
         let whole = token.secret.len() == 32
             && token.pin.len() == 32
             && (1..=MAX_ADDRESSES).contains(&token.addresses.len())
-            && causeway_proto::name::datacenter(&token.datacenter).is_ok_and(|name| name == token.datacenter)
+            && causeway_proto::name::own_datacenter(&token.datacenter).is_ok_and(|name| name == token.datacenter)
             && causeway_proto::name::datacenter(&token.issuer).is_ok()
             && causeway_proto::name::is_dns(&token.domain);
         if whole { Ok(token) } else { Err(TokenError::Altered) }

@@ -159,7 +159,7 @@ impl Wish {
             _ if self.failures > 0 => (Duration::ZERO, Duration::ZERO),
             Some(Kind::Tcp) => (Duration::ZERO, BEFORE_PROXY),
             Some(Kind::Proxy) => (BEFORE_TCP, Duration::ZERO),
-            Some(Kind::Quic) | None => (BEFORE_TCP, BEFORE_PROXY),
+            Some(Kind::Quic | Kind::Relay) | None => (BEFORE_TCP, BEFORE_PROXY),
         };
         vec![way(Kind::Quic, Duration::ZERO), way(Kind::Tcp, tcp), way(Kind::Proxy, proxy)]
     }

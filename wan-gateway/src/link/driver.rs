@@ -140,6 +140,7 @@ pub(crate) fn unix_ms() -> u64 {
 pub(crate) enum Note {
     Dialled { key: String, attempt: u64, result: Result<Carrier, String> },
     Accepted(Carrier),
+    Relayed { target: String, attempt: u64, result: Result<Carrier, String> },
     Frame(ConnId, GossipFrame),
     Answered(ConnId),
     Probed { conn: ConnId, digest: u64, their_ms: u64, our_ms: u64 },

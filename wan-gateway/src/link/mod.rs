@@ -31,6 +31,10 @@ pub const PROBE_EVERY: Duration = Duration::from_millis(400);
 pub const PROBE_WINDOW: Duration = Duration::from_millis(500);
 /// One that stands by for another is asked this often.
 pub const STANDBY_EVERY: Duration = Duration::from_secs(2);
+/// A relayed link with calls on it is asked this often: who is in the middle may die, and another way is to be found within a second.
+pub const RELAY_EVERY: Duration = Duration::from_millis(250);
+/// As [`PROBE_WINDOW`], for a relayed link.
+pub const RELAY_WINDOW: Duration = Duration::from_millis(300);
 /// Missed in a row before new work avoids the connection.
 pub const MISSES: u32 = 2;
 /// A suspected connection is asked more often, so that it is back sooner.
@@ -203,14 +207,22 @@ struct Conn {
     asked: Option<Instant>,
     misses: u32,
     next_probe: Instant,
+    /// Whether calls were made on it lately; told of relayed links only.
+    lively: bool,
 }
 
 impl Conn {
     fn window(&self) -> Duration {
         match self.state {
             State::Suspected | State::Lost => SUSPECT_EVERY,
+            _ if self.kind == Kind::Relay => RELAY_WINDOW.max(self.rtt * 3),
             _ => PROBE_WINDOW.max(self.rtt * 3),
         }
+    }
+
+    /// Whether it goes through other sites; such a link is no reason not to have a direct one.
+    fn relayed(&self) -> bool {
+        self.kind == Kind::Relay
     }
 
     /// When this connection needs attention next.
@@ -272,9 +284,24 @@ impl Links {
         self.conns.get(&conn).map_or(State::Closed, |c| c.state)
     }
 
-    /// Datacenters with a link that works.
+    /// Datacenters with a direct link that works. Relayed links are not told: a way must not lead through a way.
     pub fn neighbours(&self) -> BTreeSet<String> {
-        self.up().map(|(_, dc, _, _)| dc.to_owned()).collect()
+        let direct = self.conns.values().filter(|c| c.state == State::Up && c.gateway.is_some() && !c.relayed());
+        direct.map(|c| c.datacenter.clone()).collect()
+    }
+
+    /// The gateway at the other end, once it said so.
+    pub fn gateway(&self, conn: ConnId) -> Option<&str> {
+        self.conns.get(&conn)?.gateway.as_deref()
+    }
+
+    /// Tells whether calls were made on a relayed link lately: an idle one is asked for a sign of life less often.
+    pub fn lively(&mut self, now: Instant, conn: ConnId, lively: bool) {
+        let Some(conn) = self.conns.get_mut(&conn) else { return };
+        if lively && !conn.lively && conn.asked.is_none() {
+            conn.next_probe = conn.next_probe.min(now);
+        }
+        conn.lively = lively;
     }
 
     /// What went wrong last with dialling a datacenter; `""`: nothing.
@@ -370,7 +397,8 @@ impl Links {
                 rtt: Duration::ZERO,
                 asked: None,
                 misses: 0,
-                next_probe: now + PROBE_EVERY,
+                next_probe: if kind == Kind::Relay { now } else { now + PROBE_EVERY },
+                lively: kind == Kind::Relay,
             },
         );
     }
@@ -382,7 +410,7 @@ impl Links {
         }
         conn.gateway = Some(gateway.clone());
         conn.life = life;
-        let (datacenter, dialled, quic) = (conn.datacenter.clone(), conn.dialled.clone(), conn.kind.is_quic());
+        let (datacenter, dialled, class) = (conn.datacenter.clone(), conn.dialled.clone(), conn.kind.class());
         if let Some(wish) = dialled.as_ref().and_then(|key| self.wishes.get_mut(key)) {
             wish.found(&datacenter, &gateway);
         }
@@ -396,8 +424,8 @@ impl Links {
                 **other != id
                     && c.datacenter == datacenter
                     && c.gateway.as_deref() == Some(gateway.as_str())
-                    // One over TCP stands beside one over QUIC.
-                    && c.kind.is_quic() == quic
+                    // One over TCP stands beside one over QUIC, and a relayed one beside both.
+                    && c.kind.class() == class
                     && (c.dialled.is_some() == dialled.is_some() || matches!(c.state, State::Suspected | State::Lost))
                     && c.state != State::Draining
             })
@@ -428,7 +456,12 @@ impl Links {
         conn.rtt = rtt;
         conn.misses = 0;
         if conn.asked.take().is_some() {
-            let every = if standby { STANDBY_EVERY } else { PROBE_EVERY };
+            let every = match conn.relayed() {
+                true if conn.lively && !standby => RELAY_EVERY,
+                true => STANDBY_EVERY,
+                false if standby => STANDBY_EVERY,
+                false => PROBE_EVERY,
+            };
             conn.next_probe = now + every;
         }
         if matches!(conn.state, State::Suspected | State::Lost) {
@@ -504,7 +537,7 @@ impl Links {
     /// Dials what is due and not linked.
     fn dial(&mut self, now: Instant) {
         for (key, wish) in &mut self.wishes {
-            let linked = self.conns.values().any(|c| {
+            let linked = self.conns.values().filter(|c| !c.relayed()).any(|c| {
                 (c.state == State::Up
                     && wish.identity().is_some_and(|(dc, gw)| c.datacenter == dc && c.gateway.as_deref() == Some(gw)))
                     || (matches!(c.state, State::Up | State::Greeting) && c.dialled.as_ref() == Some(key))
@@ -530,7 +563,7 @@ impl Links {
             aim.1 |= wish.target.patient;
         }
         let up = |(dc, gateway): &(String, String), quic: bool| {
-            self.conns.values().any(|c| {
+            self.conns.values().filter(|c| !c.relayed()).any(|c| {
                 c.state == State::Up
                     && c.kind.is_quic() == quic
                     && c.datacenter == *dc

@@ -181,7 +181,11 @@ impl Station {
     }
 
     fn speak(&mut self, now: Instant) {
-        if self.directory.update(self.servers.clone(), self.links.neighbours()) {
+        let up = self.links.up().filter_map(|(id, dc, _, _)| Some((dc.to_owned(), self.held.get(&id)?.rtt)));
+        let rtts: BTreeMap<String, Duration> = up.collect();
+        let mut news = self.directory.update(self.servers.clone(), self.links.neighbours());
+        news |= self.directory.measured(now, &rtts);
+        if news {
             self.touched();
             self.directory_changed = now;
             self.tell_all();
@@ -233,21 +237,15 @@ impl Station {
 
     /// The same without sites that were passed already (split horizon).
     pub(super) fn ways(&self, passed: &[String]) -> Table {
-        let up: Vec<(ConnId, &str, Duration)> = self
-            .links
-            .up()
-            .map(|(id, dc, _, rtt)| (id, dc, rtt))
-            .filter(|(_, dc, _)| !passed.iter().any(|p| p == dc))
-            .collect();
+        let up = self.links.up().filter_map(|(id, dc, _, _)| Some((id, dc, self.held.get(&id)?.rtt)));
         let direct: Vec<DirectLink<'_>> =
-            up.iter().map(|(id, dc, rtt)| DirectLink { conn: *id, datacenter: dc, rtt: *rtt }).collect();
-        let mut neighbours = self.directory.neighbours();
-        neighbours.retain(|dc, _| !passed.contains(dc));
-        path::table(&self.plan.datacenter, &direct, &neighbours)
+            up.map(|(conn, datacenter, rtt)| DirectLink { conn, datacenter, rtt }).collect();
+        path::ways(&self.plan.datacenter, &direct, &self.directory.graph(), passed)
     }
 
     /// Round trips change: as in the gateway's task, the table is made anew once a second.
-    pub(super) fn measure(&mut self) {
+    pub(super) fn measure(&mut self, now: Instant) {
         self.table_stale = true;
+        self.speak(now);
     }
 }

@@ -628,7 +628,12 @@ impl World {
                 self.idle();
                 looks += 1;
                 if looks % 4 == 0 {
-                    self.stations.iter_mut().for_each(Station::measure);
+                    for i in 0..self.stations.len() {
+                        if self.stations[i].alive {
+                            self.stations[i].measure(self.now);
+                            self.settle(i);
+                        }
+                    }
                 }
                 if each(self) {
                     return true;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use causeway_proto::door::Door;
-use causeway_proto::federation::v1::{GossipFrame, Server, Site, SiteStatus};
+use causeway_proto::federation::v1::{Candidate, GossipFrame, Server, Site, SiteStatus};
 use causeway_proto::member::Members;
 use quinn::{Endpoint, VarInt};
 use rand::SeedableRng;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::gossip::{self, Told};
-use super::routes::{self, Routes};
+use super::routes::{self, Routes, Sources};
 use crate::accept::driver::Desk;
 use crate::carrier::Kind;
 use crate::carrier::driver::Carrier;
@@ -29,6 +29,9 @@ use crate::directory::{Directory, LinkView, SkewWarnings, Status};
 use crate::link::driver::{self as links, Link, Note};
 use crate::link::{CloseCode, ConnId, Effect, Event, Links, State, Target};
 use crate::path::{self, DirectLink};
+use crate::relay;
+use crate::relay::ways::{Do, Relay, Relays};
+use crate::relay::why::{self, Facts, Seen};
 use crate::tls::Tls;
 
 /// Connections are looked at this often at least.
@@ -37,6 +40,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const PUBLISH: Duration = Duration::from_secs(1);
 /// Changes are gathered for this long before they are written to disk.
 const SAVE: Duration = Duration::from_secs(2);
+/// A relayed link on which a call was made so lately is watched closely.
+const LIVELY: Duration = Duration::from_secs(30);
 /// Notes taken up before effects are done.
 const BATCH: usize = 256;
 
@@ -73,6 +78,10 @@ pub(crate) struct Parts {
 struct Held {
     link: Arc<Link>,
     told: Told,
+    /// Whether we dialled it.
+    ours: bool,
+    /// Calls made on it when it was last looked at, and when that last changed.
+    calls: (u64, Instant),
 }
 
 pub(crate) struct Brain {
@@ -84,6 +93,9 @@ pub(crate) struct Brain {
     permits: BTreeMap<String, Arc<Semaphore>>,
     /// Calls that each site may have under way with us.
     desks: BTreeMap<String, Arc<Semaphore>>,
+    /// Relayed streams that each neighbour may have.
+    streams: BTreeMap<String, Arc<Semaphore>>,
+    relays: Relays,
     status: Status,
     skew_warnings: SkewWarnings,
     targets: Vec<Target>,
@@ -105,6 +117,9 @@ impl Brain {
         let config = &parts.config;
         let mut directory =
             Directory::new(&config.datacenter, &config.node_name, links::unix_ms(), parts.advertised.clone());
+        if !config.relay {
+            directory.close();
+        }
         directory.merge(now, parts.known.clone());
         let links = Links::new(&config.datacenter, StdRng::from_os_rng());
         Self {
@@ -114,6 +129,8 @@ impl Brain {
             next_conn: 1,
             permits: BTreeMap::new(),
             desks: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            relays: Relays::new(&config.datacenter, StdRng::from_os_rng()),
             status: Status::default(),
             skew_warnings: SkewWarnings::default(),
             targets: Vec::new(),
@@ -175,6 +192,9 @@ impl Brain {
             wake = wake.min(Instant::now() + Duration::from_millis(10));
         }
         // Never in the past for long: what is due is done by the next `settle`.
+        if let Some(due) = self.relays.next_wakeup(Instant::now()) {
+            wake = wake.min(due);
+        }
         self.links.next_wakeup().map_or(wake, |due| wake.min(due)).max(Instant::now())
     }
 
@@ -194,6 +214,14 @@ impl Brain {
                 }
             }
             Note::Accepted(conn) => self.connected(now, conn, None),
+            Note::Relayed { target, attempt, result: Ok(conn) } => {
+                self.relays.connected(&target, attempt);
+                self.connected(now, conn, Some((format!("relay/{target}"), attempt)));
+            }
+            Note::Relayed { target, attempt, result: Err(why) } => {
+                tracing::debug!(target, why, "a relayed link could not be had");
+                self.relays.failed(now, &target, attempt, why);
+            }
             Note::Frame(id, frame) => self.frame(now, id, frame),
             Note::Answered(id) => self.heard(now, id),
             Note::Probed { conn, digest, their_ms, our_ms } => self.probed(now, conn, digest, their_ms, our_ms),
@@ -241,6 +269,20 @@ impl Brain {
         }
         let id = self.next_conn;
         self.next_conn += 1;
+        let relay = (kind != Kind::Relay).then(|| {
+            let streams = self.streams.entry(datacenter.clone());
+            relay::driver::Desk {
+                config: Arc::clone(&config),
+                tls: self.parts.tls.clone(),
+                maker: self.parts.dialler.maker.clone(),
+                notes: self.parts.notes.clone(),
+                routes: Arc::clone(&self.parts.routes),
+                removed: Arc::clone(&self.parts.removed),
+                from: datacenter.as_str().into(),
+                remote: from,
+                streams: Arc::clone(streams.or_insert_with(|| Arc::new(Semaphore::new(config.limits.relayed)))),
+            }
+        });
         let link = Arc::new(Link::new(id, datacenter.clone(), conn));
         let permits =
             self.desks.entry(datacenter.clone()).or_insert_with(|| Arc::new(Semaphore::new(config.limits.calls_in)));
@@ -251,9 +293,12 @@ impl Brain {
             from: datacenter.as_str().into(),
             calls: Arc::clone(permits),
             request_limit: config.limits.request_bytes,
+            relay,
             traffic: Arc::clone(&link.traffic),
         };
-        self.held.insert(id, Held { link: Arc::clone(&link), told: Told::default() });
+        let ours = dialled.is_some();
+        let held = Held { link: Arc::clone(&link), told: Told::default(), ours, calls: (0, now) };
+        self.held.insert(id, held);
         self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone(), kind });
         if self.links.state(id) == State::Closed {
             // Of our own site; the close is among the effects.
@@ -369,11 +414,109 @@ impl Brain {
             .map(|m| Server { name: m.name.clone(), address: m.rpc_addr().map_or_else(String::new, |a| a.to_string()) })
             .collect();
         let neighbours = self.links.neighbours();
-        if self.directory.update(servers, neighbours) {
+        let mut news = self.directory.update(servers, neighbours);
+        news |= self.directory.measured(Instant::now(), &self.round_trips());
+        if news {
             self.changed = true;
             self.directory_changed = Instant::now();
             self.tell_all(vec![self.directory.own().clone()]);
         }
+    }
+
+    /// Direct links that work: connection, datacenter, round trip.
+    fn direct(&self) -> Vec<(ConnId, String, Duration)> {
+        let kind = |id: &ConnId| self.held.get(id).map(|h| h.link.conn.kind());
+        let up = self.links.up().filter(|(id, ..)| kind(id).is_some_and(|k| k != Kind::Relay));
+        up.map(|(id, dc, _, rtt)| (id, dc.to_owned(), rtt)).collect()
+    }
+
+    /// To each neighbour, on the link that calls take.
+    fn round_trips(&self) -> BTreeMap<String, Duration> {
+        let mut best: BTreeMap<String, (Kind, Duration)> = BTreeMap::new();
+        for (id, dc, _) in self.direct() {
+            let Some(held) = self.held.get(&id) else { continue };
+            let mine = (held.link.conn.kind(), held.link.conn.rtt());
+            best.entry(dc).and_modify(|b| *b = mine.min(*b)).or_insert(mine);
+        }
+        best.into_iter().map(|(dc, (_, rtt))| (dc, rtt)).collect()
+    }
+
+    /// The graph without the sites that were removed.
+    fn graph(&self) -> path::Graph {
+        let removed = self.parts.removed.load();
+        let mut graph = self.directory.graph();
+        graph.edges.retain(|dc, _| !removed.contains(dc));
+        for near in graph.edges.values_mut() {
+            near.retain(|dc, _| !removed.contains(dc));
+        }
+        graph
+    }
+
+    fn table(&self, direct: &[(ConnId, String, Duration)], graph: &path::Graph) -> path::Table {
+        let links: Vec<DirectLink<'_>> =
+            direct.iter().map(|(conn, dc, rtt)| DirectLink { conn: *conn, datacenter: dc, rtt: *rtt }).collect();
+        path::ways(&self.parts.config.datacenter, &links, graph, &[])
+    }
+
+    /// Links through other sites: which there are to be.
+    fn relay(&mut self, now: Instant) {
+        if self.stopping {
+            return;
+        }
+        let mut links = Vec::new();
+        for (id, held) in &mut self.held {
+            let conn = &held.link.conn;
+            let Some(via) = conn.via() else { continue };
+            let calls = held.link.calls.load(Ordering::Relaxed);
+            if calls != held.calls.0 || held.link.busy.load(Ordering::Relaxed) > 0 {
+                held.calls = (calls, now);
+            }
+            self.links.lively(now, *id, now.saturating_duration_since(held.calls.1) < LIVELY);
+            links.push(Relay {
+                conn: *id,
+                datacenter: held.link.datacenter.clone(),
+                via: via.to_owned(),
+                ours: held.ours,
+                state: self.links.state(*id),
+                rtt: conn.measured(),
+            });
+        }
+        let table = self.table(&self.direct(), &self.graph());
+        for todo in self.relays.look(now, &table, &links) {
+            match todo {
+                Do::Dial { target, via, attempt, deadline } => self.dial_relay(target, via, attempt, deadline),
+                Do::Retire(id) => {
+                    let Some(held) = self.held.get(&id) else { continue };
+                    tracing::debug!(
+                        link = id,
+                        datacenter = held.link.datacenter,
+                        "a relayed link is not needed any more"
+                    );
+                    self.parts.tasks.spawn(links::drain(Arc::clone(&held.link), None));
+                    self.links.handle(now, Event::Drain { conn: id });
+                }
+            }
+        }
+    }
+
+    fn dial_relay(&self, target: String, via: String, attempt: u64, deadline: Duration) {
+        let (dialler, notes, stop) = (self.parts.dialler.clone(), self.parts.notes.clone(), self.parts.stop.clone());
+        tracing::debug!(target, via, "dialling through another site");
+        let link = self.parts.routes.load().neighbour(&via);
+        self.parts.tasks.spawn(async move {
+            let result = match link {
+                None => Err(format!("no link to {via}")),
+                Some(link) => {
+                    let work = tokio::time::timeout(deadline, Box::pin(relay::driver::dial(&dialler, &link, &target)));
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        result = work => result.unwrap_or_else(|_| Err(format!("no answer within {deadline:?}"))),
+                    }
+                }
+            };
+            // Fails when the gateway stops.
+            let _ = notes.send(Note::Relayed { target, attempt, result }).await;
+        });
     }
 
     /// Closes the links of sites that were removed.
@@ -429,6 +572,8 @@ impl Brain {
         }
         self.aim(now);
         self.links.handle(now, Event::Tick);
+        self.effects(now);
+        self.relay(now);
         self.effects(now);
         if now >= self.publish_at {
             self.publish_at = now + PUBLISH;
@@ -516,49 +661,67 @@ impl Brain {
     }
 
     fn publish(&mut self, now: Instant) {
-        let up: Vec<(ConnId, String, Duration)> =
-            self.links.up().map(|(id, dc, _, rtt)| (id, dc.to_owned(), rtt)).collect();
-        let direct: Vec<DirectLink<'_>> =
-            up.iter().map(|(id, dc, rtt)| DirectLink { conn: *id, datacenter: dc, rtt: *rtt }).collect();
-        let own = self.parts.config.datacenter.as_str();
+        let own = self.parts.config.datacenter.clone();
         let removed = self.parts.removed.load_full();
-        let mut neighbours = self.directory.neighbours();
-        neighbours.retain(|dc, _| !removed.contains(dc));
-        for near in neighbours.values_mut() {
-            near.retain(|dc| !removed.contains(dc));
-        }
-        let table = path::table(own, &direct, &neighbours);
-        let all: BTreeMap<ConnId, Arc<Link>> = self.held.iter().map(|(id, h)| (*id, Arc::clone(&h.link))).collect();
+        let (direct, graph) = (self.direct(), self.graph());
+        let table = self.table(&direct, &graph);
+        let up: Vec<Arc<Link>> =
+            self.links.up().filter_map(|(id, ..)| self.held.get(&id).map(|h| Arc::clone(&h.link))).collect();
         let mut known = self.directory.datacenters();
         known.retain(|dc, _| !removed.contains(*dc));
-        let limit = self.parts.config.limits.calls_out;
-        self.parts.routes.store(Arc::new(routes::build(&table, &known, &all, &mut self.permits, limit)));
+        let calls = self.parts.config.limits.calls_out;
+        let sources = Sources { own: &own, known: &known, up: &up, direct, graph, calls };
+        self.parts.routes.store(Arc::new(routes::build(sources, &mut self.permits)));
 
         let mut views: BTreeMap<String, LinkView> = BTreeMap::new();
         for dc in known.keys() {
-            let view = LinkView { last_error: self.links.last_error(dc).to_owned(), ..LinkView::default() };
-            views.insert((*dc).to_owned(), view);
+            let candidates = self.candidates(now, dc, &table);
+            let mut last_error = self.links.last_error(dc).to_owned();
+            if last_error.is_empty() {
+                last_error = self.relays.last_error(dc).unwrap_or_default().to_owned();
+            }
+            views.insert((*dc).to_owned(), LinkView { last_error, candidates, ..LinkView::default() });
         }
         let mut best: BTreeMap<&str, (Kind, Duration)> = BTreeMap::new();
-        for (id, dc, _) in &up {
-            let Some(held) = self.held.get(id) else { continue };
-            let mine = (held.link.conn.kind(), held.link.conn.rtt());
-            if best.get(dc.as_str()).is_some_and(|other| *other <= mine) {
+        for link in &up {
+            let mine = (link.conn.kind(), link.conn.rtt());
+            if best.get(link.datacenter.as_str()).is_some_and(|other| *other <= mine) {
                 continue;
             }
-            best.insert(dc, mine);
-            let view = views.entry(dc.clone()).or_default();
+            best.insert(&link.datacenter, mine);
+            let view = views.entry(link.datacenter.clone()).or_default();
             view.rtt = mine.1;
-            view.skew_ms = held.link.skew_ms.load(Ordering::Relaxed);
+            view.skew_ms = link.skew_ms.load(Ordering::Relaxed);
             view.up = true;
-            view.path = mine.0.as_str().to_owned();
+            view.path = link.conn.path();
             view.last_error.clear();
         }
         // A configured peer that never answered belongs to no site that is known yet; our own says so.
-        views.entry(own.to_owned()).or_default().last_error = self.links.unplaced_error().to_owned();
+        views.entry(own).or_default().last_error = self.links.unplaced_error().to_owned();
         let mut shown = self.status.show(now, &self.directory, &views);
         shown.retain(|s| s.site.as_ref().is_none_or(|site| !removed.contains(&site.datacenter)));
         self.parts.sites.send_replace(Arc::new(shown));
+    }
+
+    fn candidates(&self, now: Instant, datacenter: &str, table: &path::Table) -> Vec<Candidate> {
+        let links = self.held.iter().filter(|(_, h)| h.link.datacenter == datacenter).map(|(id, held)| Seen {
+            kind: held.link.conn.kind(),
+            path: held.link.conn.path(),
+            gateway: self.links.gateway(*id).unwrap_or_default().to_owned(),
+            via: held.link.conn.via().map(str::to_owned),
+            state: self.links.state(*id),
+            rtt: held.link.conn.rtt(),
+        });
+        let ways = table.get(datacenter).map_or(&[][..], Vec::as_slice).iter().filter(|w| w.hops > 1);
+        let error = |via: &str| self.relays.error(now, datacenter, via).map(str::to_owned);
+        let neighbours = self.links.neighbours();
+        why::candidates(&Facts {
+            links: links.collect(),
+            ways: ways.map(|way| (way, error(&way.via))).collect(),
+            neighbours: neighbours.iter().map(String::as_str).filter(|n| *n != datacenter).collect(),
+            dialable: self.directory.dialable().any(|(dc, ..)| dc == datacenter),
+            direct_error: self.links.last_error(datacenter),
+        })
     }
 
     /// What is done once a second.
@@ -579,25 +742,27 @@ impl Brain {
             metrics::gauge!("causeway_gateway_link_rtt_seconds", &labels).set(held.link.conn.rtt().as_secs_f64());
             #[allow(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
             {
-                for (name, value) in [
-                    ("causeway_gateway_link_sent_packets", counts.sent_packets),
-                    ("causeway_gateway_link_lost_packets", counts.lost_packets),
-                    ("causeway_gateway_link_congestion_events", counts.congestion_events),
-                    ("causeway_gateway_link_black_holes", counts.black_holes),
-                    ("causeway_gateway_link_cwnd_bytes", counts.cwnd),
-                    ("causeway_gateway_link_mtu_bytes", counts.mtu),
-                    ("causeway_gateway_link_proven_paths", counts.proven_paths),
-                ] {
-                    metrics::gauge!(name, &labels).set(value as f64);
-                }
+                metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(counts.lost_packets as f64);
+                metrics::gauge!("causeway_gateway_link_black_holes", &labels).set(counts.black_holes as f64);
+                metrics::gauge!("causeway_gateway_link_sent_packets", &labels).set(counts.sent_packets as f64);
+                metrics::gauge!("causeway_gateway_link_congestion_events", &labels)
+                    .set(counts.congestion_events as f64);
+                metrics::gauge!("causeway_gateway_link_cwnd_bytes", &labels).set(counts.cwnd as f64);
+                metrics::gauge!("causeway_gateway_link_mtu_bytes", &labels).set(counts.mtu as f64);
+                metrics::gauge!("causeway_gateway_link_migrations", &labels).set(counts.proven_paths as f64);
                 let skew = held.link.skew_ms.load(Ordering::Relaxed);
                 metrics::gauge!("causeway_gateway_link_clock_skew_seconds", &labels).set(skew as f64 / 1000.0);
                 let traffic = &held.link.traffic;
                 for (class, meter) in [("rpc", &traffic.rpc), ("gossip", &traffic.gossip), ("relay", &traffic.relay)] {
                     let (sent, received) = meter.read();
                     for (direction, bytes) in [("sent", sent), ("received", received)] {
-                        let mut labels = labels.to_vec();
-                        labels.extend([("class", class.to_owned()), ("direction", direction.to_owned())]);
+                        let labels = [
+                            ("datacenter", dc.clone()),
+                            ("gateway", gateway.clone()),
+                            ("path", kind.to_owned()),
+                            ("class", class.to_owned()),
+                            ("direction", direction.to_owned()),
+                        ];
                         metrics::gauge!("causeway_gateway_link_bytes", &labels).set(bytes as f64);
                     }
                 }

@@ -107,6 +107,7 @@ impl Plan {
             limits: Limits::default(),
             congestion: Congestion::Bbr,
             proxy: None,
+            relay: true,
         };
         Self { config, material }
     }

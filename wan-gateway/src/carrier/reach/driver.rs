@@ -101,7 +101,7 @@ pub(crate) async fn accept(listener: TcpListener, tls: Tls, notes: mpsc::Sender<
                     return Err("it speaks no protocol of ours".to_owned());
                 }
                 let chain = session.peer_certificates().unwrap_or_default().to_vec();
-                let made = Made { remote: from, kind: Kind::Tcp, dialler: false, chain };
+                let made = Made { remote: from, kind: Kind::Tcp, via: None, dialler: false, shaken: None, chain };
                 Tcp::start(stream, made, &maker.limits, &maker.tasks, &maker.stop).await
             };
             let result = tokio::select! {
@@ -309,7 +309,7 @@ impl Dialler {
             return Err("what answers speaks no protocol of ours".to_owned());
         }
         let chain = session.peer_certificates().unwrap_or_default().to_vec();
-        let made = Made { remote, kind, dialler: true, chain };
+        let made = Made { remote, kind, via: None, dialler: true, shaken: None, chain };
         let maker = &self.maker;
         Tcp::start(stream, made, &maker.limits, &maker.tasks, &maker.stop).await.map(|tcp| Carrier::Tcp(Box::new(tcp)))
     }

@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
@@ -54,6 +54,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Tcp {
     pub(crate) remote: SocketAddr,
     pub(crate) kind: Kind,
+    pub(crate) via: Option<Arc<str>>,
     pub(crate) chain: Vec<CertificateDer<'static>>,
     requests: SendRequest<Bytes>,
     calls: Inbox<(SendHalf, RecvHalf)>,
@@ -72,6 +73,8 @@ struct Shared {
     /// Bytes of streams that came.
     received: AtomicU64,
     rtt_us: AtomicU64,
+    /// Whether `rtt_us` was measured by a probe.
+    sampled: AtomicBool,
     asked: Mutex<Option<Instant>>,
 }
 
@@ -79,7 +82,11 @@ struct Shared {
 pub(crate) struct Made {
     pub(crate) remote: SocketAddr,
     pub(crate) kind: Kind,
+    /// The neighbour through which a relayed link goes.
+    pub(crate) via: Option<Arc<str>>,
     pub(crate) dialler: bool,
+    /// What the handshake took, where that says something of the round trip.
+    pub(crate) shaken: Option<Duration>,
     pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 
@@ -111,7 +118,8 @@ impl Tcp {
             close: close.clone(),
             code: AtomicU32::new(CloseCode::Stopping as u32),
             received: AtomicU64::new(0),
-            rtt_us: AtomicU64::new(u64::try_from(FIRST_RTT.as_micros()).unwrap_or(0)),
+            rtt_us: AtomicU64::new(u64::try_from(made.shaken.unwrap_or(FIRST_RTT).as_micros()).unwrap_or(0)),
+            sampled: AtomicBool::new(false),
             asked: Mutex::new(None),
         });
         let (calls_tx, calls) = mpsc::channel(STREAMS as usize);
@@ -147,10 +155,11 @@ impl Tcp {
             end_tx.send_replace(Some(closed));
             over.cancel();
         });
-        let Made { remote, kind, chain, .. } = made;
+        let Made { remote, kind, via, chain, .. } = made;
         Ok(Self {
             remote,
             kind,
+            via,
             chain,
             requests,
             calls: Inbox::new(calls),
@@ -251,12 +260,18 @@ impl Tcp {
         let new = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
         let old = self.shared.rtt_us.load(Ordering::Relaxed);
         // Up at once, down by and by: what waits behind a long transfer is no loss.
-        let smooth = if new > old { new } else { old - (old - new) / 2 };
+        let first = !self.shared.sampled.swap(true, Ordering::Relaxed);
+        let smooth = if first || new > old { new } else { old - (old - new) / 2 };
         self.shared.rtt_us.store(smooth, Ordering::Relaxed);
     }
 
     pub(crate) fn rtt(&self) -> Duration {
         Duration::from_micros(self.shared.rtt_us.load(Ordering::Relaxed))
+    }
+
+    /// Whether a probe measured the round trip.
+    pub(crate) fn sampled(&self) -> bool {
+        self.shared.sampled.load(Ordering::Relaxed)
     }
 
     /// Counts bytes of streams. TCP brings new ones only for as long as our acknowledgements arrive.

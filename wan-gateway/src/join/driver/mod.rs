@@ -127,7 +127,7 @@ impl Desk {
         lifetime: Duration,
         addresses: Vec<String>,
     ) -> Result<Created, CreateError> {
-        let datacenter = causeway_proto::name::datacenter(datacenter)?;
+        let datacenter = causeway_proto::name::own_datacenter(datacenter)?;
         if datacenter == self.config.datacenter {
             return Err(CreateError::Own(datacenter));
         }

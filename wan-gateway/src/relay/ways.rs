@@ -1,0 +1,447 @@
+//! Which sites are linked through others, through which, and when that changes.
+//!
+//! A machine: [`Relays::look`] is shown the links there are and the ways there would be, and says what to dial and what to give up.
+//! One relayed link to a site is enough. The end with the lesser name dials it; the other end does so only when that does not come
+//! about. It is dialled anew, over another way, at once when its way breaks, and when another way is cheaper by a margin; such
+//! changes of mind become rarer the more of them there were. A direct link that lasts ends it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use crate::link::{ConnId, State};
+use crate::path::{Table, Way};
+
+/// Who has the greater name waits so long for the other end to dial.
+const POLITE: Duration = Duration::from_millis(300);
+/// A direct link has lasted after this; until then the relayed one stays beside it.
+const LASTING: Duration = Duration::from_secs(3);
+/// A way that failed is avoided for so long; doubles up to [`AVOID_MAX`].
+const AVOID_MIN: Duration = Duration::from_millis(200);
+const AVOID_MAX: Duration = Duration::from_secs(10);
+/// Time for a dial, besides four round trips.
+const DEADLINE: Duration = Duration::from_millis(1000);
+/// A dial whose end was never told is given up this long after its deadline.
+const SLACK: Duration = Duration::from_secs(1);
+/// Between two changes of mind; doubles up to [`HOLD_MAX`], and begins anew after as long a rest.
+const HOLD_MIN: Duration = Duration::from_secs(2);
+const HOLD_MAX: Duration = Duration::from_secs(60);
+/// Of two links, both dialled, one is given up when both have been there for so long.
+const SETTLED: Duration = Duration::from_secs(2);
+/// Sites that are linked through others at once.
+pub const MAX_TARGETS: usize = 256;
+/// Numbers of attempts begin here, apart from those of direct dials.
+const FIRST_ATTEMPT: u64 = 1 << 63;
+
+/// A relayed link that there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// The connection.
+    pub conn: ConnId,
+    /// The site at its far end.
+    pub datacenter: String,
+    /// Our neighbour on its way.
+    pub via: String,
+    /// Whether we dialled it.
+    pub ours: bool,
+    /// How it is.
+    pub state: State,
+    /// Round trip, once one was measured.
+    pub rtt: Option<Duration>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Do {
+    /// Ask the neighbour `via` for a stream to `target`, and say how it went.
+    Dial {
+        /// The site to link to.
+        target: String,
+        /// The next hop.
+        via: String,
+        /// To tell a late answer from a current one.
+        attempt: u64,
+        /// Time for all of it.
+        deadline: Duration,
+    },
+    /// Take nothing new on this link, let what is under way finish, and close it.
+    Retire(ConnId),
+}
+
+/// Whether another way is worth the change.
+pub fn cheaper(new: Duration, old: Duration) -> bool {
+    new + new / 4 + Duration::from_millis(10) < old
+}
+
+#[derive(Debug)]
+struct Attempt {
+    number: u64,
+    via: String,
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct Aim {
+    attempt: Option<Attempt>,
+    /// Since when no relayed link works; `None`: one does.
+    missing: Option<Instant>,
+    /// Whether one that we dialled broke: then nobody need wait for the other end.
+    broke: bool,
+    /// Ways that failed: until when they are avoided, how long that was, and why.
+    avoid: BTreeMap<String, (Instant, Duration, String)>,
+    /// No change of mind before this.
+    hold: Instant,
+    pause: Duration,
+    /// Since when a direct link works.
+    direct: Option<Instant>,
+    /// Since when there are two relayed links.
+    double: Option<Instant>,
+}
+
+impl Aim {
+    fn new(now: Instant) -> Self {
+        Self {
+            attempt: None,
+            missing: None,
+            broke: false,
+            avoid: BTreeMap::new(),
+            hold: now,
+            pause: HOLD_MIN,
+            direct: None,
+            double: None,
+        }
+    }
+
+    /// The cheapest way that did not fail just now; where all did, the one that is to be tried again first, once it is time.
+    fn way<'a>(&self, now: Instant, ways: &[&'a Way]) -> Option<&'a Way> {
+        ways.iter().find(|w| self.avoid.get(&w.via).is_none_or(|(until, _, _)| *until <= now)).copied()
+    }
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Relays {
+    own: String,
+    aims: BTreeMap<String, Aim>,
+    attempts: u64,
+    rng: StdRng,
+}
+
+impl Relays {
+    /// For a gateway of this datacenter.
+    pub fn new(own: &str, rng: StdRng) -> Self {
+        Self { own: own.to_owned(), aims: BTreeMap::new(), attempts: FIRST_ATTEMPT, rng }
+    }
+
+    /// What is to be done now. `table`: ways over direct links that work; `links`: relayed links, in any state.
+    pub fn look(&mut self, now: Instant, table: &Table, links: &[Relay]) -> Vec<Do> {
+        let linked = |dc: &str| links.iter().any(|l| l.datacenter == dc);
+        self.aims.retain(|dc, _| table.contains_key(dc) || linked(dc));
+        for (dc, ways) in table {
+            let relayed = ways.iter().all(|w| w.hops > 1);
+            if (relayed || linked(dc)) && self.aims.len() < MAX_TARGETS {
+                self.aims.entry(dc.clone()).or_insert_with(|| Aim::new(now));
+            }
+        }
+        let mut todo = Vec::new();
+        for (target, aim) in &mut self.aims {
+            let all = table.get(target).map_or(&[][..], Vec::as_slice);
+            let ways: Vec<&Way> = all.iter().filter(|w| w.hops > 1).collect();
+            let mine: Vec<&Relay> = links.iter().filter(|l| l.datacenter == *target).collect();
+            let up: Vec<&Relay> = mine.iter().filter(|l| l.state == State::Up).copied().collect();
+            if all.iter().any(|w| w.hops == 1) {
+                // Direct is better, if it lasts.
+                let since = *aim.direct.get_or_insert(now);
+                if now.saturating_duration_since(since) >= LASTING {
+                    aim.attempt = None;
+                    aim.missing = None;
+                    todo.extend(up.iter().filter(|l| l.ours).map(|l| Do::Retire(l.conn)));
+                }
+                continue;
+            }
+            aim.direct = None;
+            if aim.attempt.as_ref().is_some_and(|a| now >= a.until) {
+                let number = aim.attempt.as_ref().map_or(0, |a| a.number);
+                fail(aim, now, number, "no answer from the dialler".to_owned(), &mut self.rng);
+            }
+            // The neighbour that was asked is gone: there is nothing to wait for.
+            if aim.attempt.as_ref().is_some_and(|a| ways.iter().all(|w| w.via != a.via)) {
+                aim.attempt = None;
+            }
+            let lesser = self.own.as_str() < target.as_str();
+            let wanted = wanted(now, aim, lesser, &ways, &up, mine.iter().any(|l| l.ours));
+            // One that is being set up is waited for, unless its neighbour is gone.
+            let coming =
+                mine.iter().any(|l| l.ours && l.state == State::Greeting && ways.iter().any(|w| w.via == l.via));
+            if let (Some(way), None, false) = (wanted, &aim.attempt, coming) {
+                self.attempts += 1;
+                let deadline = DEADLINE + way.cost * 4;
+                aim.attempt =
+                    Some(Attempt { number: self.attempts, via: way.via.clone(), until: now + deadline + SLACK });
+                let (target, via) = (target.clone(), way.via.clone());
+                todo.push(Do::Dial { target, via, attempt: self.attempts, deadline });
+            }
+            if up.len() < 2 {
+                aim.double = None;
+            } else if now.saturating_duration_since(*aim.double.get_or_insert(now)) >= SETTLED {
+                aim.double = None;
+                todo.extend(surplus(lesser, &ways, &up).map(Do::Retire));
+            }
+        }
+        todo
+    }
+
+    /// A dial ended without a link.
+    pub fn failed(&mut self, now: Instant, target: &str, attempt: u64, why: String) {
+        if let Some(aim) = self.aims.get_mut(target) {
+            fail(aim, now, attempt, why, &mut self.rng);
+        }
+    }
+
+    /// A dial brought a connection, which is shown to [`Relays::look`] from now on.
+    pub fn connected(&mut self, target: &str, attempt: u64) {
+        if let Some(aim) = self.aims.get_mut(target)
+            && let Some(a) = aim.attempt.take_if(|a| a.number == attempt)
+        {
+            aim.avoid.remove(&a.via);
+        }
+    }
+
+    /// Why the last dial through a neighbour failed, for as long as it is avoided.
+    pub fn error(&self, now: Instant, target: &str, via: &str) -> Option<&str> {
+        let (until, _, why) = self.aims.get(target)?.avoid.get(via)?;
+        (*until > now).then_some(why.as_str())
+    }
+
+    /// The last error of any way to a site.
+    pub fn last_error(&self, target: &str) -> Option<&str> {
+        self.aims.get(target)?.avoid.values().max_by_key(|(until, _, _)| *until).map(|(_, _, why)| why.as_str())
+    }
+
+    /// When [`Relays::look`] is due at the latest.
+    pub fn next_wakeup(&self, now: Instant) -> Option<Instant> {
+        let pause = |aim: &Aim| {
+            let missing = aim.missing?;
+            let polite = missing + POLITE;
+            let again = aim.avoid.values().map(|(until, _, _)| *until).min();
+            [Some(polite), again].into_iter().flatten().filter(|at| *at > now).min()
+        };
+        self.aims.values().filter(|aim| aim.attempt.is_none()).filter_map(pause).min()
+    }
+}
+
+/// The way to dial now, if any.
+fn wanted<'a>(
+    now: Instant,
+    aim: &mut Aim,
+    lesser: bool,
+    ways: &[&'a Way],
+    up: &[&Relay],
+    ours: bool,
+) -> Option<&'a Way> {
+    let way_of = |link: &Relay| ways.iter().find(|w| w.via == link.via).copied();
+    let sound: Vec<&&Relay> = up.iter().filter(|l| way_of(l).is_some()).collect();
+    let best = aim.way(now, ways);
+    if sound.is_empty() {
+        // None works, or what works has lost its way and will break: at once, but not from both ends.
+        let since = *aim.missing.get_or_insert(now);
+        aim.broke |= ours;
+        let wait = !(lesser || aim.broke) && now.saturating_duration_since(since) < POLITE;
+        return best.filter(|_| !wait);
+    }
+    aim.missing = None;
+    aim.broke = false;
+    let best = best?;
+    let cost = |l: &Relay| {
+        let told = way_of(l).map_or(Duration::ZERO, |w| w.cost);
+        l.rtt.map_or(told, |rtt| rtt.max(told))
+    };
+    let current = sound.iter().map(|l| cost(l)).min()?;
+    if !lesser || !cheaper(best.cost, current) || now < aim.hold {
+        return None;
+    }
+    let rest = now.saturating_duration_since(aim.hold);
+    aim.pause = if rest > HOLD_MAX { HOLD_MIN } else { (aim.pause * 2).min(HOLD_MAX) };
+    aim.hold = now + aim.pause;
+    Some(best)
+}
+
+/// Of several links that work, those of ours that are not needed. Both ends decide alike, by names, so that not both give up theirs.
+fn surplus<'a>(lesser: bool, ways: &'a [&'a Way], up: &'a [&'a Relay]) -> impl Iterator<Item = ConnId> + 'a {
+    let sound = |l: &Relay| ways.iter().any(|w| w.via == l.via);
+    up.iter()
+        .filter(|l| l.ours)
+        .filter(move |mine| {
+            up.iter().filter(|other| other.conn != mine.conn && sound(other)).any(|other| match (mine.rtt, other.rtt) {
+                _ if !sound(mine) => true,
+                // What was dialled last was dialled for a reason.
+                _ if other.ours => other.conn > mine.conn,
+                (Some(rtt), Some(theirs)) if lesser => cheaper(theirs, rtt),
+                (Some(rtt), Some(theirs)) => rtt + Duration::from_millis(5) >= theirs - theirs / 10,
+                _ => false,
+            })
+        })
+        .map(|l| l.conn)
+}
+
+fn fail(aim: &mut Aim, now: Instant, attempt: u64, why: String, rng: &mut StdRng) {
+    let Some(failed) = aim.attempt.take_if(|a| a.number == attempt) else { return };
+    let before = aim.avoid.get(&failed.via).map_or(Duration::ZERO, |(_, pause, _)| *pause);
+    let pause = (before * 2).clamp(AVOID_MIN, AVOID_MAX);
+    let until = now + pause.mul_f64(rng.random_range(0.6..1.0));
+    aim.avoid.insert(failed.via, (until, pause, why));
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn relays(own: &str) -> Relays {
+        Relays::new(own, StdRng::seed_from_u64(1))
+    }
+
+    fn table(ways: &[(&str, u64, u32)]) -> Table {
+        let way =
+            |(via, cost, hops): &(&str, u64, u32)| Way { conn: 1, via: (*via).into(), cost: ms(*cost), hops: *hops };
+        Table::from([("m".to_owned(), ways.iter().map(way).collect())])
+    }
+
+    fn relay(conn: ConnId, via: &str, ours: bool, rtt: u64) -> Relay {
+        let rtt = Some(ms(rtt));
+        Relay { conn, datacenter: "m".into(), via: via.into(), ours, state: State::Up, rtt }
+    }
+
+    fn dials(todo: &[Do]) -> Vec<&str> {
+        todo.iter().filter_map(|d| if let Do::Dial { via, .. } = d { Some(via.as_str()) } else { None }).collect()
+    }
+
+    #[test]
+    fn the_lesser_dials_at_once_and_the_greater_only_when_that_does_not_come_about() {
+        let now = start();
+        let ways = table(&[("b", 20, 2), ("c", 40, 2)]);
+        let mut lesser = relays("a");
+        assert_eq!(dials(&lesser.look(now, &ways, &[])), ["b"]);
+        assert_eq!(lesser.look(now, &ways, &[]), [], "one at a time");
+        let mut greater = relays("z");
+        assert_eq!(greater.look(now, &ways, &[]), []);
+        assert_eq!(greater.next_wakeup(now), Some(now + POLITE));
+        assert_eq!(dials(&greater.look(now + POLITE, &ways, &[])), ["b"]);
+    }
+
+    #[test]
+    fn a_way_that_fails_is_passed_by_and_tried_again_later() {
+        let mut now = start();
+        let ways = table(&[("b", 20, 2), ("c", 40, 2)]);
+        let mut a = relays("a");
+        for round in 0..20 {
+            let todo = a.look(now, &ways, &[]);
+            for d in &todo {
+                let Do::Dial { attempt, via, .. } = d else { panic!("{d:?}") };
+                a.failed(now, "m", *attempt, format!("{via} says no"));
+            }
+            if round == 0 {
+                assert_eq!(dials(&todo), ["b"]);
+            } else if round == 1 {
+                assert_eq!(dials(&todo), ["c"]);
+                assert_eq!(a.error(now, "m", "b"), Some("b says no"));
+            } else {
+                assert!(todo.len() <= 1);
+            }
+            now += ms(50);
+        }
+        assert_eq!(dials(&a.look(now + AVOID_MAX, &ways, &[])), ["b"]);
+    }
+
+    #[test]
+    fn a_broken_way_is_left_at_once_and_a_dear_one_when_it_pays() {
+        let now = start();
+        let mut a = relays("a");
+        let both = table(&[("b", 20, 2), ("c", 40, 2)]);
+        // What is measured decides, and what is told where it says more.
+        assert_eq!(a.look(now, &both, &[relay(1, "b", true, 22)]), []);
+        assert_eq!(a.look(now, &both, &[relay(1, "c", true, 33)]), [], "within the margin");
+        assert_eq!(dials(&a.look(now, &both, &[relay(1, "b", true, 500)])), ["b"], "it may go another way behind b");
+        let mut a = relays("a");
+        assert_eq!(dials(&a.look(now, &table(&[("c", 40, 2), ("b", 300, 2)]), &[relay(1, "b", true, 20)])), ["c"]);
+        let mut a = relays("a");
+        assert_eq!(dials(&a.look(now, &table(&[("c", 40, 2)]), &[relay(1, "b", true, 20)])), ["c"]);
+        // Its state says so too.
+        let mut z = relays("z");
+        let broken = Relay { state: State::Suspected, ..relay(1, "b", true, 20) };
+        assert_eq!(dials(&z.look(now, &both, &[broken])), ["b"]);
+    }
+
+    #[test]
+    fn changes_of_mind_become_rare() {
+        let begin = start();
+        let mut a = relays("a");
+        let mut changes = 0;
+        for tick in 0..1200_u64 {
+            let now = begin + ms(250) * u32::try_from(tick).unwrap();
+            // Whichever way it takes turns out to be dear.
+            let todo = a.look(now, &table(&[("c", 20, 2), ("b", 30, 2)]), &[relay(tick, "b", true, 400)]);
+            for d in todo {
+                if let Do::Dial { attempt, .. } = d {
+                    changes += 1;
+                    a.connected("m", attempt);
+                }
+            }
+        }
+        assert!((5..=12).contains(&changes), "{changes} in five minutes");
+    }
+
+    #[test]
+    fn a_direct_link_that_lasts_ends_it_and_one_that_flaps_does_not() {
+        let now = start();
+        let mut a = relays("a");
+        let link = [relay(1, "b", true, 20)];
+        let direct = table(&[("m", 5, 1), ("b", 20, 2)]);
+        let none = table(&[("b", 20, 2)]);
+        assert_eq!(a.look(now, &direct, &link), []);
+        assert_eq!(a.look(now + ms(2900), &none, &link), []);
+        assert_eq!(a.look(now + ms(3100), &direct, &link), []);
+        assert_eq!(a.look(now + ms(6200), &direct, &link), [Do::Retire(1)]);
+        assert_eq!(a.look(now + ms(6300), &direct, &[]), []);
+        // The other end's is the other end's to end.
+        let theirs = [relay(1, "b", false, 20)];
+        assert_eq!(a.look(now + ms(9300), &direct, &theirs), []);
+    }
+
+    #[test]
+    fn of_two_links_one_goes_and_never_both() {
+        for (theirs, ours) in [(20, 20), (20, 22), (22, 20), (20, 500), (500, 20), (100, 130), (130, 100), (40, 55)] {
+            let now = start();
+            let ways = table(&[("b", 20, 2), ("c", 20, 2)]);
+            let mut gone = 0;
+            for (own, mine, other) in [("a", ours, theirs), ("z", theirs, ours)] {
+                let mut end = relays(own);
+                let links = [relay(1, "b", true, mine), relay(2, "c", false, other)];
+                end.look(now, &ways, &links);
+                gone += end.look(now + SETTLED, &ways, &links).iter().filter(|d| **d == Do::Retire(1)).count();
+            }
+            assert!(gone <= 1, "{ours} {theirs}: both ends gave up theirs");
+        }
+    }
+
+    #[test]
+    fn a_site_that_is_gone_is_forgotten() {
+        let now = start();
+        let mut a = relays("a");
+        a.look(now, &table(&[("b", 20, 2)]), &[]);
+        assert_eq!(a.look(now, &Table::new(), &[]), []);
+        assert!(a.aims.is_empty());
+    }
+}
