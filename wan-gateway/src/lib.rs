@@ -31,6 +31,8 @@ pub mod join;
 pub mod link;
 pub mod path;
 pub mod relay;
+#[cfg(test)]
+mod simulation;
 mod task;
 mod tls;
 pub mod views;

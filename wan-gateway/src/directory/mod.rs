@@ -26,6 +26,8 @@ pub const FORGET: Duration = Duration::from_secs(72 * 3600);
 pub const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
 /// Records in all; further ones are not taken up.
 pub const MAX_RECORDS: usize = 4096;
+/// Lives born within so many milliseconds of each other never raise themselves to the same number.
+const APART: u64 = 1 << 16;
 const MAX_ADDRESSES: usize = 16;
 const MAX_LISTED: usize = 1024;
 const MAX_ADDRESS: usize = 262;
@@ -61,6 +63,8 @@ pub struct Merged {
 #[derive(Debug)]
 pub struct Directory {
     own: Site,
+    /// Which life this is; no two lives share it.
+    birth: u64,
     /// Which round trips we told.
     told: Told,
     records: BTreeMap<(String, String), Record>,
@@ -77,7 +81,7 @@ impl Directory {
             gateways: vec![Gateway { name: gateway.to_owned(), addresses }],
             ..Site::default()
         };
-        Self { own, told: Told::default(), records: BTreeMap::new() }
+        Self { own, told: Told::default(), birth: incarnation, records: BTreeMap::new() }
     }
 
     /// From now on we say that we carry no links of other sites.
@@ -137,7 +141,8 @@ impl Directory {
                 if theirs > (self.own.incarnation, self.own.version)
                     || (theirs == (self.own.incarnation, self.own.version) && site != self.own)
                 {
-                    self.own.incarnation = site.incarnation.saturating_add(1);
+                    // Two lives that hear the same old record must not say different things by the same number.
+                    self.own.incarnation = site.incarnation.saturating_add(1 + self.birth % APART);
                     self.own.version = 1;
                     merged.own = true;
                 }
@@ -369,8 +374,19 @@ mod tests {
         let mut d = Directory::new("own", "g", 5, vec!["1.2.3.4:1".into()]);
         let merged = d.merge(now, vec![Site { left: true, ..site("own", "g", 9, 4) }]);
         assert!(merged.own && merged.news.is_empty());
-        assert!(!d.own().left && (d.own().incarnation, d.own().version) == (10, 1));
+        assert!(!d.own().left && (d.own().incarnation, d.own().version) == (15, 1));
         assert!(!d.merge(now, vec![site("own", "g", 9, 5)]).own);
+    }
+
+    #[test]
+    fn two_lives_with_clocks_gone_back_raise_themselves_to_different_numbers() {
+        let now = Instant::now_for_tests();
+        let raised = |birth| {
+            let mut d = Directory::new("own", "g", birth, vec![]);
+            assert!(d.merge(now, vec![site("own", "g", 9000, 4)]).own);
+            d.own().incarnation
+        };
+        assert_ne!(raised(50), raised(51));
     }
 
     #[test]

@@ -338,9 +338,8 @@ impl Brain {
             return;
         }
         let from = held.link.datacenter.clone();
-        let life = gossip::life(&frame);
         // News as a datagram may overtake the first frame, which is the one that says which life speaks.
-        if life != 0 {
+        if let Some(life) = gossip::life(&frame) {
             if self.links.state(id) == State::Greeting {
                 tracing::info!(datacenter = from, gateway = frame.from_gateway, link = id, "a link is up");
             }
@@ -754,6 +753,8 @@ impl Brain {
                 metrics::gauge!("causeway_gateway_link_cwnd_bytes", &labels).set(counts.cwnd as f64);
                 metrics::gauge!("causeway_gateway_link_mtu_bytes", &labels).set(counts.mtu as f64);
                 metrics::gauge!("causeway_gateway_link_migrations", &labels).set(counts.proven_paths as f64);
+                let skew = held.link.skew_ms.load(Ordering::Relaxed);
+                metrics::gauge!("causeway_gateway_link_clock_skew_seconds", &labels).set(skew as f64 / 1000.0);
                 let traffic = &held.link.traffic;
                 for (class, meter) in [("rpc", &traffic.rpc), ("gossip", &traffic.gossip), ("relay", &traffic.relay)] {
                     let (sent, received) = meter.read();

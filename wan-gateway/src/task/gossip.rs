@@ -40,10 +40,10 @@ impl Told {
     }
 }
 
-/// Which life of the gateway at the other end speaks; 0: not told.
-pub(crate) fn life(frame: &GossipFrame) -> u64 {
+/// Which life of the gateway at the other end speaks, in a frame that holds its own record.
+pub(crate) fn life(frame: &GossipFrame) -> Option<u64> {
     let author = |s: &&Site| s.datacenter == frame.from_datacenter && s.gateway == frame.from_gateway;
-    frame.sites.iter().find(author).map_or(0, |s| s.incarnation)
+    frame.sites.iter().find(author).map(|s| s.incarnation)
 }
 
 /// What of the news a link to this datacenter is to hear: what it does not hear from the author.
