@@ -14,6 +14,8 @@
 //! | [`forward`] | a call goes out: frames, retries | translator + driver |
 //! | [`accept`] | a call comes in | decision + driver |
 //! | [`join`] | how a new site gets its certificates | machine + driver |
+//! | [`membership`] | which sites were removed, and by whose word | machine + driver |
+//! | [`shelf`] | what the gateways of one site keep together | driver |
 //! | [`doctor`] | what stands between two sites | decision + driver |
 //! | [`gateway`] | all of it together | driver |
 
@@ -27,10 +29,13 @@ pub mod forward;
 pub mod gateway;
 pub mod join;
 pub mod link;
+pub mod membership;
 pub mod path;
+pub mod shelf;
 mod task;
 mod tls;
 
 pub use carrier::{Proxy, ProxyError};
 pub use config::{Config, Congestion, Limits};
-pub use gateway::{Gateway, StartError, World};
+pub use gateway::{Extras, Gateway, StartError, World};
+pub use shelf::Shelf;

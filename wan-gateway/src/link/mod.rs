@@ -60,6 +60,10 @@ pub enum CloseCode {
     Silent = 4,
     /// Too many connections.
     Full = 5,
+    /// The site at the other end was removed from the federation.
+    Removed = 16,
+    /// The certificate of the other end is not believed any more.
+    Distrusted = 17,
 }
 
 /// What a connection awaits.
@@ -102,6 +106,8 @@ pub enum End {
     Superseded,
     /// The other end is of our own site; it is not one to link to.
     OwnSite,
+    /// The other end will have none of us: asked again seldom.
+    Refused,
 }
 
 /// What happened.
@@ -159,6 +165,11 @@ pub enum Event {
         /// For people.
         why: String,
     },
+    /// It was made with a certificate that was renewed since: another is to take its place. For one that was dialled from here.
+    Renew {
+        /// The connection.
+        conn: ConnId,
+    },
     /// Time has passed.
     Tick,
 }
@@ -185,6 +196,8 @@ pub enum Effect {
     Probe(ConnId),
     /// The state of a connection changed; comes before any [`Effect::Close`] that it brings about.
     State(ConnId, State),
+    /// Say that nothing new is to be sent on it.
+    Farewell(ConnId),
     /// Close it.
     Close(ConnId, CloseCode),
 }
@@ -203,6 +216,8 @@ struct Conn {
     asked: Option<Instant>,
     misses: u32,
     next_probe: Instant,
+    /// Another is to take its place, dialled before this one is let go.
+    renew: bool,
 }
 
 impl Conn {
@@ -321,9 +336,40 @@ impl Links {
                 }
             }
             Event::Closed { conn, end, why } => self.closed(now, conn, end, why),
+            Event::Renew { conn } => {
+                if let Some(conn) = self.conns.get_mut(&conn).filter(|c| c.dialled.is_some()) {
+                    conn.renew = true;
+                }
+                self.retire(now);
+            }
             Event::Tick => self.tick(now),
         }
         self.dial(now);
+    }
+
+    /// Whether a connection was dialled from here.
+    pub fn dialled(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_some_and(|c| c.dialled.is_some())
+    }
+
+    /// Lets those go in whose place another stands.
+    fn retire(&mut self, now: Instant) {
+        let up = |c: &&Conn| c.state == State::Up;
+        let fresh: BTreeSet<(String, String, bool)> = self
+            .conns
+            .values()
+            .filter(|c| up(c) && !c.renew)
+            .filter_map(|c| Some((c.datacenter.clone(), c.gateway.clone()?, c.kind.is_quic())))
+            .collect();
+        let replaced = |c: &Conn| {
+            c.gateway.as_ref().is_some_and(|g| fresh.contains(&(c.datacenter.clone(), g.clone(), c.kind.is_quic())))
+        };
+        let over: Vec<ConnId> =
+            self.conns.iter().filter(|(_, c)| up(c) && c.renew && replaced(c)).map(|(id, _)| *id).collect();
+        for id in over {
+            self.turn(now, id, State::Draining);
+            self.effects.push(Effect::Farewell(id));
+        }
     }
 
     fn turn(&mut self, now: Instant, id: ConnId, state: State) {
@@ -371,6 +417,7 @@ impl Links {
                 asked: None,
                 misses: 0,
                 next_probe: now + PROBE_EVERY,
+                renew: false,
             },
         );
     }
@@ -412,6 +459,7 @@ impl Links {
                 self.drop_conn(other, CloseCode::Superseded);
             }
         }
+        self.retire(now);
     }
 
     /// Whether it carries nothing since one over QUIC works.
@@ -505,7 +553,7 @@ impl Links {
     fn dial(&mut self, now: Instant) {
         for (key, wish) in &mut self.wishes {
             let linked = self.conns.values().any(|c| {
-                (c.state == State::Up
+                !c.renew && (c.state == State::Up
                     && wish.identity().is_some_and(|(dc, gw)| c.datacenter == dc && c.gateway.as_deref() == Some(gw)))
                     || (matches!(c.state, State::Up | State::Greeting) && c.dialled.as_ref() == Some(key))
             });
@@ -532,6 +580,7 @@ impl Links {
         let up = |(dc, gateway): &(String, String), quic: bool| {
             self.conns.values().any(|c| {
                 c.state == State::Up
+                    && !c.renew
                     && c.kind.is_quic() == quic
                     && c.datacenter == *dc
                     && c.gateway.as_deref() == Some(gateway.as_str())
