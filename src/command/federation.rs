@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use causeway_gateway::Proxy;
-use causeway_gateway::join::{Granted, JoinError, Keys, Kind, Token, redeem};
+use causeway_gateway::join::{Granted, JoinError, Keys, Kind, Token, redeem_through};
 use serde_json::{Value, json};
 
 use super::{Command, Input, api, columns, flag, print_out};
@@ -429,7 +429,7 @@ fn joined(input: &Input) -> Result<String, Failed> {
         .enable_all()
         .build()
         .map_err(|e| Failed::Usage(format!("cannot start: {e}")))?;
-    let outcome = runtime.block_on(redeem(&token, &name, &keys, proxy.as_ref()));
+    let outcome = runtime.block_on(redeem_through(&token, &name, &keys, proxy.as_ref()));
     runtime.shutdown_timeout(Duration::from_millis(100));
     let granted = match outcome {
         Ok(granted) => granted,

@@ -14,7 +14,7 @@ mod wire;
 
 use std::time::Duration;
 
-pub use driver::redeem::{Keys, redeem};
+pub use driver::redeem::{Keys, redeem, redeem_through};
 pub use token::Token;
 pub use wire::{Kind, Refusal};
 

@@ -56,6 +56,8 @@ impl Keys {
 enum Failed {
     /// Another address or way, or the same later, may answer.
     Unreachable(String),
+    /// As that, and it will be so until somebody changes a setting.
+    Hopeless(String),
     /// No use in asking again.
     Final(JoinError),
 }
@@ -75,9 +77,14 @@ struct Errand {
 
 type Try<'a> = BoxFuture<'a, (Path, String, Result<(Granted, String), Failed>)>;
 
+/// As [`redeem_through`], without a proxy.
+pub async fn redeem(token: &Token, datacenter: &str, keys: &Keys) -> Result<Granted, JoinError> {
+    Box::pin(redeem_through(token, datacenter, keys, None)).await
+}
+
 /// Has the keys signed by a gateway that the token names, over whatever gets through first: QUIC, TCP, the proxy. `datacenter`: what
 /// this site calls itself.
-pub async fn redeem(
+pub async fn redeem_through(
     token: &Token,
     datacenter: &str,
     keys: &Keys,
@@ -105,7 +112,8 @@ pub async fn redeem(
     let mut first = true;
     while Instant::now() < until {
         failed.clear();
-        match round(&errand, token, proxy, first, &mut failed).await {
+        let mut hopeless = false;
+        match round(&errand, token, proxy, first, &mut failed, &mut hopeless).await {
             Ok(Some((mut granted, address))) => {
                 if let Ok(endpoint) = &errand.endpoint {
                     endpoint.close(VarInt::from_u32(0), b"");
@@ -120,6 +128,7 @@ pub async fn redeem(
                 granted.peers.insert(0, address);
                 return Ok(granted);
             }
+            Ok(None) if hopeless => break,
             Ok(None) => {}
             Err(error) => return Err(error),
         }
@@ -137,6 +146,7 @@ async fn round(
     proxy: Option<&Proxy>,
     first: bool,
     failed: &mut BTreeMap<String, String>,
+    hopeless: &mut bool,
 ) -> Result<Option<(Granted, String)>, JoinError> {
     let mut resolved: Vec<(String, SocketAddr)> = Vec::new();
     for address in &token.addresses {
@@ -170,8 +180,13 @@ async fn round(
     while let Some((path, address, result)) = tries.next().await {
         match result {
             Ok(done) => return Ok(Some(done)),
-            Err(Failed::Final(error)) => return Err(error),
-            Err(Failed::Unreachable(why)) => {
+            Err(failure) => {
+                let (why, final_word) = match failure {
+                    Failed::Final(error) => return Err(error),
+                    Failed::Unreachable(why) => (why, false),
+                    Failed::Hopeless(why) => (why, true),
+                };
+                *hopeless |= final_word;
                 failed.insert(format!("{address} by {}", path.as_str()), why);
             }
         }
@@ -240,7 +255,11 @@ impl Errand {
     }
 
     async fn by_proxy(&self, proxy: &Proxy, address: &str) -> Result<JoinReply, Failed> {
-        let (stream, _) = tunnel(proxy, address).await.map_err(Failed::Unreachable)?;
+        let (stream, _) = tunnel(proxy, address).await.map_err(|why| match why {
+            // A proxy that says no will say so again.
+            why if why.contains("(407)") || why.contains("(403)") => Failed::Hopeless(why),
+            why => Failed::Unreachable(why),
+        })?;
         self.over(stream).await
     }
 
@@ -248,7 +267,10 @@ impl Errand {
         let name = ServerName::try_from(self.name.clone()).map_err(away)?;
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let shaken = connector.connect(name, stream).await;
-        let mut stream = shaken.map_err(|e| Failed::Unreachable(handshake(&e.to_string())))?;
+        let mut stream = shaken.map_err(|e| match handshake(&e.to_string()) {
+            why if why.contains("opens TLS") => Failed::Hopeless(why),
+            why => Failed::Unreachable(why),
+        })?;
         if stream.get_ref().1.alpn_protocol() != Some(causeway_certs::join::JOIN_ALPN) {
             return Err(away("what answers speaks no protocol of ours"));
         }
