@@ -8,7 +8,7 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use subtle::ConstantTimeEq;
@@ -76,6 +76,30 @@ impl ResolvesServerCert for Joinable {
     }
 }
 
+/// Who answers is certified by another authority than the one that the token names.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "who answers shows a certificate of {issuer:?}, not of the authority that the token names: something on the way opens TLS (inspection); ask those who run it to let this address through unopened"
+)]
+pub struct Stranger {
+    /// Who certified it, by its own word.
+    pub issuer: String,
+}
+
+impl std::fmt::Debug for Stranger {
+    /// As `Display`: rustls shows the errors of verifiers in this form.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+fn issuer(leaf: &CertificateDer<'_>) -> String {
+    let parsed = x509_parser::parse_x509_certificate(leaf);
+    let mut name = parsed.map_or_else(|_| "unreadable".to_owned(), |(_, cert)| cert.issuer().to_string());
+    name.truncate(name.char_indices().nth(120).map_or(name.len(), |(at, _)| at));
+    name
+}
+
 /// Believes the authority with one fingerprint.
 #[derive(Debug)]
 struct Pinned {
@@ -94,7 +118,10 @@ impl ServerCertVerifier for Pinned {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let known = intermediates.iter().find(|cert| bool::from(pin(cert).ct_eq(&self.pin)));
-        let Some(authority) = known else { return Err(CertificateError::UnknownIssuer.into()) };
+        let Some(authority) = known else {
+            let stranger = Stranger { issuer: issuer(end_entity) };
+            return Err(CertificateError::Other(OtherError(Arc::new(stranger))).into());
+        };
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
         let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
@@ -131,5 +158,58 @@ impl ServerCertVerifier for Pinned {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::authority::SET_BACK;
+    use crate::issue::{Kind, Subject};
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a time to issue at")]
+    fn clocks_apart_are_borne_and_past_that_both_are_named() {
+        let now = SystemTime::now();
+        let authority = Authority::create(30, &[], now).unwrap();
+        let subject = Subject {
+            kind: Kind::Gateway,
+            datacenter: "dc1".into(),
+            domain: "consul".into(),
+            node: None,
+            additional_dns: Vec::new(),
+            additional_ips: Vec::new(),
+        };
+        let pem = authority.issue(&subject, 1, now).unwrap().cert_pem;
+        let leaf = <CertificateDer<'_> as rustls_pki_types::pem::PemObject>::from_pem_slice(pem.as_bytes()).unwrap();
+        let pinned = Pinned { pin: pin(authority.der()), datacenter: "dc1".into(), domain: "consul".into() };
+        let chain = [CertificateDer::from(authority.der().to_vec())];
+        let name = ServerName::try_from("gateway.dc1.consul").unwrap();
+        let at = |time: SystemTime| {
+            let unix = UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+            pinned.verify_server_cert(&leaf, &chain, &name, &[], unix).map(drop).map_err(|e| e.to_string())
+        };
+        let (day, minutes) = (Duration::from_secs(86_400), |n: u64| Duration::from_secs(60 * n));
+        // Its last and first second by the issuer's clock, asked by one that is off.
+        for (time, well) in [
+            (now, true),
+            (now + day + minutes(5), true),
+            (now - SET_BACK - minutes(5), true),
+            (now + day + minutes(59), true),
+            (now + day + minutes(70), false),
+            (now - SET_BACK - minutes(70), false),
+        ] {
+            let said = at(time);
+            assert_eq!(said.is_ok(), well, "{said:?}");
+            if let Err(text) = said {
+                assert!(text.contains("the clock of this machine says") && text.contains("(it "), "{text}");
+            }
+        }
+        let other = Pinned { pin: [7; PIN], datacenter: "dc1".into(), domain: "consul".into() };
+        let unix = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+        let text = other.verify_server_cert(&leaf, &chain, &name, &[], unix).unwrap_err().to_string();
+        assert!(text.contains("opens TLS") && text.contains("Causeway"), "{text}");
     }
 }

@@ -12,6 +12,7 @@ pub mod issue;
 pub mod join;
 pub mod link;
 pub mod material;
+pub mod notice;
 pub mod request;
 pub mod serve;
 pub mod tls;

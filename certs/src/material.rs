@@ -34,6 +34,7 @@ pub struct Material {
     files: Files,
     domain: String,
     current: ArcSwap<Current>,
+    changes: tokio::sync::watch::Sender<u64>,
 }
 
 impl Material {
@@ -42,7 +43,7 @@ impl Material {
     /// Reads the disk; a clock may be an hour off ([`crate::verify::TOLERANCE`]). Authorities that expired are left out.
     pub fn load(files: Files, domain: &str) -> Result<Arc<Self>, LoadError> {
         let current = driver::load(&files, domain)?;
-        Ok(Arc::new(Self { files, domain: domain.to_owned(), current: ArcSwap::from_pointee(current) }))
+        Ok(Arc::new(Self { files, domain: domain.to_owned(), current: ArcSwap::from_pointee(current), changes: tokio::sync::watch::Sender::new(0) }))
     }
 
     /// Trusts the authorities that the operating system trusts and shows nothing: for checks and commands that speak to the
@@ -58,7 +59,19 @@ impl Material {
             return Ok(false);
         }
         self.current.store(Arc::new(new));
+        self.changes.send_modify(|count| *count += 1);
         Ok(true)
+    }
+
+    /// Counts how often something else was taken up; who waits for its change hears of each.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Tells the certificate that we show from another; empty where there is none.
+    pub fn shown(&self) -> Vec<u8> {
+        let current = self.current.load();
+        current.key.as_ref().and_then(|key| key.cert.first()).map_or_else(Vec::new, |cert| cert.to_vec())
     }
 
     /// Who our own certificate says we are: its names of the form `role.datacenter.domain`.

@@ -120,7 +120,55 @@ pub(crate) fn tolerant(now: UnixTime, verify: impl Fn(UnixTime) -> Result<(), Er
         }
         _ => return Err(first),
     };
-    verify(UnixTime::since_unix_epoch(Duration::from_secs(seconds))).map_err(|_| first)
+    verify(UnixTime::since_unix_epoch(Duration::from_secs(seconds))).map_err(|_| match WrongTime::of(&first, now) {
+        Some(wrong) => Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(wrong)))),
+        None => first,
+    })
+}
+
+/// A certificate is not valid now, and a clock that is off by less than [`TOLERANCE`] would not make it so.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the certificate is {}valid {when}, and the clock of this machine says {now}; clocks may be {} minutes apart: set both machines' clocks (NTP), or have the certificate renewed",
+    if *.early { "not yet " } else { "no longer " },
+    TOLERANCE.as_secs() / 60
+)]
+pub struct WrongTime {
+    /// Whether it is too early for it.
+    pub early: bool,
+    /// From when or until when it is valid.
+    pub when: String,
+    /// What our clock says.
+    pub now: String,
+}
+
+impl std::fmt::Debug for WrongTime {
+    /// As `Display`: rustls shows the errors of verifiers in this form.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl WrongTime {
+    fn of(error: &Error, now: UnixTime) -> Option<Self> {
+        use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+        let Error::InvalidCertificate(error) = error else { return None };
+        let (early, when) = match error {
+            ExpiredContext { not_after, .. } => (false, format!("(it ended {})", written(*not_after))),
+            NotValidYetContext { not_before, .. } => (true, format!("(it begins {})", written(*not_before))),
+            Expired => (false, String::new()),
+            NotValidYet => (true, String::new()),
+            _ => return None,
+        };
+        Some(Self { early, when, now: written(now) })
+    }
+}
+
+/// A time as people write it, UTC.
+pub fn written(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    x509_parser::time::ASN1Time::from_timestamp(seconds)
+        .map_or_else(|_| format!("{seconds} s after 1970"), |t| t.to_string())
 }
 
 /// Whether the names of a verified certificate satisfy the rule. `dialled`: the name that a client asked for.

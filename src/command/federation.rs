@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use causeway_gateway::join::{Granted, JoinError, Keys, Kind, Token, redeem};
+use causeway_gateway::Proxy;
+use causeway_gateway::join::{Granted, JoinError, Keys, Kind, Token, redeem_through};
 use serde_json::{Value, json};
 
 use super::{Command, Input, api, columns, flag, print_out};
@@ -34,7 +35,7 @@ pub static JOIN: Command = Command {
     name: "federation join",
     operands: "TOKEN",
     about: "Makes this a site of the federation: keys are made here, certified by the gateway that made the token",
-    more: "Needs no running agent. Writes keys, certificates and gateway.json, ready for `causeway agent -config-dir DIR`; in\nDIR/server and DIR/agent lie those for this site's servers and agents.",
+    more: "Needs no running agent. Tries UDP, TCP and the HTTP proxy, and takes what answers first. Writes keys, certificates and\ngateway.json, ready for `causeway agent -config-dir DIR`; in DIR/server and DIR/agent lie those for this site's servers and agents.",
     flags: &[
         flag("out", "dir", "Where to write. Default: ./federation-NAME."),
         flag(
@@ -46,7 +47,12 @@ pub static JOIN: Command = Command {
         flag(
             "listen",
             "ip:port",
-            "UDP address at which other sites may dial this one. Default: none, this site only dials out.",
+            "Address (UDP and TCP) at which other sites may dial this one. Default: none, this site only dials out.",
+        ),
+        flag(
+            "proxy",
+            "url",
+            "HTTP proxy to go through where nothing else gets out: http://user:password@host:port, or none. Default: HTTPS_PROXY, but for NO_PROXY.",
         ),
     ],
     http: false,
@@ -86,8 +92,8 @@ pub static WHY: Command = Command {
 pub static REMOVE: Command = Command {
     name: "federation remove",
     operands: "DATACENTER",
-    about: "Takes a site out: this gateway refuses its certificates and closes its links; asked of each gateway",
-    more: "Kept over restarts. Each gateway decides for itself: give the command at every one that the site could dial.",
+    about: "Takes a site out: its certificates are refused and its links cut; asked of a gateway",
+    more: "At a gateway with the authority's key (\"gateway.ca_key_file\") it holds for every gateway of every site, which learn it from each\nother; at one without it, for that gateway alone. Kept over restarts.",
     flags: &[flag("undo", "", "Takes the removal back.")],
     http: true,
     run: remove,
@@ -96,8 +102,8 @@ pub static REMOVE: Command = Command {
 pub static DOCTOR: Command = Command {
     name: "federation doctor",
     operands: "[DATACENTER]",
-    about: "Checks names, UDP, TCP, proxy, MTU, certificate and clock; asked of a gateway",
-    more: "Exit code 2 where something fails. Changes nothing.",
+    about: "Checks names, UDP, TCP, proxy, MTU, certificate and clock, at both ends; asked of a gateway",
+    more: "The far end looks too, where there is a link to ask it over. Exit code 2 where something fails. Changes nothing.",
     flags: &[flag("json", "", "Prints JSON."), flag("format", "pretty|json", "How to print it.")],
     http: true,
     run: doctor,
@@ -280,9 +286,16 @@ fn remove(input: &Input) -> ExitCode {
     let undo = input.on("undo");
     api::run(input, "Error changing the federation", |api| {
         let verb = if undo { "readmit" } else { "remove" };
-        api.put(&format!("/v1/federation/{verb}/{}", api::escape(name, false)), "")?;
+        let answer = api.put(&format!("/v1/federation/{verb}/{}", api::escape(name, false)), "")?;
+        let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
         let done = if undo { "is admitted again" } else { "is removed" };
-        print_out(&format!("{name} {done} at this gateway; do the same at the others that it could dial\n"));
+        let scope = if answer["Everywhere"] == true {
+            "from the federation; all gateways of all sites learn it from each other"
+        } else {
+            "at this gateway alone, which has not the authority's key (\"gateway.ca_key_file\")"
+        };
+        let scope = if undo { scope.replacen("from the federation", "to the federation", 1) } else { scope.to_owned() };
+        print_out(&format!("{name} {done} {scope}\n"));
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -296,18 +309,54 @@ fn doctor(input: &Input) -> ExitCode {
         if wants_json(input) {
             print_json(&found);
         } else {
-            let mut rows = Vec::new();
-            for f in &all {
-                rows.push(["Verdict", "Check", "Subject", "Found"].map(|key| api::text(f, key)).to_vec());
-                let advice = api::text(f, "Advice");
-                if !advice.is_empty() {
-                    rows.push(vec![String::new(), String::new(), String::new(), format!("-> {advice}")]);
-                }
-            }
-            print_out(&columns(&rows));
+            print_out(&checkup(&all));
         }
         Ok(if failed { ExitCode::from(2) } else { ExitCode::SUCCESS })
     })
+}
+
+/// Findings for people, by the end at which they were made.
+fn checkup(all: &[Value]) -> String {
+    let mut ends: Vec<String> = Vec::new();
+    for f in all {
+        let at = api::text(f, "At");
+        if !ends.contains(&at) {
+            ends.push(at);
+        }
+    }
+    let mut out = String::new();
+    for (i, end) in ends.iter().enumerate() {
+        let side = if i == 0 { "this end" } else { "the far end" };
+        out.push_str(&format!("At {end} ({side}):\n"));
+        let mut rows = Vec::new();
+        for f in all.iter().filter(|f| api::text(f, "At") == *end) {
+            rows.push(["Verdict", "Check", "Subject", "Found"].map(|key| api::text(f, key)).to_vec());
+            let advice = api::text(f, "Advice");
+            if !advice.is_empty() {
+                rows.push(vec![String::new(), String::new(), String::new(), format!("-> {advice}")]);
+            }
+        }
+        out.push_str(&columns(&rows));
+        out.push('\n');
+    }
+    out
+}
+
+/// The proxy for joining.
+fn proxy(input: &Input) -> Result<Option<Proxy>, Failed> {
+    let of = |names: [&str; 2]| names.into_iter().find_map(|n| std::env::var(n).ok().filter(|v| !v.is_empty()));
+    let except = of(["NO_PROXY", "no_proxy"]).unwrap_or_default();
+    match input.value("proxy") {
+        Some("none") => Ok(None),
+        // Named by hand: for all addresses.
+        Some(text) => Proxy::parse(text, "").map(Some).map_err(|e| Failed::Usage(format!("-proxy: {e}"))),
+        None => match of(["HTTPS_PROXY", "https_proxy"]) {
+            Some(text) => Proxy::parse(&text, &except).map(Some).map_err(|e| {
+                Failed::Usage(format!("HTTPS_PROXY: {e} (or -proxy=none, to go without)"))
+            }),
+            None => Ok(None),
+        },
+    }
 }
 
 /// Why nothing came of a join.
@@ -367,6 +416,7 @@ fn joined(input: &Input) -> Result<String, Failed> {
     if listen != "none" && listen.parse::<std::net::SocketAddr>().is_err() {
         return Err(Failed::Usage(format!("-listen {listen:?}: write it as 0.0.0.0:443, or none")));
     }
+    let proxy = proxy(input)?;
     let data_dir = input.value("data-dir").map(PathBuf::from);
     let out = match (input.value("out"), &data_dir) {
         (Some(out), _) => PathBuf::from(out),
@@ -391,7 +441,7 @@ fn joined(input: &Input) -> Result<String, Failed> {
         .enable_all()
         .build()
         .map_err(|e| Failed::Usage(format!("cannot start: {e}")))?;
-    let outcome = runtime.block_on(redeem(&token, &name, &keys));
+    let outcome = runtime.block_on(redeem_through(&token, &name, &keys, proxy.as_ref()));
     runtime.shutdown_timeout(Duration::from_millis(100));
     let granted = match outcome {
         Ok(granted) => granted,
@@ -406,27 +456,35 @@ fn joined(input: &Input) -> Result<String, Failed> {
             return Err(e.into());
         }
     };
-    settle(&out, &token, &name, listen, data_dir.as_deref(), &keys, &granted)?;
+    let site = Site { name: &name, listen, data_dir: data_dir.as_deref(), proxy: input.value("proxy") };
+    settle(&out, &token, &site, &keys, &granted)?;
     let _ = std::fs::remove_dir_all(&pending);
-    Ok(format!(
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let clocks = granted.clocks(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    let clocks = clocks.map(|text| format!("WARNING: {text}.\n\n")).unwrap_or_default();
+    let exports =
+        if granted.exports.is_empty() { String::new() } else { format!("{} exports: {}\n", token.issuer, granted.exports) };
+    let done = format!(
         "{name} is a site of the federation of {}. Written to {}\n\n  gateway  causeway agent -config-dir {}  (with your own settings beside it; one that runs must be restarted)\n  servers  copy {}/server to each, and start it with -config-dir\n  agents   copy {}/agent to each\n\nFiles hold private keys: keep their mode. Files that are moved need their paths corrected in the .json.\n",
         token.issuer,
         out.display(),
         out.display(),
         out.display(),
         out.display(),
-    ))
+    );
+    Ok(format!("{done}Joined by {}.\n{exports}{clocks}", granted.path))
 }
 
-fn settle(
-    out: &Path,
-    token: &Token,
-    name: &str,
-    listen: &str,
-    data_dir: Option<&Path>,
-    keys: &Keys,
-    granted: &Granted,
-) -> Result<(), Failed> {
+/// What the new site says of itself.
+struct Site<'a> {
+    name: &'a str,
+    listen: &'a str,
+    data_dir: Option<&'a Path>,
+    proxy: Option<&'a str>,
+}
+
+fn settle(out: &Path, token: &Token, site: &Site<'_>, keys: &Keys, granted: &Granted) -> Result<(), Failed> {
+    let Site { name, listen, data_dir, proxy } = *site;
     // The gateway's last, and of it the configuration: it says that all is there.
     for ((kind, key), cert) in Kind::ALL.iter().zip(&keys.0).zip(&granted.certificates).rev() {
         let dir = if *kind == Kind::Gateway { out.to_owned() } else { out.join(kind.as_str()) };
@@ -449,6 +507,9 @@ fn settle(
             config["gateway"] = json!({
                 "listen": listen, "peers": granted.peers, "cert_file": of(".pem"), "key_file": of("-key.pem"),
             });
+            if let Some(proxy) = proxy {
+                config["gateway"]["proxy"] = json!(proxy);
+            }
             if let Some(dir) = data_dir {
                 config["data_dir"] = json!(std::path::absolute(dir).map_err(disk(dir))?);
             }

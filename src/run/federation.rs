@@ -41,7 +41,7 @@ impl FederationPort for Port {
         let work = self.0.create_token(request.datacenter, lifetime, request.addresses);
         Box::pin(async move {
             let made = work.await.map_err(|e| match e {
-                CreateError::Disk { .. } | CreateError::Full => PortError::Failed(e.to_string()),
+                CreateError::Servers(_) | CreateError::Full => PortError::Failed(e.to_string()),
                 e => PortError::Invalid(e.to_string()),
             })?;
             Ok(MadeToken {
@@ -53,7 +53,7 @@ impl FederationPort for Port {
         })
     }
 
-    fn set_removed(&self, datacenter: String, removed: bool) -> BoxFuture<'_, Result<(), PortError>> {
+    fn set_removed(&self, datacenter: String, removed: bool) -> BoxFuture<'_, Result<bool, PortError>> {
         Box::pin(
             async move { self.0.set_removed(datacenter, removed).await.map_err(|e| PortError::Invalid(e.to_string())) },
         )
@@ -63,6 +63,7 @@ impl FederationPort for Port {
         Box::pin(async move {
             let findings = self.0.doctor(datacenter).await.map_err(PortError::NotFound)?;
             let of = |f: causeway_gateway::doctor::Finding| Finding {
+                at: f.at,
                 verdict: f.verdict.as_str(),
                 check: f.check,
                 subject: f.subject,

@@ -42,7 +42,7 @@ use crate::options::plan::{Listen, Plan};
 use crate::options::{ConfigError, table as t};
 
 /// How often certificate files are looked at.
-const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(3);
 /// How often what was measured is folded into the figures that are shown.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// What the parts have to end when all is over; a server that leaves waits until the others have let it go.
@@ -334,7 +334,9 @@ impl Node {
                     servers: servers.door(),
                     members: gossip.members(),
                 };
-                let gateway = Gateway::start_issuing(config, world, authority, stop.clone()).await?;
+                let shelf = Some(causeway_gateway::Shelf::servers(servers.door()));
+                let extras = causeway_gateway::Extras { authority, shelf };
+                let gateway = Gateway::start_with(config, world, extras, stop.clone()).await?;
                 let gateway = Arc::new(gateway);
                 later_gateway.set(gateway.door());
                 let listener =

@@ -124,8 +124,11 @@ fn tags(plan: &Plan, node_id: &str) -> BTreeMap<String, String> {
     }
     if let Some(gateway) = &plan.gateway {
         put(tag::GATEWAY, gateway.lan_port.to_string());
+        let told = gateway.listen.filter(|l| !l.ip().is_unspecified() && l.port() != 0).map(|l| l.to_string());
         if !gateway.advertise.is_empty() {
             put(tag::GATEWAY_WAN, gateway.advertise.join(","));
+        } else if let Some(address) = told {
+            put(tag::GATEWAY_WAN, address);
         }
     }
     if plan.tls.is_some() {

@@ -16,6 +16,8 @@
 //! | [`accept`] | a call comes in | decision + driver |
 //! | [`relay`] | links through other sites: who carries them, which, when | decision + machine + driver |
 //! | [`join`] | how a new site gets its certificates | machine + driver |
+//! | [`membership`] | which sites were removed, and by whose word | machine + driver |
+//! | [`shelf`] | what the gateways of one site keep together | driver |
 //! | [`doctor`] | what stands between two sites | decision + driver |
 //! | [`gateway`] | all of it together | driver |
 
@@ -29,8 +31,10 @@ pub mod forward;
 pub mod gateway;
 pub mod join;
 pub mod link;
+pub mod membership;
 pub mod path;
 pub mod relay;
+pub mod shelf;
 #[cfg(test)]
 mod simulation;
 mod task;
@@ -39,4 +43,5 @@ pub mod views;
 
 pub use carrier::{Proxy, ProxyError};
 pub use config::{Config, Congestion, Limits};
-pub use gateway::{Gateway, StartError, World};
+pub use gateway::{Extras, Gateway, StartError, World};
+pub use shelf::Shelf;

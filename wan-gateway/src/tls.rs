@@ -44,7 +44,15 @@ impl Tls {
     pub(crate) fn tcp_server(&self) -> Arc<rustls::ServerConfig> {
         let mut config = self.server().as_ref().clone();
         config.alpn_protocols = vec![TCP_ALPN.to_vec()];
+        if self.authority.is_some() {
+            config.alpn_protocols.push(causeway_certs::join::JOIN_ALPN.to_vec());
+        }
         Arc::new(config)
+    }
+
+    /// What we show and trust.
+    pub(crate) fn material(&self) -> &Arc<Material> {
+        &self.material
     }
 
     /// As [`Tls::client`], over TCP.

@@ -141,11 +141,18 @@ pub(crate) async fn token(call: &Call<'_>) -> Result<Reply, Failure> {
     })
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct RemovedJson {
+    /// Signed with the authority's key, so that it holds at every gateway of every site; otherwise at this one.
+    everywhere: bool,
+}
+
 pub(crate) async fn remove(call: &Call<'_>, removed: bool) -> Result<Reply, Failure> {
     let port = gateway(call)?;
     let datacenter = call.named("Missing the name of the datacenter")?.to_owned();
-    port.set_removed(datacenter, removed).await?;
-    Ok(Reply::empty())
+    let everywhere = port.set_removed(datacenter, removed).await?;
+    call.json(&RemovedJson { everywhere })
 }
 
 pub(crate) async fn doctor(call: &Call<'_>) -> Result<Reply, Failure> {

@@ -140,6 +140,8 @@ impl std::fmt::Debug for MadeToken {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Finding {
+    /// The datacenter from which it was looked at.
+    pub at: String,
     /// `PASS`, `FAIL` or `SKIP`.
     pub verdict: &'static str,
     /// What was looked at: `names`, `udp`, `tcp`, `proxy`, `mtu`, `certificate`, `clock`.
@@ -158,8 +160,8 @@ pub trait FederationPort: Send + Sync + 'static {
     fn sites(&self) -> SitesReply;
     /// Makes a join token.
     fn create_token(&self, request: TokenRequest) -> BoxFuture<'_, Result<MadeToken, PortError>>;
-    /// Takes a site out of the federation (as far as this gateway goes), or takes that back.
-    fn set_removed(&self, datacenter: String, removed: bool) -> BoxFuture<'_, Result<(), PortError>>;
+    /// Takes a site out of the federation, or takes that back; `true`: for all sites, `false`: for this gateway alone.
+    fn set_removed(&self, datacenter: String, removed: bool) -> BoxFuture<'_, Result<bool, PortError>>;
     /// Looks at what links need, of all known sites or of one.
     fn doctor(&self, datacenter: Option<String>) -> BoxFuture<'_, Result<Vec<Finding>, PortError>>;
 }

@@ -82,6 +82,12 @@ impl Closed {
         let end = match code {
             c if c == CloseCode::Superseded as u64 => End::Superseded,
             c if c == CloseCode::OwnSite as u64 => End::OwnSite,
+            c if c == CloseCode::Removed as u64 => {
+                return Self { end: End::Refused, why: "the other end says: this site was removed from the federation".to_owned() };
+            }
+            c if c == CloseCode::Distrusted as u64 => {
+                return Self { end: End::Gone, why: "the other end does not believe our certificate any more".to_owned() };
+            }
             _ => End::Gone,
         };
         Self { end, why: format!("closed by the other gateway (code {code})") }

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use super::{Finding, Verdict};
 use crate::carrier::driver::Carrier;
 use crate::carrier::reach::driver::{Aim, Dialler};
-use crate::carrier::{Kind, Way};
+use crate::carrier::{Kind, Proxy, Way};
 use crate::config::Config;
 use crate::link::CloseCode;
 
@@ -35,7 +35,7 @@ impl Doctor {
     /// All findings, of one site or of all. An error where the site is not known.
     pub(crate) async fn look(self, wanted: Option<String>) -> Result<Vec<Finding>, String> {
         let mut found = vec![self.own_certificate()];
-        found.push(proxy().await);
+        found.push(proxy(self.config.proxy.as_ref()).await);
         let mut addresses: Vec<(String, Option<String>)> = Vec::new();
         let mut known = false;
         for status in self.sites.iter().filter(|s| !s.local) {
@@ -111,53 +111,75 @@ impl Doctor {
                 }
             }
         }
+        let from = source(address).await;
+        let one = |kind| self.reach(address, datacenter, kind);
+        let through = self.config.proxy.as_ref().filter(|p| p.serves(address));
+        let (quic, tcp, proxied) = tokio::join!(one(Kind::Quic), one(Kind::Tcp), async {
+            match through {
+                Some(_) => Some(one(Kind::Proxy).await),
+                None => None,
+            }
+        });
+        let (quic, mtu) = match quic {
+            Ok((took, mtu)) => (Ok(took), mtu),
+            Err(why) => (Err(why), None),
+        };
+        found.push(super::udp(address, &from, &quic));
+        if let Some(mtu) = mtu {
+            found.push(super::mtu(address, mtu));
+        }
+        let tcp = tcp.map(|(took, _)| took);
+        let passes = quic.is_ok() || proxied.as_ref().is_some_and(Result::is_ok);
+        let direct = quic.is_ok() || tcp.is_ok();
+        found.push(super::tcp(address, &from, &tcp, passes));
+        if let (Some(proxy), Some(dialled)) = (through, proxied) {
+            found.push(super::proxy(address, proxy.address(), &dialled.map(|(took, _)| took), !direct));
+        }
+        found
+    }
+
+    /// A handshake one way, how long it took, and what packets pass where that is known.
+    async fn reach(&self, address: &str, datacenter: Option<&str>, kind: Kind) -> Result<(Duration, Option<u16>), String> {
         let aim = Aim {
             addresses: vec![address.to_owned()],
             expect: datacenter.map(str::to_owned),
-            ways: vec![Way { kind: Kind::Quic, after: Duration::ZERO }],
+            ways: vec![Way { kind, after: Duration::ZERO }],
             deadline: TIME,
         };
         let began = Instant::now();
-        let dialled = Box::pin(self.dialler.dial(&aim)).await;
+        let conn = Box::pin(self.dialler.dial(&aim)).await?;
         let took = began.elapsed();
-        let passes = dialled.is_ok();
-        found.push(super::udp(address, &dialled.as_ref().map(|_| took).map_err(Clone::clone)));
-        if let Ok(conn) = dialled {
-            if let Carrier::Quic(conn) = &conn {
-                found.push(super::mtu(address, conn.stats().path.current_mtu));
-            }
-            conn.close(CloseCode::Stopping);
-        }
-        let connected = match tokio::time::timeout(TIME, tokio::net::TcpStream::connect(address)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(e)) => Err(e.to_string()),
-            Err(_) => Err(format!("no answer within {} s", TIME.as_secs())),
+        let mtu = match &conn {
+            Carrier::Quic(conn) => Some(conn.stats().path.current_mtu),
+            Carrier::Tcp(_) => None,
         };
-        found.push(super::tcp(address, connected, passes));
-        found
+        conn.close(CloseCode::Stopping);
+        Ok((took, mtu))
     }
 }
 
-async fn proxy() -> Finding {
-    let var =
-        ["HTTPS_PROXY", "https_proxy"].into_iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
-    let Some(value) = var else {
-        return Finding::new(Verdict::Skip, "proxy", "HTTPS_PROXY", "none is set".to_owned(), "");
+/// The address that packets to there leave from; empty where that cannot be told. Sends nothing.
+async fn source(address: &str) -> String {
+    let Ok(mut found) = tokio::net::lookup_host(address).await else { return String::new() };
+    let Some(to) = found.next() else { return String::new() };
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let Ok(socket) = tokio::net::UdpSocket::bind(any).await else { return String::new() };
+    match socket.connect(to).await.and_then(|()| socket.local_addr()) {
+        Ok(from) => from.ip().to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+async fn proxy(proxy: Option<&Proxy>) -> Finding {
+    let Some(proxy) = proxy else {
+        let text = "none is configured (gateway.proxy) or set (HTTPS_PROXY)".to_owned();
+        return Finding::new(Verdict::Skip, "proxy", "-", text, "");
     };
-    // What is before an @ is a password.
-    let host = value.rsplit_once('@').map_or(value.as_str(), |(_, host)| host);
-    let host = host.rsplit_once("://").map_or(host, |(_, host)| host).trim_end_matches('/');
+    let advice = "correct gateway.proxy or HTTPS_PROXY, or have the proxy started";
+    let host = proxy.address();
     match tokio::time::timeout(TIME, tokio::net::TcpStream::connect(host)).await {
         Ok(Ok(_)) => Finding::new(Verdict::Pass, "proxy", host, "connected".to_owned(), ""),
-        Ok(Err(e)) => {
-            Finding::new(Verdict::Fail, "proxy", host, e.to_string(), "correct HTTPS_PROXY, or start the proxy")
-        }
-        Err(_) => Finding::new(
-            Verdict::Fail,
-            "proxy",
-            host,
-            "no answer".to_owned(),
-            "correct HTTPS_PROXY, or start the proxy",
-        ),
+        Ok(Err(e)) => Finding::new(Verdict::Fail, "proxy", host, e.to_string(), advice),
+        Err(_) => Finding::new(Verdict::Fail, "proxy", host, "no answer".to_owned(), advice),
     }
 }

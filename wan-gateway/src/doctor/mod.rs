@@ -2,6 +2,7 @@
 //! It looks and never changes or stops anything.
 
 pub(crate) mod driver;
+pub(crate) mod wire;
 
 use std::time::Duration;
 
@@ -27,9 +28,14 @@ impl Verdict {
     }
 }
 
+/// All that is looked at.
+pub(crate) const CHECKS: [&str; 8] = ["names", "udp", "tcp", "proxy", "mtu", "certificate", "clock", "far end"];
+
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
+    /// From which datacenter it was looked at; empty: from here.
+    pub at: String,
     /// How it is.
     pub verdict: Verdict,
     /// What: `names`, `udp`, `tcp`, `proxy`, `mtu`, `certificate`, `clock`.
@@ -44,7 +50,7 @@ pub struct Finding {
 
 impl Finding {
     fn new(verdict: Verdict, check: &'static str, subject: &str, found: String, advice: &str) -> Self {
-        Self { verdict, check, subject: subject.to_owned(), found, advice: advice.to_owned() }
+        Self { at: String::new(), verdict, check, subject: subject.to_owned(), found, advice: advice.to_owned() }
     }
 }
 
@@ -96,43 +102,83 @@ fn certificate(subject: &str, names: &[String], wanted: &str, left: Option<Durat
     Finding::new(verdict, "certificate", subject, found, advice)
 }
 
+/// A rule to ask of those who run the firewall, whole enough to be sent as it stands.
+fn rule(protocol: &str, from: &str, to: &str) -> String {
+    let from = if from.is_empty() { "this gateway".to_owned() } else { format!("this gateway ({from})") };
+    let (host, port) = to.rsplit_once(':').unwrap_or((to, "443"));
+    format!(
+        "ask those who run the firewall: let {protocol} out from {from} to {host} port {port}, and the answers back in; nothing need be let in from outside"
+    )
+}
+
+/// What an attempt failed of, where it is not the network.
+fn distrust(why: &str) -> Option<&'static str> {
+    let lower = why.to_ascii_lowercase();
+    if lower.contains("inspect tls") || lower.contains("opens tls") || lower.contains("unknownissuer") || lower.contains("unknown issuer") {
+        return Some(
+            "something on the way opens TLS (inspection), or the two gateways have different authorities: ask those who run it to let this address through unopened, or issue both certificates from one authority",
+        );
+    }
+    if lower.contains("clock of this machine") {
+        return Some("set the clocks of both machines (NTP), or renew the certificate");
+    }
+    lower.contains("certificate").then_some(
+        "packets pass, but one end does not believe the other's certificate: both need a gateway certificate of the same authority",
+    )
+}
+
 /// How an attempt over UDP is judged: the round trip or the error.
-fn udp(address: &str, dialled: &Result<Duration, String>) -> Finding {
+fn udp(address: &str, from: &str, dialled: &Result<Duration, String>) -> Finding {
     match dialled {
         Ok(rtt) => {
             Finding::new(Verdict::Pass, "udp", address, format!("a QUIC handshake in {} ms", rtt.as_millis()), "")
         }
-        Err(why) if why.contains("certificate") => Finding::new(
-            Verdict::Fail,
-            "certificate",
-            address,
-            why.clone(),
-            "UDP passes, but one end does not believe the other's certificate: both need a gateway certificate of the same authority",
-        ),
-        Err(why) => Finding::new(
-            Verdict::Fail,
-            "udp",
-            address,
-            why.clone(),
-            "ask for this: let UDP out from this gateway to that address and port, and the answers in",
-        ),
+        Err(why) => match distrust(why) {
+            Some(advice) => Finding::new(Verdict::Fail, "certificate", address, why.clone(), advice),
+            None => Finding::new(Verdict::Fail, "udp", address, why.clone(), &rule("UDP", from, address)),
+        },
     }
 }
 
 /// How TCP is judged: only in the way where UDP is, too.
-fn tcp(address: &str, connected: Result<(), String>, udp_passes: bool) -> Finding {
-    match connected {
-        Ok(()) => Finding::new(Verdict::Pass, "tcp", address, "connected".to_owned(), ""),
-        Err(why) if udp_passes => {
-            Finding::new(Verdict::Skip, "tcp", address, format!("{why}; not needed while UDP passes"), "")
+fn tcp(address: &str, from: &str, dialled: &Result<Duration, String>, udp_passes: bool) -> Finding {
+    match dialled {
+        Ok(rtt) => {
+            Finding::new(Verdict::Pass, "tcp", address, format!("connected, TLS done in {} ms", rtt.as_millis()), "")
         }
-        Err(why) => Finding::new(
-            Verdict::Fail,
-            "tcp",
-            address,
-            why,
-            "ask for this: let TCP out from this gateway to that address and port, in case UDP stays closed",
-        ),
+        Err(why) => match distrust(why) {
+            Some(advice) => Finding::new(Verdict::Fail, "tcp", address, why.clone(), advice),
+            None if udp_passes => Finding::new(
+                Verdict::Skip,
+                "tcp",
+                address,
+                format!("{why}; not needed while UDP passes"),
+                &rule("TCP", from, address),
+            ),
+            None => Finding::new(Verdict::Fail, "tcp", address, why.clone(), &rule("TCP", from, address)),
+        },
+    }
+}
+
+/// How the proxy is judged, for an address that is to be dialled through it.
+fn proxy(address: &str, proxy: &str, dialled: &Result<Duration, String>, needed: bool) -> Finding {
+    match dialled {
+        Ok(rtt) => {
+            let found = format!("through {proxy}, TLS done in {} ms", rtt.as_millis());
+            Finding::new(Verdict::Pass, "proxy", address, found, "")
+        }
+        Err(why) => {
+            let own = format!(
+                "ask those who run the proxy {proxy}: allow CONNECT to {address} from this gateway, without opening TLS, and let the tunnel stand when idle"
+            );
+            let advice = match distrust(why) {
+                Some(advice) => advice,
+                None if why.contains("407") => "correct user and password in gateway.proxy or HTTPS_PROXY",
+                None => &own,
+            };
+            let verdict = if needed { Verdict::Fail } else { Verdict::Skip };
+            Finding::new(verdict, "proxy", address, why.clone(), advice)
+        }
     }
 }
 
@@ -160,15 +206,21 @@ mod tests {
         assert_eq!(certificate("dc1", &names, "gateway.dc1.consul", Some(day * 3)).verdict, Fail);
         assert_eq!(certificate("dc1", &names, "gateway.dc1.consul", None).verdict, Fail);
         assert_eq!(certificate("dc1", &names, "gateway.dc2.consul", Some(day * 300)).verdict, Fail);
-        assert_eq!(udp("a:1", &Ok(day)).verdict, Pass);
-        assert_eq!(udp("a:1", &Err("timed out".into())).check, "udp");
-        assert_eq!(udp("a:1", &Err("invalid peer certificate".into())).check, "certificate");
-        assert_eq!(tcp("a:1", Err("refused".into()), true).verdict, Skip);
-        assert_eq!(tcp("a:1", Err("refused".into()), false).verdict, Fail);
-        assert_eq!(tcp("a:1", Ok(()), false).verdict, Pass);
+        assert_eq!(udp("a:1", "", &Ok(day)).verdict, Pass);
+        assert_eq!(udp("a:1", "", &Err("timed out".into())).check, "udp");
+        let asked = udp("198.51.100.2:443", "10.1.0.2", &Err("timed out".into())).advice;
+        assert!(asked.contains("UDP out from this gateway (10.1.0.2) to 198.51.100.2 port 443"), "{asked}");
+        assert_eq!(udp("a:1", "", &Err("invalid peer certificate".into())).check, "certificate");
+        assert_eq!(tcp("a:1", "", &Err("refused".into()), true).verdict, Skip);
+        assert_eq!(tcp("a:1", "", &Err("refused".into()), false).verdict, Fail);
+        assert_eq!(tcp("a:1", "", &Ok(day), false).verdict, Pass);
+        let opened = tcp("a:1", "", &Err("something on the way may inspect TLS".into()), true);
+        assert!(opened.verdict == Fail && opened.advice.contains("unopened"), "{opened:?}");
+        assert!(proxy("a:1", "p:1", &Err("407".into()), true).advice.contains("password"));
+        assert_eq!(proxy("a:1", "p:1", &Err("refused".into()), false).verdict, Skip);
         assert_eq!((mtu("a:1", 1200).verdict, mtu("a:1", 1199).verdict), (Pass, Fail));
         // Whatever fails says what to do.
-        for finding in [clock("a", Some(i64::MAX)), udp("a", &Err(String::new())), mtu("a", 0)] {
+        for finding in [clock("a", Some(i64::MAX)), udp("a", "", &Err(String::new())), mtu("a", 0)] {
             assert!(finding.verdict == Fail && !finding.advice.is_empty());
         }
     }

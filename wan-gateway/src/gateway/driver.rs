@@ -1,7 +1,6 @@
 #![allow(clippy::disallowed_methods, reason = "starts and stops the gateway's tasks")]
 //! Starts a gateway, offers its door, stops it.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,17 +17,20 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{StartError, World};
+use super::{Extras, StartError, World};
 use crate::carrier::reach::driver::{self as reach, Dialler, Maker};
 use crate::config::Config;
 use crate::directory::driver as disk;
-use crate::doctor::Finding;
+use crate::doctor::{Finding, Verdict};
 use crate::doctor::driver::Doctor;
 use crate::forward;
-use crate::join::driver::{Desk, removed};
+use crate::join::driver::{Desk, Office};
 use crate::join::{CreateError, Created, RemoveError};
 use crate::link::CloseCode;
 use crate::link::driver as links;
+use crate::membership::Membership;
+use crate::membership::driver::{self as roll, Roll};
+use crate::shelf::Shelf;
 use crate::task::driver::{Brain, Order};
 use crate::task::routes::Routes;
 use crate::tls::Tls;
@@ -40,6 +42,8 @@ const NOTES: usize = 4096;
 const TRIES: usize = 8;
 /// Calls under way may take this long to finish when the gateway stops.
 const DRAIN: Duration = Duration::from_millis(600);
+/// Time for another gateway to look.
+const FAR_END: Duration = Duration::from_secs(12);
 /// Time for the last packets.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -55,7 +59,7 @@ pub struct Gateway {
     tasks: TaskTracker,
     stop: CancellationToken,
     desk: Option<Arc<Desk>>,
-    removed: Arc<ArcSwap<BTreeSet<String>>>,
+    roll: Arc<Roll>,
     dialler: Dialler,
     material: Arc<Material>,
     views: Hub,
@@ -75,6 +79,17 @@ impl Gateway {
         authority: Option<Arc<Authority>>,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
+        Self::start_with(config, world, Extras { authority, shelf: None }, stop).await
+    }
+
+    /// The same, sharing with the other gateways of its site what they keep together.
+    pub async fn start_with(
+        config: Config,
+        world: World,
+        extras: Extras,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let Extras { authority, shelf } = extras;
         causeway_proto::name::own_datacenter(&config.datacenter)?;
         causeway_proto::name::node(&config.node_name)?;
         let World { material, servers, members } = world;
@@ -117,38 +132,44 @@ impl Gateway {
         let config = Arc::new(config);
         let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
         let (sites_tx, sites) = watch::channel(Arc::new(Vec::new()));
-        let removed = match config.data_dir.clone() {
-            None => BTreeSet::new(),
+        let membership = match config.data_dir.clone() {
+            None => Membership::default(),
             Some(dir) => {
-                let path = removed::file(&dir);
-                let read = tokio::task::spawn_blocking(move || removed::load(&dir)).await;
+                let path = roll::file(&dir);
+                let read = tokio::task::spawn_blocking(move || roll::load(&dir)).await;
                 read.unwrap_or_else(|dead| Err(std::io::Error::other(dead)))
                     .map_err(|source| StartError::Removed { path, source })?
             }
         };
-        let removed = Arc::new(ArcSwap::from_pointee(removed));
-        let desk = match authority {
-            None => None,
-            Some(authority) => {
-                let (config, sites, removed) = (Arc::clone(&config), sites.clone(), Arc::clone(&removed));
-                let advertised = config.advertised(local_addr);
-                let open = move || Arc::new(Desk::open(authority, config, advertised, sites, removed));
-                // A thread that dies leaves nobody to join.
-                tokio::task::spawn_blocking(open).await.ok()
-            }
-        };
+        let roll =
+            Arc::new(Roll::new(membership, config.data_dir.clone(), Arc::clone(&material), authority.clone()));
+        let removed = roll.removed();
+        let desk = authority.map(|authority| {
+            Arc::new(Desk::open(Office {
+                authority,
+                config: Arc::clone(&config),
+                advertised: config.advertised(local_addr),
+                sites: sites.clone(),
+                members: members.clone(),
+                removed: Arc::clone(&removed),
+                shelf: shelf.clone().unwrap_or_else(Shelf::memory),
+            }))
+        });
         let (notes_tx, notes) = mpsc::channel(NOTES);
         let (orders, orders_rx) = mpsc::channel(4);
         let tasks = TaskTracker::new();
         let stop = stop.child_token();
         let maker = Maker { limits: config.limits.clone(), tasks: tasks.clone(), stop: stop.clone() };
         if let Some(listener) = listener {
-            tasks.spawn(reach::accept(listener, tls.clone(), notes_tx.clone(), maker.clone()));
+            tasks.spawn(reach::accept(listener, tls.clone(), notes_tx.clone(), maker.clone(), desk.clone()));
         }
         let dialler = Dialler { endpoint: endpoint.clone(), config: Arc::clone(&config), tls: tls.clone(), maker };
         if config.listen.is_some() {
             let handshakes = config.limits.handshakes;
             tasks.spawn(links::accept(endpoint.clone(), notes_tx.clone(), tasks.clone(), stop.clone(), handshakes));
+        }
+        if let Some(shelf) = shelf {
+            tasks.spawn(roll::share(Arc::clone(&roll), shelf, stop.clone()));
         }
         let brain = Brain::new(crate::task::driver::Parts {
             config: Arc::clone(&config),
@@ -166,6 +187,7 @@ impl Gateway {
             known,
             join: desk.clone(),
             removed: Arc::clone(&removed),
+            roll: Arc::clone(&roll),
         });
         tasks.spawn(brain.run(notes, orders_rx));
         let limits = &config.limits;
@@ -182,7 +204,7 @@ impl Gateway {
             tasks,
             stop,
             desk,
-            removed,
+            roll,
             dialler,
             material,
             views,
@@ -226,52 +248,80 @@ impl Gateway {
         let desk = self.desk.clone();
         async move {
             let Some(desk) = desk else { return Err(CreateError::NoAuthority) };
-            tokio::task::spawn_blocking(move || desk.create(&datacenter, lifetime, addresses))
-                .await
-                .unwrap_or(Err(CreateError::NoAuthority))
+            desk.create(&datacenter, lifetime, addresses).await
         }
     }
 
-    /// Takes a site out of the federation as far as this gateway goes, or takes that back: its certificates are refused, its links
-    /// closed, and nothing is routed to it or by way of it. Kept on disk.
-    pub async fn set_removed(&self, datacenter: String, remove: bool) -> Result<(), RemoveError> {
+    /// What sites that join here are told that this one exports, in words.
+    pub fn describe_exports(&self, text: String) {
+        if let Some(desk) = &self.desk {
+            desk.describe_exports(text);
+        }
+    }
+
+    /// Takes a site out of the federation, or takes that back: its certificates are refused, its links closed, and nothing is routed
+    /// to it or by way of it. With the authority's key that holds for every gateway of every site (`true`), without it for this
+    /// gateway (`false`). Kept on disk.
+    pub async fn set_removed(&self, datacenter: String, remove: bool) -> Result<bool, RemoveError> {
         let datacenter = causeway_proto::name::own_datacenter(&datacenter)?;
         if datacenter == self.config.datacenter {
             return Err(RemoveError::Own(datacenter));
         }
         let known = self.sites.borrow().iter().filter_map(|s| s.site.as_ref()).any(|s| s.datacenter == datacenter);
-        let mut removed = self.removed.load().as_ref().clone();
-        let changed = if remove { known && removed.insert(datacenter.clone()) } else { removed.remove(&datacenter) };
-        if !changed {
-            return if remove && removed.contains(&datacenter) {
-                Ok(())
-            } else {
-                Err(RemoveError::Unknown(datacenter))
-            };
-        }
-        if let Some(dir) = self.config.data_dir.clone() {
-            let next = removed.clone();
-            let saved = tokio::task::spawn_blocking(move || removed::save(&dir, &next)).await;
-            saved
-                .unwrap_or_else(|dead| Err(std::io::Error::other(dead)))
-                .map_err(|e| RemoveError::Disk(format!("the list of removed sites cannot be written: {e}")))?;
-        }
-        tracing::warn!(datacenter, remove, "the sites of the federation were changed by an operator");
-        self.removed.store(Arc::new(removed));
-        // Full: the task looks once a second anyway.
-        let _ = self.orders.try_send(Order::Removed);
-        Ok(())
+        let roll = Arc::clone(&self.roll);
+        let set = tokio::task::spawn_blocking(move || roll.set(&datacenter, remove, known)).await;
+        set.unwrap_or_else(|dead| Err(RemoveError::Disk(dead.to_string())))
     }
 
-    /// Looks at what links to all known sites, or to one, need; changes nothing.
+    /// Looks at what links to all known sites, or to one, need, and has the other ends look too, where there is a link to ask them
+    /// over; changes nothing.
     pub async fn doctor(&self, datacenter: Option<String>) -> Result<Vec<Finding>, String> {
+        let sites = self.sites.borrow().clone();
+        let named = |s: &SiteStatus| s.site.as_ref().map(|s| s.datacenter.clone());
+        let wanted = |dc: &String| datacenter.as_ref().is_none_or(|d| d == dc);
+        let others: Vec<String> = sites.iter().filter(|s| !s.local).filter_map(named).filter(wanted).collect();
         let doctor = Doctor {
             config: Arc::clone(&self.config),
             dialler: self.dialler.clone(),
             material: Arc::clone(&self.material),
-            sites: self.sites.borrow().clone(),
+            sites,
         };
-        Box::pin(doctor.look(datacenter)).await
+        let far = futures::future::join_all(others.iter().map(|dc| self.far_end(dc)));
+        let (here, there) = tokio::join!(Box::pin(doctor.look(datacenter.clone())), far);
+        let mut found = here?;
+        for finding in &mut found {
+            finding.at.clone_from(&self.config.datacenter);
+        }
+        found.extend(there.into_iter().flatten());
+        Ok(found)
+    }
+
+    /// What a gateway of that site finds.
+    async fn far_end(&self, datacenter: &str) -> Vec<Finding> {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        let order = Order::Examine { datacenter: datacenter.to_owned(), done };
+        let report = match self.orders.send(order).await {
+            Ok(()) => tokio::time::timeout(FAR_END, wait).await,
+            Err(_) => return Vec::new(),
+        };
+        let own = &self.config.datacenter;
+        let why = match report {
+            Ok(Ok(report)) => match report.findings(datacenter) {
+                Ok(found) => return found,
+                Err(why) => why,
+            },
+            Ok(Err(_)) => "no link to ask it over".to_owned(),
+            Err(_) => format!("its gateway said nothing within {} s; it may be an older version", FAR_END.as_secs()),
+        };
+        let advice = format!("at a gateway of {datacenter}: causeway federation doctor {own}");
+        vec![Finding {
+            at: datacenter.to_owned(),
+            verdict: Verdict::Skip,
+            check: "far end",
+            subject: own.clone(),
+            found: why,
+            advice,
+        }]
     }
 
     /// The address, UDP and TCP.

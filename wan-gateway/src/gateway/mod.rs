@@ -23,6 +23,15 @@ pub struct World {
     pub members: watch::Receiver<Members>,
 }
 
+/// What makes a gateway one of several of its site, and one where sites may join.
+#[derive(Debug, Clone, Default)]
+pub struct Extras {
+    /// Certifies new sites and signs who is removed.
+    pub authority: Option<Arc<causeway_certs::authority::Authority>>,
+    /// What the gateways of the site keep together; `None`: this one shares nothing.
+    pub shelf: Option<crate::shelf::Shelf>,
+}
+
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

@@ -2,8 +2,9 @@
 //!
 //! The token ([`token`]) names addresses, the authority's fingerprint, the datacenter and a secret that serves once. The new site
 //! makes its keys, dials a gateway with [`causeway_certs::join::JOIN_ALPN`] (no certificate; nothing else is served there) and has
-//! them signed. The gateway's [`book`] remembers tokens by the hash of their secret and what each bought, on disk, so that neither
-//! a restart nor a lost answer makes two sites of one token. Expiry counts by the clock of the gateway that made the token.
+//! them signed, over QUIC, TCP or an HTTP proxy, whichever answers first. What is remembered of a token ([`book`]) lies with the
+//! servers of the site that made it, so that any gateway there with the authority's key can redeem it, neither a restart nor a lost
+//! answer makes two sites of one token, and two gateways asked at once cannot either. Expiry counts by the clock of who is asked.
 
 pub mod book;
 pub(crate) mod driver;
@@ -11,10 +12,9 @@ mod pace;
 pub mod token;
 mod wire;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-pub use driver::redeem::{Keys, redeem};
+pub use driver::redeem::{Keys, redeem, redeem_through};
 pub use token::Token;
 pub use wire::{Kind, Refusal};
 
@@ -79,15 +79,9 @@ pub enum CreateError {
     /// Too many.
     #[error("{} tokens are open already: wait until some expire", book::MAX_OPEN)]
     Full,
-    /// The disk.
-    #[error("{path} cannot be written: {source}; no token was made")]
-    Disk {
-        /// Which file.
-        path: PathBuf,
-        /// The system's word.
-        #[source]
-        source: std::io::Error,
-    },
+    /// The site's servers, which keep tokens.
+    #[error("the servers of this site did not keep the token ({0}); none was made")]
+    Servers(String),
 }
 
 /// Why a site was not removed, or not readmitted.
@@ -102,6 +96,11 @@ pub enum RemoveError {
     /// The name cannot be one.
     #[error(transparent)]
     Name(#[from] causeway_proto::name::NameError),
+    /// A signed word stands against it.
+    #[error(
+        "{0} was removed for all sites, with the authority's key: take that back at a gateway that has it (\"gateway.ca_key_file\")"
+    )]
+    Signed(String),
     /// The disk.
     #[error("{0}; nothing was changed")]
     Disk(String),
@@ -123,7 +122,7 @@ pub enum JoinError {
     },
     /// No answer.
     #[error(
-        "no gateway answered: {0}; look whether UDP to these addresses is let out (`causeway federation doctor` at the other site says more). The token is not lost: the same command may be given again until it expires"
+        "no gateway answered: {0}. Ask that UDP or TCP to one of these addresses be let out, or name a proxy (HTTPS_PROXY or -proxy). The token is not lost: the same command may be given again until it expires"
     )]
     Unreachable(String),
     /// An answer that makes no sense.
@@ -143,4 +142,52 @@ pub struct Granted {
     pub authorities: String,
     /// Gateways to dial.
     pub peers: Vec<String>,
+    /// How it got through: `quic`, `tcp` or `proxy`.
+    pub path: &'static str,
+    /// The gateway's clock minus ours, milliseconds, good to the time that the exchange took; `None`: not told.
+    pub clock_skew_ms: Option<i64>,
+    /// What that site exports to this one, in words; may be empty.
+    pub exports: String,
+}
+
+/// Clocks further apart are worth a word; certificates bear [`causeway_certs::verify::TOLERANCE`].
+pub const SKEW: Duration = Duration::from_secs(300);
+
+impl Granted {
+    /// What is to be said of the clocks, where they are further apart than [`SKEW`]; `ours`: Unix milliseconds.
+    pub fn clocks(&self, ours: u64) -> Option<String> {
+        let skew = self.clock_skew_ms.filter(|ms| Duration::from_millis(ms.unsigned_abs()) > SKEW)?;
+        let at = |ms: u64| {
+            causeway_certs::verify::written(rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_millis(ms)))
+        };
+        let theirs = ours.saturating_add_signed(skew);
+        let bears = causeway_certs::verify::TOLERANCE.as_secs() / 60;
+        Some(format!(
+            "the clocks differ by {} min: this machine's says {}, that of the gateway {}. Set them (NTP): certificates bear {bears} min and no more",
+            skew.unsigned_abs() / 60_000,
+            at(ours),
+            at(theirs)
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_differ_are_both_named() {
+        let of = |skew| Granted {
+            certificates: Vec::new(),
+            authorities: String::new(),
+            peers: Vec::new(),
+            path: "quic",
+            clock_skew_ms: Some(skew),
+            exports: String::new(),
+        };
+        let now = 1_700_000_000_000;
+        assert_eq!((of(299_000).clocks(now), of(-299_000).clocks(now)), (None, None));
+        let text = of(-7_200_000).clocks(now).unwrap();
+        assert!(text.contains("22:13:20") && text.contains("20:13:20") && text.contains("120 min"), "{text}");
+    }
 }

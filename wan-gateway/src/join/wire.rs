@@ -86,6 +86,12 @@ pub(crate) struct JoinReply {
     /// `host:port` of gateways.
     #[prost(string, repeated, tag = "5")]
     pub(crate) peers: Vec<String>,
+    /// The gateway's clock when it answered, Unix milliseconds; 0: not told. To be shown only.
+    #[prost(uint64, tag = "6")]
+    pub(crate) unix_ms: u64,
+    /// What the site exports to the new one, in words; empty: nothing is to be said.
+    #[prost(string, tag = "7")]
+    pub(crate) exports: String,
 }
 
 impl JoinReply {

@@ -20,6 +20,8 @@ const PAUSE_OLD: Duration = Duration::from_secs(5);
 const PAUSE_SUPERSEDED: Duration = Duration::from_secs(5);
 /// Pause after what answered turned out to be of our own site.
 const PAUSE_OWN_SITE: Duration = Duration::from_secs(60);
+/// Pause after the other end said that our site was removed.
+const PAUSE_REFUSED: Duration = Duration::from_secs(10);
 /// One attempt may take this long; every fourth one [`ATTEMPT_LONG`], for links with a round trip of a second that lose packets.
 const ATTEMPT: Duration = Duration::from_millis(1500);
 const ATTEMPT_LONG: Duration = Duration::from_secs(4);
@@ -209,6 +211,7 @@ impl Wish {
             End::Gone => self.pause(now, PAUSE_MIN, rng),
             End::Superseded => self.pause(now, PAUSE_SUPERSEDED, rng),
             End::OwnSite => self.pause(now, PAUSE_OWN_SITE, rng),
+            End::Refused => self.pause(now, PAUSE_REFUSED, rng),
         }
     }
 }

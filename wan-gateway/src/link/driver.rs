@@ -23,6 +23,7 @@ use crate::carrier::Closed;
 use crate::carrier::driver::Carrier;
 use crate::carrier::traffic::Traffic;
 use crate::config::{Config, Congestion};
+use crate::doctor::wire::{Question, Report};
 use crate::gateway::StartError;
 use crate::tls::Tls;
 
@@ -49,6 +50,12 @@ const MAX_FRAME: usize = 4 << 20;
 const FRAME: u8 = 1;
 /// First byte of a one-way stream that says: I am about to stop.
 const DRAIN: u8 = 2;
+/// First byte of a one-way stream that says: dial this link anew, my certificate is another now.
+const RENEW: u8 = 3;
+/// First byte of a one-way stream that asks: what do you find in the way between us?
+const EXAMINE: u8 = 4;
+/// First byte of a one-way stream that answers that.
+const REPORT: u8 = 5;
 
 /// A datagram that asks for a sign of life, or is one.
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -159,6 +166,11 @@ pub(crate) fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The time by our clock, for certificates.
+pub(crate) fn certificate_time() -> rustls_pki_types::UnixTime {
+    rustls_pki_types::UnixTime::now()
+}
+
 /// What connections and dials tell the gateway's task.
 #[derive(Debug)]
 pub(crate) enum Note {
@@ -169,6 +181,9 @@ pub(crate) enum Note {
     Answered(ConnId),
     Probed { conn: ConnId, digest: u64, their_ms: u64, our_ms: u64 },
     Drain(ConnId),
+    Renew(ConnId),
+    Examine(ConnId, Question),
+    Report(ConnId, Report),
     Closed(ConnId, Closed),
 }
 
@@ -360,6 +375,15 @@ async fn frames(link: &Link, notes: &mpsc::Sender<Note>) -> Closed {
                 None => continue,
             },
             Some((&DRAIN, _)) => Note::Drain(link.id),
+            Some((&RENEW, _)) => Note::Renew(link.id),
+            Some((&EXAMINE, body)) => match Question::decode(body) {
+                Ok(question) => Note::Examine(link.id, question),
+                Err(_) => continue,
+            },
+            Some((&REPORT, body)) => match Report::decode(body) {
+                Ok(report) => Note::Report(link.id, report),
+                Err(_) => continue,
+            },
             // A newer peer may say more than we know.
             _ => continue,
         };
@@ -442,4 +466,31 @@ pub(crate) async fn drain(link: Arc<Link>, last: Option<GossipFrame>) {
         say(Arc::clone(&link), encoded(&frame), true).await;
     }
     say(link, vec![DRAIN], true).await;
+}
+
+/// Says that nothing new is to be sent on this link; another has taken its place.
+pub(crate) async fn farewell(link: Arc<Link>) {
+    say(link, vec![DRAIN], false).await;
+}
+
+/// Asks the other end, which dialled this link, to dial it anew.
+pub(crate) async fn ask_renewal(link: Arc<Link>) {
+    say(link, vec![RENEW], false).await;
+}
+
+fn tagged(tag: u8, message: &impl Message) -> Vec<u8> {
+    let mut bytes = vec![tag];
+    // Growing a vector does not fail.
+    let _ = message.encode(&mut bytes);
+    bytes
+}
+
+/// Asks the other end what it finds in the way.
+pub(crate) async fn examine(link: Arc<Link>, question: Question) {
+    say(link, tagged(EXAMINE, &question), false).await;
+}
+
+/// Answers that.
+pub(crate) async fn report(link: Arc<Link>, report: Report) {
+    say(link, tagged(REPORT, &report), false).await;
 }

@@ -69,6 +69,10 @@ pub enum CloseCode {
     Silent = 4,
     /// Too many connections.
     Full = 5,
+    /// The site at the other end was removed from the federation.
+    Removed = 16,
+    /// The certificate of the other end is not believed any more.
+    Distrusted = 17,
 }
 
 /// What a connection awaits.
@@ -111,6 +115,8 @@ pub enum End {
     Superseded,
     /// The other end is of our own site; it is not one to link to.
     OwnSite,
+    /// The other end will have none of us: asked again seldom.
+    Refused,
 }
 
 /// What happened.
@@ -168,6 +174,11 @@ pub enum Event {
         /// For people.
         why: String,
     },
+    /// It was made with a certificate that was renewed since: another is to take its place. For one that was dialled from here.
+    Renew {
+        /// The connection.
+        conn: ConnId,
+    },
     /// Time has passed.
     Tick,
 }
@@ -194,6 +205,8 @@ pub enum Effect {
     Probe(ConnId),
     /// The state of a connection changed; comes before any [`Effect::Close`] that it brings about.
     State(ConnId, State),
+    /// Say that nothing new is to be sent on it.
+    Farewell(ConnId),
     /// Close it.
     Close(ConnId, CloseCode),
 }
@@ -216,6 +229,8 @@ struct Conn {
     lively: bool,
     /// When the TCP connection to the same gateway broke, where nothing sent since then was heard: that gateway is likely dead.
     bereft: Option<Instant>,
+    /// Another is to take its place, dialled before this one is let go.
+    renew: bool,
 }
 
 impl Conn {
@@ -361,9 +376,40 @@ impl Links {
                 }
             }
             Event::Closed { conn, end, why } => self.closed(now, conn, end, why),
+            Event::Renew { conn } => {
+                if let Some(conn) = self.conns.get_mut(&conn).filter(|c| c.dialled.is_some()) {
+                    conn.renew = true;
+                }
+                self.retire(now);
+            }
             Event::Tick => self.tick(now),
         }
         self.dial(now);
+    }
+
+    /// Whether a connection was dialled from here.
+    pub fn dialled(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_some_and(|c| c.dialled.is_some())
+    }
+
+    /// Lets those go in whose place another stands.
+    fn retire(&mut self, now: Instant) {
+        let up = |c: &&Conn| c.state == State::Up;
+        let fresh: BTreeSet<(String, String, bool)> = self
+            .conns
+            .values()
+            .filter(|c| up(c) && !c.renew)
+            .filter_map(|c| Some((c.datacenter.clone(), c.gateway.clone()?, c.kind.is_quic())))
+            .collect();
+        let replaced = |c: &Conn| {
+            c.gateway.as_ref().is_some_and(|g| fresh.contains(&(c.datacenter.clone(), g.clone(), c.kind.is_quic())))
+        };
+        let over: Vec<ConnId> =
+            self.conns.iter().filter(|(_, c)| up(c) && c.renew && replaced(c)).map(|(id, _)| *id).collect();
+        for id in over {
+            self.turn(now, id, State::Draining);
+            self.effects.push(Effect::Farewell(id));
+        }
     }
 
     fn turn(&mut self, now: Instant, id: ConnId, state: State) {
@@ -427,6 +473,7 @@ impl Links {
                 next_probe: if kind == Kind::Relay { now } else { now + PROBE_EVERY },
                 lively: kind == Kind::Relay,
                 bereft: None,
+                renew: false,
             },
         );
     }
@@ -468,6 +515,7 @@ impl Links {
                 self.drop_conn(other, CloseCode::Superseded);
             }
         }
+        self.retire(now);
     }
 
     /// Whether it carries nothing since one over QUIC works.
@@ -584,6 +632,7 @@ impl Links {
         for (key, wish) in &mut self.wishes {
             let linked = self.conns.values().filter(|c| !c.relayed()).any(|c| {
                 (c.state == State::Up
+                    && !c.renew
                     && wish.identity().is_some_and(|(dc, gw)| c.datacenter == dc && c.gateway.as_deref() == Some(gw)))
                     || (matches!(c.state, State::Up | State::Greeting) && c.dialled.as_ref() == Some(key))
             });
@@ -610,6 +659,7 @@ impl Links {
         let up = |(dc, gateway): &(String, String), quic: bool| {
             self.conns.values().filter(|c| !c.relayed()).any(|c| {
                 c.state == State::Up
+                    && !c.renew
                     && c.kind.is_quic() == quic
                     && c.datacenter == *dc
                     && c.gateway.as_deref() == Some(gateway.as_str())

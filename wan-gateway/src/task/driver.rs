@@ -2,11 +2,12 @@
 //! The task that owns directory and links: feeds them what happens, does what they say, publishes what follows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use causeway_certs::notice::still_gateway;
 use causeway_proto::door::Door;
 use causeway_proto::federation::v1::{Candidate, GossipFrame, Server, Site, SiteStatus};
 use causeway_proto::member::Members;
@@ -27,7 +28,11 @@ use crate::carrier::reach::driver::{Aim, Dialler};
 use crate::config::Config;
 use crate::directory::{Directory, LinkView, SkewWarnings, Status};
 use crate::link::driver::{self as links, Link, Note};
-use crate::link::{CloseCode, ConnId, Effect, Event, Links, State, Target};
+use crate::doctor::driver::Doctor;
+use crate::doctor::wire::{Question, Report};
+use crate::link::{CloseCode, ConnId, Effect, End, Event, Links, State, Target};
+use crate::membership::Seldom;
+use crate::membership::driver::Roll;
 use crate::path::{self, DirectLink};
 use crate::relay;
 use crate::relay::ways::{Do, Relay, Relays};
@@ -42,6 +47,10 @@ const PUBLISH: Duration = Duration::from_secs(1);
 const SAVE: Duration = Duration::from_secs(2);
 /// A relayed link on which a call was made so lately is watched closely.
 const LIVELY: Duration = Duration::from_secs(30);
+/// Certificates of peers are looked at again this often, for those that expired.
+const REVIEW: Duration = Duration::from_secs(3);
+/// Questions about what is in the way that wait for an answer.
+const QUESTIONS: usize = 64;
 /// Notes taken up before effects are done.
 const BATCH: usize = 256;
 
@@ -49,8 +58,8 @@ const BATCH: usize = 256;
 pub(crate) enum Order {
     /// Tell everyone that we stop; `done` once no call is under way.
     Drain { leave: bool, done: oneshot::Sender<()> },
-    /// The sites that were removed are others now.
-    Removed,
+    /// Ask a gateway of that site what it finds in the way between us.
+    Examine { datacenter: String, done: oneshot::Sender<Report> },
 }
 
 /// What the task is made of.
@@ -70,6 +79,8 @@ pub(crate) struct Parts {
     pub(crate) known: Vec<Site>,
     /// Sites that were taken out of the federation.
     pub(crate) removed: Arc<ArcSwap<BTreeSet<String>>>,
+    /// By whose word.
+    pub(crate) roll: Arc<Roll>,
     /// Where sites may join.
     pub(crate) join: Option<Arc<crate::join::driver::Desk>>,
 }
@@ -109,6 +120,16 @@ pub(crate) struct Brain {
     changed: bool,
     /// When the directory changed last, which tells news under way from news lost.
     directory_changed: Instant,
+    /// What happens over and over is told once a minute.
+    seldom: Seldom,
+    /// Certificates of peers are looked at again then.
+    review_at: Instant,
+    /// The certificate that our links were made with.
+    shown: Vec<u8>,
+    /// Sites that were asked what they find in the way, by number of the question.
+    examined: BTreeMap<u64, (ConnId, oneshot::Sender<Report>)>,
+    /// Links whose other end waits for what we find.
+    examining: Arc<Mutex<BTreeSet<ConnId>>>,
 }
 
 impl Brain {
@@ -142,6 +163,11 @@ impl Brain {
             stopping: false,
             changed: true,
             directory_changed: now,
+            seldom: Seldom::default(),
+            review_at: now + REVIEW,
+            shown: parts.tls.material().shown(),
+            examined: BTreeMap::new(),
+            examining: Arc::default(),
             parts,
         }
     }
@@ -149,6 +175,8 @@ impl Brain {
     pub(crate) async fn run(mut self, mut notes: mpsc::Receiver<Note>, mut orders: mpsc::Receiver<Order>) {
         self.speak_of_ourselves();
         let stop = self.parts.stop.clone();
+        let mut removals = self.parts.roll.changes();
+        let mut certificates = self.parts.tls.material().changes();
         let mut members_open = true;
         let mut orders_open = true;
         loop {
@@ -171,9 +199,12 @@ impl Brain {
                 }
                 order = orders.recv(), if orders_open => match order {
                     Some(Order::Drain { leave, done }) => self.drain(leave, done),
-                    Some(Order::Removed) => self.shut_out(),
+                    Some(Order::Examine { datacenter, done }) => self.examine(datacenter, done),
                     None => orders_open = false,
                 },
+                // Neither sender goes before we do.
+                Ok(()) = removals.changed() => self.tell_removals(),
+                Ok(()) = certificates.changed() => self.certificates_changed(),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
@@ -225,11 +256,24 @@ impl Brain {
             Note::Frame(id, frame) => self.frame(now, id, frame),
             Note::Answered(id) => self.heard(now, id),
             Note::Probed { conn, digest, their_ms, our_ms } => self.probed(now, conn, digest, their_ms, our_ms),
+            Note::Renew(id) => self.links.handle(now, Event::Renew { conn: id }),
+            Note::Examine(id, question) => self.look_for(id, question),
+            Note::Report(id, report) => {
+                if self.examined.get(&report.nonce).is_some_and(|(asked, _)| *asked == id)
+                    && let Some((_, done)) = self.examined.remove(&report.nonce)
+                {
+                    // Who asked may have gone.
+                    let _ = done.send(report);
+                }
+            }
             Note::Drain(id) => self.links.handle(now, Event::Drain { conn: id }),
             Note::Closed(id, error) => {
                 if let Some(held) = self.held.remove(&id) {
                     held.link.turn(State::Closed);
-                    tracing::info!(datacenter = held.link.datacenter, link = id, %error, "a link closed");
+                    let about = format!("closed {}", held.link.datacenter);
+                    if error.end != End::Refused || self.seldom.due(now, &about) {
+                        tracing::info!(datacenter = held.link.datacenter, link = id, %error, "a link closed");
+                    }
                 }
                 self.links.handle(now, Event::Closed { conn: id, end: error.end, why: error.why });
             }
@@ -246,7 +290,9 @@ impl Brain {
             return;
         }
         let Some(datacenter) = links::datacenter_of(&identities, &config.domain) else {
-            tracing::warn!(%from, domain = config.domain, "a peer whose certificate names no gateway of our federation was refused");
+            if self.seldom.due(now, &format!("stranger {}", from.ip())) {
+                tracing::warn!(%from, domain = config.domain, "a peer whose certificate names no gateway of our federation was refused");
+            }
             conn.close(CloseCode::Identity);
             if let Some((key, attempt)) = dialled {
                 let why = format!("{from} shows a certificate that names no gateway of {}", config.domain);
@@ -255,8 +301,10 @@ impl Brain {
             return;
         };
         if self.parts.removed.load().contains(&datacenter) {
-            tracing::info!(%from, datacenter, "a gateway of a site that was removed was refused");
-            conn.close(CloseCode::Identity);
+            if self.seldom.due(now, &format!("removed {datacenter}")) {
+                tracing::info!(%from, datacenter, "a gateway of a site that was removed was refused; this is told once a minute");
+            }
+            conn.close(CloseCode::Removed);
             if let Some((key, attempt)) = dialled {
                 let why = format!("{datacenter} was removed from the federation");
                 self.links.handle(now, Event::DialFailed { key, attempt, why });
@@ -310,7 +358,8 @@ impl Brain {
     }
 
     fn send_whole(&mut self, now: Instant, id: ConnId) {
-        let frame = self.frame_of(self.directory.sites());
+        let mut frame = self.frame_of(self.directory.sites());
+        frame.notices = self.parts.roll.notices();
         if let Some(held) = self.held.get_mut(&id) {
             held.told.whole(now);
             self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), frame));
@@ -323,6 +372,7 @@ impl Brain {
             from_gateway: self.parts.config.node_name.clone(),
             sent_unix_ms: links::unix_ms(),
             sites,
+            notices: Vec::new(),
         }
     }
 
@@ -338,6 +388,11 @@ impl Brain {
             return;
         }
         let from = held.link.datacenter.clone();
+        if !frame.notices.is_empty() && self.parts.roll.take(&frame.notices) {
+            let roll = Arc::clone(&self.parts.roll);
+            // What is news is told by `tell_removals`; it counts from now on, whatever the disk says.
+            self.parts.tasks.spawn_blocking(move || roll.save_or_tell());
+        }
         // News as a datagram may overtake the first frame, which is the one that says which life speaks.
         if let Some(life) = gossip::life(&frame) {
             if self.links.state(id) == State::Greeting {
@@ -523,9 +578,90 @@ impl Brain {
     fn shut_out(&mut self) {
         let removed = self.parts.removed.load();
         for held in self.held.values().filter(|h| removed.contains(&h.link.datacenter)) {
-            held.link.close(CloseCode::Identity);
+            held.link.close(CloseCode::Removed);
         }
         self.changed = true;
+    }
+
+    /// Who was removed is another now: cuts their links, tells everyone else.
+    fn tell_removals(&mut self) {
+        self.shut_out();
+        let removed = self.parts.removed.load_full();
+        let notices = self.parts.roll.notices();
+        for (id, held) in &self.held {
+            if self.links.state(*id) == State::Up && !removed.contains(&held.link.datacenter) {
+                let frame = GossipFrame { notices: notices.clone(), ..self.frame_of(Vec::new()) };
+                self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), frame));
+            }
+        }
+    }
+
+    /// Our certificate or the authorities are others now.
+    fn certificates_changed(&mut self) {
+        self.review();
+        let shown = self.parts.tls.material().shown();
+        if shown == self.shown {
+            return;
+        }
+        self.shown = shown;
+        tracing::info!(links = self.held.len(), "our certificate was renewed: links are made anew with it, the old ones drained");
+        let now = Instant::now();
+        for (id, held) in &self.held {
+            if self.links.dialled(*id) {
+                self.links.handle(now, Event::Renew { conn: *id });
+            } else {
+                self.parts.tasks.spawn(links::ask_renewal(Arc::clone(&held.link)));
+            }
+        }
+    }
+
+    /// Cuts links whose other end would not be let in now: TLS looks at the handshake only.
+    fn review(&mut self) {
+        self.review_at = Instant::now() + REVIEW;
+        let now = links::certificate_time();
+        for (id, held) in &self.held {
+            let chain = held.link.conn.chain();
+            if let Err(why) = still_gateway(self.parts.tls.material(), &chain, &held.link.datacenter, now) {
+                tracing::warn!(datacenter = held.link.datacenter, link = id, why, "a link is cut: the certificate at its other end is not believed any more");
+                held.link.close(CloseCode::Distrusted);
+            }
+        }
+    }
+
+    /// Has a gateway of that site look.
+    fn examine(&mut self, datacenter: String, done: oneshot::Sender<Report>) {
+        self.examined.retain(|_, (_, done)| !done.is_closed());
+        let up = self.links.up().find(|(_, dc, _, _)| *dc == datacenter).map(|(id, ..)| id);
+        // Dropping `done` says that nobody can be asked.
+        let Some(id) = up.filter(|_| self.examined.len() < QUESTIONS) else { return };
+        let Some(held) = self.held.get(&id) else { return };
+        let question = Question { nonce: rand::random() };
+        self.examined.insert(question.nonce, (id, done));
+        self.parts.tasks.spawn(links::examine(Arc::clone(&held.link), question));
+    }
+
+    /// Looks at what is in the way to who asks; one question of a link at a time.
+    fn look_for(&self, id: ConnId, question: Question) {
+        let Some(held) = self.held.get(&id) else { return };
+        if !self.examining.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+            return;
+        }
+        let doctor = Doctor {
+            config: Arc::clone(&self.parts.config),
+            dialler: self.parts.dialler.clone(),
+            material: Arc::clone(self.parts.tls.material()),
+            sites: self.parts.sites.borrow().clone(),
+        };
+        let (link, examining, stop) = (Arc::clone(&held.link), Arc::clone(&self.examining), self.parts.stop.clone());
+        self.parts.tasks.spawn(async move {
+            let work = async {
+                let found = Box::pin(doctor.look(Some(link.datacenter.clone()))).await;
+                let report = Report::of(question.nonce, found);
+                links::report(Arc::clone(&link), report).await;
+            };
+            stop.run_until_cancelled(Box::pin(work)).await;
+            examining.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        });
     }
 
     fn drain(&mut self, leave: bool, done: oneshot::Sender<()>) {
@@ -614,11 +750,16 @@ impl Brain {
                     if let Some(held) = self.held.get(&id) {
                         tracing::debug!(link = id, datacenter = held.link.datacenter, state = state.as_str(), "link");
                         // Calls learn of the end only once there is a table without it.
-                        if state < State::Suspected {
+                        if state < State::Draining {
                             held.link.turn(state);
                         } else {
                             after.push((id, state));
                         }
+                    }
+                }
+                Effect::Farewell(id) => {
+                    if let Some(held) = self.held.get(&id) {
+                        self.parts.tasks.spawn(links::farewell(Arc::clone(&held.link)));
                     }
                 }
                 Effect::Close(id, code) => {
@@ -775,6 +916,9 @@ impl Brain {
         }
         if !self.parts.removed.load().is_empty() {
             self.shut_out();
+        }
+        if now >= self.review_at {
+            self.review();
         }
         if self.directory.expire(now) {
             self.save_at.get_or_insert(now + SAVE);

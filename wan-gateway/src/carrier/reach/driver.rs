@@ -70,7 +70,13 @@ pub(crate) struct Maker {
 }
 
 /// Takes connections in until stopped.
-pub(crate) async fn accept(listener: TcpListener, tls: Tls, notes: mpsc::Sender<Note>, maker: Maker) {
+pub(crate) async fn accept(
+    listener: TcpListener,
+    tls: Tls,
+    notes: mpsc::Sender<Note>,
+    maker: Maker,
+    join: Option<Arc<crate::join::driver::Desk>>,
+) {
     let under_way = Arc::new(Semaphore::new(maker.limits.handshakes.saturating_mul(4)));
     let acceptor = TlsAcceptor::from(tls.tcp_server());
     loop {
@@ -91,18 +97,25 @@ pub(crate) async fn accept(listener: TcpListener, tls: Tls, notes: mpsc::Sender<
             continue;
         };
         tune(&SockRef::from(&stream));
-        let (acceptor, notes, maker) = (acceptor.clone(), notes.clone(), maker.clone());
+        let (acceptor, notes, maker, join) = (acceptor.clone(), notes.clone(), maker.clone(), join.clone());
         let tasks = maker.tasks.clone();
         tasks.spawn(async move {
             let work = async {
                 let stream = acceptor.accept(stream).await.map_err(|e| e.to_string())?;
                 let (_, session) = stream.get_ref();
-                if session.alpn_protocol() != Some(TCP_ALPN) {
-                    return Err("it speaks no protocol of ours".to_owned());
+                match (session.alpn_protocol(), join) {
+                    (Some(TCP_ALPN), _) => {}
+                    (Some(causeway_certs::join::JOIN_ALPN), Some(desk)) => {
+                        let serve = crate::join::driver::serve_stream(desk, stream, from);
+                        let stop = maker.stop.clone();
+                        maker.tasks.spawn(async move { stop.run_until_cancelled(serve).await });
+                        return Ok(None);
+                    }
+                    _ => return Err("it speaks no protocol of ours".to_owned()),
                 }
                 let chain = session.peer_certificates().unwrap_or_default().to_vec();
                 let made = Made { remote: from, kind: Kind::Tcp, via: None, dialler: false, shaken: None, chain };
-                Tcp::start(stream, made, &maker.limits, &maker.tasks, &maker.stop).await
+                Tcp::start(stream, made, &maker.limits, &maker.tasks, &maker.stop).await.map(Some)
             };
             let result = tokio::select! {
                 () = maker.stop.cancelled() => return,
@@ -110,7 +123,8 @@ pub(crate) async fn accept(listener: TcpListener, tls: Tls, notes: mpsc::Sender<
             };
             drop(permit);
             match result {
-                Ok(Ok(tcp)) => {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(tcp))) => {
                     // Fails when the gateway stops.
                     let _ = notes.send(Note::Accepted(Carrier::Tcp(Box::new(tcp)))).await;
                 }
@@ -264,22 +278,7 @@ impl Dialler {
         expect: Option<&str>,
         name: String,
     ) -> Result<Carrier, String> {
-        let at = |error: std::io::Error| format!("the proxy {}: {error}", proxy.address());
-        let request = proxy.request(target).ok_or_else(|| format!("{target:?} is no address"))?;
-        let addr = tokio::net::lookup_host(proxy.address()).await.map_err(at)?.next();
-        let addr = addr.ok_or_else(|| format!("the proxy {} has no address", proxy.address()))?;
-        let mut stream = connect(addr).await.map_err(at)?;
-        stream.write_all(request.as_bytes()).await.map_err(at)?;
-        let mut answer = Vec::new();
-        // Byte by byte: what follows the head belongs to TLS.
-        while !answer.ends_with(b"\r\n\r\n") && answer.len() < MAX_ANSWER {
-            match stream.read_u8().await {
-                Ok(byte) => answer.push(byte),
-                Err(_) if !answer.is_empty() => break,
-                Err(error) => return Err(at(error)),
-            }
-        }
-        proxy.verdict(&String::from_utf8_lossy(&answer)).map_err(|why| format!("{target}: {why}"))?;
+        let (stream, addr) = tunnel(proxy, target).await?;
         self.shake(stream, addr, Kind::Proxy, expect, name).await.map_err(|why| format!("{target}: {why}"))
     }
 
@@ -315,8 +314,29 @@ impl Dialler {
     }
 }
 
-async fn connect(addr: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) async fn connect(addr: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     tune(&SockRef::from(&socket));
     socket.connect(addr).await
+}
+
+/// Opens a way to `host:port` through a proxy; also says where the proxy is.
+pub(crate) async fn tunnel(proxy: &Proxy, target: &str) -> Result<(TcpStream, SocketAddr), String> {
+    let at = |error: std::io::Error| format!("the proxy {}: {error}", proxy.address());
+    let request = proxy.request(target).ok_or_else(|| format!("{target:?} is no address"))?;
+    let addr = tokio::net::lookup_host(proxy.address()).await.map_err(at)?.next();
+    let addr = addr.ok_or_else(|| format!("the proxy {} has no address", proxy.address()))?;
+    let mut stream = connect(addr).await.map_err(at)?;
+    stream.write_all(request.as_bytes()).await.map_err(at)?;
+    let mut answer = Vec::new();
+    // Byte by byte: what follows the head belongs to TLS.
+    while !answer.ends_with(b"\r\n\r\n") && answer.len() < MAX_ANSWER {
+        match stream.read_u8().await {
+            Ok(byte) => answer.push(byte),
+            Err(_) if !answer.is_empty() => break,
+            Err(error) => return Err(at(error)),
+        }
+    }
+    proxy.verdict(&String::from_utf8_lossy(&answer)).map_err(|why| format!("{target}: {why}"))?;
+    Ok((stream, addr))
 }

@@ -1,43 +1,47 @@
-#![allow(
-    clippy::disallowed_methods,
-    reason = "reads the clock, keeps the book on disk, serves connections of those who join"
-)]
+#![allow(clippy::disallowed_methods, reason = "reads the clock, asks the servers, serves connections of those who join")]
 //! The gateway's side of joining.
 
 pub(crate) mod redeem;
-pub(crate) mod removed;
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use causeway_certs::authority::Authority;
 use causeway_certs::issue::{Kind as CertKind, Subject};
-use causeway_certs::request;
+use causeway_certs::{notice, request};
 use causeway_proto::federation::v1::SiteStatus;
+use causeway_proto::member::{Members, tag};
 use prost::Message;
 use quinn::{Connection, VarInt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, watch};
 
-use super::book::{Book, Verdict};
+use super::book::{self, Entry, Verdict};
 use super::pace::Pace;
 use super::token::{self, Token};
 use super::wire::{JoinReply, JoinRequest, Kind, Refusal};
 use super::{CERTIFICATE_DAYS, CreateError, Created, MAX_LIFETIME, Secret};
 use crate::config::Config;
+use crate::link::driver::unix_ms;
+use crate::shelf::Shelf;
 
 /// Bytes of a request.
 const MAX_REQUEST: usize = 8 << 10;
-/// Time for all of it.
-const TIME: Duration = Duration::from_secs(5);
+/// Time for all of it, what the servers are asked included.
+const TIME: Duration = Duration::from_secs(10);
+/// Time for the request to be there.
+const SAY: Duration = Duration::from_secs(5);
+/// Time for the addresses of our own names.
+const NAMES: Duration = Duration::from_secs(1);
 /// Sites that join at the same moment.
 const AT_ONCE: usize = 8;
-/// A larger file is not ours.
-const MAX_FILE: u64 = 32 << 20;
+/// Another gateway redeems the same token at the same moment: looked at again this often.
+const ROUNDS: usize = 4;
 /// Code with which a connection is closed once it is done.
 const DONE: u32 = 0;
 /// Code for: not now.
@@ -46,15 +50,18 @@ pub(super) const BUSY: u32 = 0x4a;
 /// What joining works with.
 pub(crate) struct Desk {
     authority: Arc<Authority>,
+    seal: ring::hmac::Key,
     config: Arc<Config>,
     advertised: Vec<String>,
     sites: watch::Receiver<Arc<Vec<SiteStatus>>>,
+    members: watch::Receiver<Members>,
     removed: Arc<ArcSwap<BTreeSet<String>>>,
-    /// Only locked on threads that may block.
-    book: Mutex<Book>,
+    shelf: Shelf,
     /// Never locked for long.
     pace: Mutex<Pace>,
     at_once: Semaphore,
+    /// What this site exports, in words.
+    exports: ArcSwap<String>,
 }
 
 impl std::fmt::Debug for Desk {
@@ -63,27 +70,19 @@ impl std::fmt::Debug for Desk {
     }
 }
 
+/// What a desk is made of.
+pub(crate) struct Office {
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) advertised: Vec<String>,
+    pub(crate) sites: watch::Receiver<Arc<Vec<SiteStatus>>>,
+    pub(crate) members: watch::Receiver<Members>,
+    pub(crate) removed: Arc<ArcSwap<BTreeSet<String>>>,
+    pub(crate) shelf: Shelf,
+}
+
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-fn file(dir: &Path) -> PathBuf {
-    dir.join("federation").join("tokens")
-}
-
-/// A book that cannot be read counts as empty: every token of it is refused, none is revived.
-fn load(dir: Option<&Path>) -> Book {
-    let Some(path) = dir.map(file) else { return Book::default() };
-    let bytes = match std::fs::metadata(&path) {
-        Ok(meta) if meta.len() > MAX_FILE => Err(std::io::Error::other("too large")),
-        Ok(_) => std::fs::read(&path),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Book::default(),
-        Err(error) => Err(error),
-    };
-    bytes.and_then(|b| Book::decode(b.as_slice()).map_err(std::io::Error::other)).unwrap_or_else(|error| {
-        tracing::error!(path = %path.display(), %error, "join tokens cannot be read; those made before are refused");
-        Book::default()
-    })
 }
 
 /// Writes a file of this user only, whole or not at all. Blocks.
@@ -101,27 +100,20 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 impl Desk {
-    /// Reads the book. Blocks.
-    pub(crate) fn open(
-        authority: Arc<Authority>,
-        config: Arc<Config>,
-        advertised: Vec<String>,
-        sites: watch::Receiver<Arc<Vec<SiteStatus>>>,
-        removed: Arc<ArcSwap<BTreeSet<String>>>,
-    ) -> Self {
-        let book = load(config.data_dir.as_deref());
-        let (book, pace) = (Mutex::new(book), Mutex::default());
-        Self { authority, config, advertised, sites, removed, book, pace, at_once: Semaphore::new(AT_ONCE) }
+    pub(crate) fn open(office: Office) -> Self {
+        let Office { authority, config, advertised, sites, members, removed, shelf } = office;
+        let seal = notice::derived(&authority, book::PURPOSE);
+        let (pace, at_once, exports) = (Mutex::default(), Semaphore::new(AT_ONCE), ArcSwap::default());
+        Self { authority, seal, config, advertised, sites, members, removed, shelf, pace, at_once, exports }
     }
 
-    fn keep(&self, book: &Book) -> Result<(), CreateError> {
-        // Without a data directory (a trial) tokens live as long as the process.
-        let Some(path) = self.config.data_dir.as_deref().map(file) else { return Ok(()) };
-        write_whole(&path, &book.encode_to_vec()).map_err(|source| CreateError::Disk { path, source })
+    /// What those who join are told that this site exports.
+    pub(crate) fn describe_exports(&self, text: String) {
+        self.exports.store(Arc::new(text));
     }
 
-    /// Makes a token and keeps it. Blocks.
-    pub(crate) fn create(
+    /// Makes a token and has the servers keep what is to be known of it.
+    pub(crate) async fn create(
         &self,
         datacenter: &str,
         lifetime: Duration,
@@ -137,7 +129,7 @@ impl Desk {
         if lifetime < Duration::from_secs(1) || lifetime > MAX_LIFETIME {
             return Err(CreateError::Lifetime);
         }
-        let addresses = if addresses.is_empty() { self.advertised.clone() } else { addresses };
+        let mut addresses = if addresses.is_empty() { self.peers() } else { addresses };
         if addresses.is_empty() {
             return Err(CreateError::NoAddress);
         }
@@ -148,6 +140,10 @@ impl Desk {
         if let Some(bad) = addresses.iter().find(|a| !shaped(a)).or(addresses.get(token::MAX_ADDRESSES)) {
             return Err(CreateError::Address(bad.clone()));
         }
+        // The new site may have no names to go by.
+        let numbers = tokio::time::timeout(NAMES, numbers(&addresses)).await.unwrap_or_default();
+        addresses.extend(numbers);
+        addresses.truncate(token::MAX_ADDRESSES);
         let now = unix_now();
         let expires = now.saturating_add(lifetime.as_secs());
         let secret: [u8; 32] = rand::random();
@@ -158,15 +154,40 @@ impl Desk {
             expires,
             ..Token::new(secret, causeway_certs::join::pin(self.authority.der()), addresses.clone())
         };
-        let mut held = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut book = held.clone();
-        if !book.created(now, &secret, &datacenter, expires) {
-            return Err(CreateError::Full);
+        self.make_room(now).await?;
+        let entry = Entry::new(&secret, &datacenter, expires).sealed(&self.seal);
+        let kept = self.shelf.put(&book::place_of(&secret), entry, 0).await.map_err(CreateError::Servers)?;
+        if !kept {
+            return Err(CreateError::Servers("its place is taken".to_owned()));
         }
-        self.keep(&book)?;
-        *held = book;
         tracing::info!(datacenter, expires, "a join token was made");
         Ok(Created { text: Secret(made.render()), datacenter, expires, addresses })
+    }
+
+    /// Forgets tokens that are long over, and what is no token.
+    async fn make_room(&self, now: u64) -> Result<(), CreateError> {
+        let servers = CreateError::Servers;
+        let (kept, _) = self.shelf.list(&book::place(), 0, Duration::ZERO).await.map_err(servers)?;
+        let (mut open, mut over) = (0, Vec::new());
+        for kept in kept {
+            match Entry::opened(&kept.value, &self.seal) {
+                Some(entry) if entry.is_open(now) => open += 1,
+                Some(entry) => over.push((entry.is_old(now), entry.end(), kept)),
+                None => over.push((true, 0, kept)),
+            }
+        }
+        if open >= book::MAX_OPEN {
+            return Err(CreateError::Full);
+        }
+        over.sort_by_key(|(_, end, _)| *end);
+        let excess = (open + over.len() + 1).saturating_sub(book::MAX_KEPT);
+        for (i, (old, _, kept)) in over.iter().enumerate() {
+            if *old || i < excess {
+                // Changed since: then it is not old any more.
+                self.shelf.delete(&kept.key, kept.index).await.map_err(servers)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gateways of our site that can be dialled, this one first.
@@ -174,9 +195,12 @@ impl Desk {
         let mut peers = self.advertised.clone();
         let sites = self.sites.borrow();
         let own = sites.iter().filter(|s| s.local).filter_map(|s| s.site.as_ref());
-        for address in own.flat_map(|s| &s.gateways).flat_map(|g| &g.addresses) {
-            if !peers.contains(address) {
-                peers.push(address.clone());
+        let told = own.flat_map(|s| &s.gateways).flat_map(|g| &g.addresses).cloned();
+        let members = self.members.borrow();
+        let lan = members.iter().filter(|m| m.is_alive()).flat_map(|m| m.tag(tag::GATEWAY_WAN).split(','));
+        for address in told.chain(lan.filter(|a| !a.is_empty()).map(str::to_owned)) {
+            if !peers.contains(&address) {
+                peers.push(address);
             }
         }
         peers.truncate(token::MAX_ADDRESSES);
@@ -207,17 +231,19 @@ impl Desk {
             .collect()
     }
 
-    /// Does a request. The secret is spent only together with the certificates, and both are on disk before anybody is answered.
-    /// Blocks.
-    fn answer(&self, from: IpAddr, request: &[u8]) -> JoinReply {
-        let reply = self.decide(&mut self.book.lock().unwrap_or_else(PoisonError::into_inner), request);
-        if reply.refusal() != Refusal::None {
+    /// Does a request. The secret is spent only together with the certificates, and the servers keep both before anybody is
+    /// answered.
+    async fn answer(&self, from: IpAddr, request: &[u8]) -> JoinReply {
+        let mut reply = self.decide(request).await;
+        if !matches!(reply.refusal(), Refusal::None | Refusal::Busy) {
             self.failed(from);
         }
+        reply.unix_ms = unix_ms();
+        self.exports.load().as_str().clone_into(&mut reply.exports);
         reply
     }
 
-    fn decide(&self, book: &mut Book, request: &[u8]) -> JoinReply {
+    async fn decide(&self, request: &[u8]) -> JoinReply {
         let malformed =
             |why: &str| JoinReply::refused(Refusal::Malformed, format!("the request makes no sense: {why}"));
         let Ok(request) = JoinRequest::decode(request) else { return malformed("it cannot be read") };
@@ -231,25 +257,53 @@ impl Desk {
                 Err(e) => return malformed(&e.to_string()),
             }
         }
-        let keys = super::book::hash(&keys);
+        let keys = book::hash(&keys);
+        let place = book::place_of(&request.secret);
+        for _ in 0..ROUNDS {
+            match self.redeem(&request, &keys, &place).await {
+                Ok(Some(reply)) => return reply,
+                // Another gateway was faster: what it did counts.
+                Ok(None) => {}
+                Err(why) => {
+                    tracing::warn!(datacenter = request.datacenter, why, "a site wants to join, and the servers that keep tokens do not answer");
+                    return JoinReply::refused(
+                        Refusal::Busy,
+                        format!("the servers of {} do not answer its gateway now ({why})", self.config.datacenter),
+                    );
+                }
+            }
+        }
+        JoinReply::refused(Refusal::Busy, "others use the same token at this moment")
+    }
+
+    async fn redeem(&self, request: &JoinRequest, keys: &[u8], place: &str) -> Result<Option<JoinReply>, String> {
         let now = unix_now();
-        match book.decide(now, &request.secret, &request.datacenter, &keys) {
-            Verdict::Refuse(refusal, text) => {
+        let kept = self.shelf.get(place).await?;
+        let found = kept.and_then(|kept| Some((Entry::opened(&kept.value, &self.seal)?, kept.index)));
+        let verdict = match &found {
+            Some((entry, _)) => entry.decide(now, &request.secret, &request.datacenter, keys),
+            None => book::unknown(),
+        };
+        Ok(Some(match (verdict, found) {
+            (Verdict::Refuse(refusal, text), _) => {
                 tracing::warn!(datacenter = request.datacenter, ?refusal, "a site that wanted to join was refused");
                 JoinReply::refused(refusal, text)
             }
-            Verdict::Again(answer) => match JoinReply::decode(answer.as_slice()) {
+            (Verdict::Again(answer), _) => match JoinReply::decode(answer.as_slice()) {
                 Ok(reply) => reply,
                 Err(e) => JoinReply::refused(Refusal::Failed, format!("the answer given before cannot be read: {e}")),
             },
-            Verdict::Issue if self.removed.load().contains(&request.datacenter) => JoinReply::refused(
+            (Verdict::Issue, _) if self.removed.load().contains(&request.datacenter) => JoinReply::refused(
                 Refusal::Unknown,
                 format!("{} was removed from the federation after the token was made", request.datacenter),
             ),
-            Verdict::Issue => {
+            (Verdict::Issue, Some((entry, index))) => {
                 let certificates = match self.certify(&request.datacenter, &request.requests) {
                     Ok(certificates) => certificates,
-                    Err(e) => return JoinReply::refused(Refusal::Failed, format!("the keys could not be signed: {e}")),
+                    Err(e) => {
+                        let text = format!("the keys could not be signed: {e}");
+                        return Ok(Some(JoinReply::refused(Refusal::Failed, text)));
+                    }
                 };
                 let reply = JoinReply {
                     certificates,
@@ -257,19 +311,15 @@ impl Desk {
                     peers: self.peers(),
                     ..JoinReply::default()
                 };
-                let mut next = book.clone();
-                next.used(now, &request.secret, &keys, reply.encode_to_vec());
-                if let Err(e) = self.keep(&next) {
-                    return JoinReply::refused(
-                        Refusal::Failed,
-                        format!("the gateway could not note that the token is used ({e}); it still serves"),
-                    );
+                let spent = entry.used(now, keys, reply.encode_to_vec()).sealed(&self.seal);
+                if !self.shelf.put(place, spent, index).await? {
+                    return Ok(None);
                 }
-                *book = next;
                 tracing::info!(datacenter = request.datacenter, "a site joined: its keys are signed");
                 reply
             }
-        }
+            (Verdict::Issue, None) => return Ok(None),
+        }))
     }
 
     fn allows(&self, from: IpAddr) -> bool {
@@ -279,6 +329,27 @@ impl Desk {
     fn failed(&self, from: IpAddr) {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner).failed(Instant::now(), from);
     }
+
+    /// Whether one more may be served now.
+    fn admits(&self, from: IpAddr) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        let permit = self.at_once.try_acquire().ok().filter(|_| self.allows(from));
+        if permit.is_none() {
+            metrics::counter!("causeway_gateway_joins_refused_total").increment(1);
+        }
+        permit
+    }
+}
+
+/// The numbers behind those addresses that are names.
+async fn numbers(addresses: &[String]) -> Vec<String> {
+    let mut out = Vec::new();
+    for name in addresses.iter().filter(|a| a.parse::<SocketAddr>().is_err()) {
+        if let Ok(found) = tokio::net::lookup_host(name.as_str()).await {
+            // What is local to this machine is of no use to others.
+            out.extend(found.filter(|a| !a.ip().is_loopback()).map(|a| a.to_string()));
+        }
+    }
+    out
 }
 
 /// Whether the other end of a connection asks to join.
@@ -293,17 +364,17 @@ pub(crate) async fn serve(desk: Arc<Desk>, conn: Connection) {
     conn.set_max_concurrent_uni_streams(VarInt::from_u32(0));
     conn.set_max_concurrent_bi_streams(VarInt::from_u32(1));
     let from = conn.remote_address().ip().to_canonical();
-    let permit = desk.at_once.try_acquire();
-    if permit.is_err() || !desk.allows(from) {
-        metrics::counter!("causeway_gateway_joins_refused_total").increment(1);
+    let Some(_permit) = desk.admits(from) else {
         conn.close(VarInt::from_u32(BUSY), b"");
         return;
-    }
+    };
     let work = async {
-        let (mut send, mut recv) = conn.accept_bi().await.ok()?;
-        let bytes = recv.read_to_end(MAX_REQUEST).await.ok()?;
-        let desk = Arc::clone(&desk);
-        let reply = tokio::task::spawn_blocking(move || desk.answer(from, &bytes)).await.ok()?;
+        let request = async {
+            let (send, mut recv) = conn.accept_bi().await.ok()?;
+            Some((send, recv.read_to_end(MAX_REQUEST).await.ok()?))
+        };
+        let (mut send, bytes) = tokio::time::timeout(SAY, request).await.ok()??;
+        let reply = desk.answer(from, &bytes).await;
         send.write_all(&reply.encode_to_vec()).await.ok()?;
         send.finish().ok()?;
         // Until they have it.
@@ -315,4 +386,44 @@ pub(crate) async fn serve(desk: Arc<Desk>, conn: Connection) {
         desk.failed(from);
     }
     conn.close(VarInt::from_u32(DONE), b"");
+}
+
+/// The same over TLS on TCP: a length (4 bytes, big endian) and the request; the answer likewise.
+pub(crate) async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(desk: Arc<Desk>, mut stream: S, from: SocketAddr) {
+    let from = from.ip().to_canonical();
+    let Some(_permit) = desk.admits(from) else {
+        let busy = JoinReply::refused(Refusal::Busy, "it takes no attempts from here for a minute: too many failed");
+        let _ = tokio::time::timeout(SAY, write_message(&mut stream, &busy.encode_to_vec())).await;
+        return;
+    };
+    let work = async {
+        let request = read_message(&mut stream, MAX_REQUEST);
+        let bytes = tokio::time::timeout(SAY, request).await.ok()?.ok()?;
+        let reply = desk.answer(from, &bytes).await;
+        write_message(&mut stream, &reply.encode_to_vec()).await.ok()?;
+        stream.shutdown().await.ok()
+    };
+    let done = tokio::time::timeout(TIME, work).await;
+    if !matches!(done, Ok(Some(()))) {
+        desk.failed(from);
+    }
+}
+
+/// Reads a length and so many bytes.
+pub(super) async fn read_message<S: AsyncRead + Unpin>(stream: &mut S, limit: usize) -> std::io::Result<Vec<u8>> {
+    let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
+    if length > limit {
+        return Err(std::io::Error::other("the message is too long"));
+    }
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// Writes a length and the bytes.
+pub(super) async fn write_message<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;
+    stream.write_u32(length).await?;
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
