@@ -101,14 +101,17 @@ fn remote_answers_cost_one_stream_come_in_one_way_and_go_on_through_a_cut() {
     // One stream for all three agents of the site, for each topic.
     let asking: Vec<&Node> = federation.nodes.iter().filter(|n| n.dc == "dc1").collect();
     for node in &asking {
-        wait("the remote service by DNS", SOON, || match node.dig("web.service.dc2.consul.", RecordType::SRV)?.ports() {
-            ports if ports == [1000] => Ok(()),
-            ports => Err(format!("{ports:?}")),
+        wait("the remote service by DNS", SOON, || {
+            match node.dig("web.service.dc2.consul.", RecordType::SRV)?.ports() {
+                ports if ports == [1000] => Ok(()),
+                ports => Err(format!("{ports:?}")),
+            }
         });
     }
     let gateway = federation.node("dc1-gateway");
     wait("views shared at the gateway", SOON, || {
-        let (views, all) = (metric(gateway, "causeway_gateway_views "), metric(gateway, "causeway_gateway_view_subscribers "));
+        let (views, all) =
+            (metric(gateway, "causeway_gateway_views "), metric(gateway, "causeway_gateway_view_subscribers "));
         // The service, and the list of names that the first question needs; each followed by three agents.
         if (views, all) == (Some(2.0), Some(6.0)) { Ok(()) } else { Err(format!("{views:?} {all:?}")) }
     });
@@ -144,7 +147,9 @@ fn remote_answers_cost_one_stream_come_in_one_way_and_go_on_through_a_cut() {
         });
     }
     let (view, reader) = (median(&mut by_view), median(&mut by_reader));
-    println!("row 13: one way {one_way:?}; from before the write there to a view here {view:?}, to a blocked reader {reader:?}");
+    println!(
+        "row 13: one way {one_way:?}; from before the write there to a view here {view:?}, to a blocked reader {reader:?}"
+    );
     assert!(view < one_way * 2 && reader < one_way * 2, "no second trip is needed: {by_view:?} {by_reader:?}");
     let warm = here.get(&format!("{WEB}&stale"));
     assert_eq!((warm.header("x-cache"), warm.header("x-causeway-view-age")), (Some("HIT"), Some("0")));
@@ -273,7 +278,11 @@ fn a_frozen_site_costs_the_others_nothing() {
     assert_eq!((far.code, far.ttls.len()), (ResponseCode::NoError, 1));
     harness::signal(frozen.child.as_ref().unwrap(), "CONT");
     let slowest = answers.iter().map(|(.., took)| *took).max().unwrap();
-    println!("F1: local DNS p99 {:?} with a frozen site, {:?} before; slowest remote call {slowest:?}", p99(&local), p99(&quiet));
+    println!(
+        "F1: local DNS p99 {:?} with a frozen site, {:?} before; slowest remote call {slowest:?}",
+        p99(&local),
+        p99(&quiet)
+    );
     println!("F1: KiB of gateway, server and agent before {before:?}, after {after:?}; far EDE {:?}", far.ede);
     for (code, text, took) in &answers {
         assert!(*code == 500 && *took < Duration::from_secs(14), "{code} {text} {took:?}");
@@ -297,9 +306,11 @@ fn without_a_quorum_here_remote_and_cached_reads_go_on() {
     }
     federation.settle();
     let leader = federation.leader("dc1");
-    wait("a warm name of this site", SOON, || match federation.agent("dc1").dig("consul.service.consul.", RecordType::A)? {
-        reply if reply.answers.len() == 2 => Ok(()),
-        reply => Err(format!("{reply:?}")),
+    wait("a warm name of this site", SOON, || {
+        match federation.agent("dc1").dig("consul.service.consul.", RecordType::A)? {
+            reply if reply.answers.len() == 2 => Ok(()),
+            reply => Err(format!("{reply:?}")),
+        }
     });
     federation.node_mut(&leader).kill();
     let here = federation.agent("dc1");
@@ -310,7 +321,10 @@ fn without_a_quorum_here_remote_and_cached_reads_go_on() {
     assert!(lost.text().contains("leader"), "{}", lost.text());
     // Remote: current, cold and warm. This site: what may be old.
     assert_eq!(here.get("/v1/kv/a?dc=dc2").code, 404);
-    assert_eq!(here.get("/v1/health/service/consul?dc=dc2&consistent").json().unwrap().as_array().map(Vec::len), Some(2));
+    assert_eq!(
+        here.get("/v1/health/service/consul?dc=dc2&consistent").json().unwrap().as_array().map(Vec::len),
+        Some(2)
+    );
     assert_eq!(here.dig("consul.service.dc2.consul.", RecordType::A).unwrap().answers.len(), 2);
     assert!(!here.dig("consul.service.consul.", RecordType::A).unwrap().answers.is_empty());
     for path in ["/v1/health/service/consul?stale", "/v1/health/service/consul?cached", "/v1/kv/a?stale"] {

@@ -43,7 +43,12 @@ impl Material {
     /// Reads the disk; a clock may be an hour off ([`crate::verify::TOLERANCE`]). Authorities that expired are left out.
     pub fn load(files: Files, domain: &str) -> Result<Arc<Self>, LoadError> {
         let current = driver::load(&files, domain)?;
-        Ok(Arc::new(Self { files, domain: domain.to_owned(), current: ArcSwap::from_pointee(current), changes: tokio::sync::watch::Sender::new(0) }))
+        Ok(Arc::new(Self {
+            files,
+            domain: domain.to_owned(),
+            current: ArcSwap::from_pointee(current),
+            changes: tokio::sync::watch::Sender::new(0),
+        }))
     }
 
     /// Trusts the authorities that the operating system trusts and shows nothing: for checks and commands that speak to the

@@ -103,7 +103,6 @@ pub fn still_gateway(
         .map_err(|e| e.to_string())
 }
 
-
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "makes files and reads the clock")]
 mod tests {

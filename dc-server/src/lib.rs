@@ -5,9 +5,11 @@
 
 pub mod config;
 pub mod consensus;
+pub mod exports;
 pub mod leader;
 mod query;
 pub mod read;
+pub mod replicate;
 pub mod route;
 pub mod rpc;
 pub mod server;

@@ -34,8 +34,11 @@ use crate::consensus::log::Options;
 use crate::consensus::network::{Addresses, Doors, MAX_MESSAGE};
 use crate::consensus::types::{Peer, raft_id};
 use crate::consensus::{Consensus, Leadership, OpenError, Settings};
+use crate::exports::Policy;
+use crate::exports::driver::Exports;
 use crate::leader::{Leader, Timers};
 use crate::query::failover::by_distance;
+use crate::replicate::{Copies, Job, Replicator};
 use crate::route::{Gateways, Limits, Router};
 use crate::rpc::{self, Contact, Handlers};
 use crate::status::StatusService;
@@ -80,6 +83,10 @@ pub struct ServerConfig {
     pub primary_datacenter: Option<String>,
     /// Config entries that are written where they are missing, unless another datacenter is the primary.
     pub config_entries: Vec<Entry>,
+    /// What other sites may ask; see [`Server::exports`] to change it.
+    pub exports: Policy,
+    /// Prefixes copied from other sites; see [`Server::copies`] to change them.
+    pub replicate: Vec<Job>,
 }
 
 impl ServerConfig {
@@ -104,6 +111,8 @@ impl ServerConfig {
             log: Options::default(),
             primary_datacenter: None,
             config_entries: Vec::new(),
+            exports: Policy::default(),
+            replicate: Vec::new(),
         }
     }
 }
@@ -147,6 +156,8 @@ pub struct Server {
     door: Door,
     memory: Arc<Memory>,
     draining: watch::Sender<bool>,
+    exports: Exports,
+    copies: Copies,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -306,12 +317,21 @@ impl Server {
         let primary = config.primary_datacenter.filter(|dc| *dc != config.datacenter);
         let copy = primary.map(|primary| Arc::new(Copy::of(primary)));
         handlers.copy = copy.clone();
+        let exports = Exports::new(config.exports);
+        let copies = Copies::new(config.replicate);
+        handlers.copies = copies.clone();
         let raft = RaftServer::new(consensus.service())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let services = rpc::services(handlers)
             .add_service(raft)
-            .add_service(StatusServer::new(StatusService::new(consensus.clone(), store.clone())))
+            .add_service(StatusServer::new(StatusService::new(
+                consensus.clone(),
+                store.clone(),
+                config.datacenter.clone(),
+                exports.clone(),
+                copies.clone(),
+            )))
             .prepare();
         let draining = watch::Sender::new(false);
         let router = Router::new(
@@ -322,10 +342,20 @@ impl Server {
             config.tls,
             config.limits.clone(),
             draining.subscribe(),
+            exports.clone(),
+            store.clone(),
         );
         let router = Arc::new(router);
         let memory = Arc::new(Memory { node: node.clone(), router: router.clone() });
+        let replicator = Replicator {
+            copies: copies.clone(),
+            consensus: consensus.clone(),
+            store: store.clone(),
+            gateways: gateways.clone(),
+            datacenter: config.datacenter.clone(),
+        };
         let leader = Leader {
+            replicator,
             consensus,
             store,
             timers,
@@ -341,7 +371,7 @@ impl Server {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(leader.run(stop.child_token()));
-        Ok(Self { node, uuid, door: router.door(), memory, draining, stop, tasks })
+        Ok(Self { node, uuid, door: router.door(), memory, draining, exports, copies, stop, tasks })
     }
 
     /// The full stack: routing and services.
@@ -352,6 +382,16 @@ impl Server {
     /// The short way for reads from within this process.
     pub fn memory(&self) -> Arc<dyn MemoryReads> {
         self.memory.clone()
+    }
+
+    /// What other sites may ask, to be changed.
+    pub fn exports(&self) -> Exports {
+        self.exports.clone()
+    }
+
+    /// What is copied from other sites, to be changed.
+    pub fn copies(&self) -> Copies {
+        self.copies.clone()
     }
 
     /// What it says of itself.

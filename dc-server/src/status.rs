@@ -3,27 +3,39 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use causeway_proto::meta::Meta;
 use causeway_proto::status::status_server::Status as Service;
 use causeway_proto::status::{
-    LeaderReply, LeaderRequest, PeersReply, PeersRequest, RaftConfigurationReply, RaftConfigurationRequest, RaftServer,
-    StatsReply, StatsRequest,
+    ExportsReply, ExportsRequest, LeaderReply, LeaderRequest, PeersReply, PeersRequest, RaftConfigurationReply,
+    RaftConfigurationRequest, RaftServer, ReplicationReply, ReplicationRequest, StatsReply, StatsRequest,
 };
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tonic::{Request, Response, Status};
 
 use crate::consensus::{Consensus, Leadership};
+use crate::exports::driver::Exports;
+use crate::replicate::Copies;
 use crate::store::Store;
 
 /// See the module.
 pub struct StatusService {
     consensus: Arc<Consensus>,
     store: Arc<Store>,
+    datacenter: String,
+    exports: Exports,
+    copies: Copies,
 }
 
 impl StatusService {
     /// Speaks of these.
-    pub fn new(consensus: Arc<Consensus>, store: Arc<Store>) -> Self {
-        Self { consensus, store }
+    pub fn new(
+        consensus: Arc<Consensus>,
+        store: Arc<Store>,
+        datacenter: String,
+        exports: Exports,
+        copies: Copies,
+    ) -> Self {
+        Self { consensus, store, datacenter, exports, copies }
     }
 }
 
@@ -84,6 +96,16 @@ impl Service for StatusService {
     async fn leader(&self, _: Request<LeaderRequest>) -> Result<Response<LeaderReply>, Status> {
         let address = self.consensus.leader_address().map(|a| a.to_string()).unwrap_or_default();
         Ok(Response::new(LeaderReply { address }))
+    }
+
+    async fn exports(&self, request: Request<ExportsRequest>) -> Result<Response<ExportsReply>, Status> {
+        let from = Meta::read(request.metadata().as_ref()).from;
+        let policy = self.exports.watch().borrow().clone();
+        Ok(Response::new(policy.shown(&self.datacenter, from.as_deref())))
+    }
+
+    async fn replication(&self, _: Request<ReplicationRequest>) -> Result<Response<ReplicationReply>, Status> {
+        Ok(Response::new(self.copies.shown(&self.datacenter)))
     }
 
     async fn peers(&self, _: Request<PeersRequest>) -> Result<Response<PeersReply>, Status> {

@@ -16,6 +16,9 @@ pub const INDEX: HeaderName = HeaderName::from_static("causeway-index");
 pub const WAIT: HeaderName = HeaderName::from_static("causeway-wait-ms");
 /// How often the call was handed on between datacenters and from follower to leader, decimal; bounded by [`MAX_HOPS`].
 pub const HOPS: HeaderName = HeaderName::from_static("causeway-hops");
+/// The datacenters that ask, where the call came from elsewhere: comma-separated, each added by the gateway that took the call in, from
+/// the certificate of the other end. Every one of them must be allowed what is asked, so that a false name only loses rights.
+pub const FROM: HeaderName = HeaderName::from_static("causeway-from");
 /// W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// gRPC's deadline.
@@ -73,6 +76,8 @@ pub struct Meta {
     pub wait: Option<Duration>,
     /// How often the call was handed on.
     pub hops: u32,
+    /// The datacenters that ask, comma-separated ([`FROM`]); `None`: this one.
+    pub from: Option<String>,
     /// W3C `traceparent`.
     pub trace: Option<String>,
 }
@@ -98,6 +103,7 @@ impl Meta {
         put(INDEX, (self.min_index > 0).then(|| self.min_index.to_string()));
         put(WAIT, self.wait.map(|w| w.as_millis().to_string()));
         put(HOPS, (self.hops > 0).then(|| self.hops.to_string()));
+        put(FROM, self.from.clone());
         put(TRACEPARENT, self.trace.clone());
     }
 
@@ -116,6 +122,7 @@ impl Meta {
             min_index: text(&INDEX).and_then(|v| v.parse().ok()).unwrap_or(0),
             wait: text(&WAIT).and_then(|v| v.parse().ok()).map(Duration::from_millis),
             hops: text(&HOPS).and_then(|v| v.parse().ok()).unwrap_or(0),
+            from: headers.get(&FROM).map(|v| v.to_str().unwrap_or("?").to_owned()),
             trace: text(&TRACEPARENT).map(str::to_owned),
         }
     }
@@ -195,6 +202,7 @@ mod tests {
             min_index: 7,
             wait: Some(Duration::from_millis(1500)),
             hops: 2,
+            from: Some("dc3,dc1".into()),
             trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         };
         let mut headers = HeaderMap::new();

@@ -9,7 +9,7 @@ use causeway_gateway::Proxy;
 use causeway_gateway::join::{Granted, JoinError, Keys, Kind, Token, redeem_through};
 use serde_json::{Value, json};
 
-use super::{Command, Input, api, columns, flag, print_out};
+use super::{Command, Input, api, columns, exports, flag, print_out};
 
 /// `federation token create`.
 pub static TOKEN: Command = Command {
@@ -142,6 +142,10 @@ fn token(input: &Input) -> ExitCode {
             return Ok(print_json(&made));
         }
         print_out(&format!("{}\n", api::text(&made, "Token")));
+        // Behind the empty one the name of the new site, which every request carries, has no effect.
+        if let Ok(found) = api.get("/v1/internal/exports?dc=") {
+            eprintln!("{datacenter} may ask of this site: {}", exports::summary(&found, datacenter));
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -181,7 +185,9 @@ fn list(input: &Input) -> ExitCode {
         if wants_json(input) {
             return Ok(print_json(&Value::Array(sites)));
         }
-        let mut rows = vec![["Datacenter", "State", "Path", "RTT", "Gateways"].map(str::to_owned).to_vec()];
+        let granted = api.get("/v1/internal/exports").ok();
+        let head = ["Datacenter", "State", "Path", "RTT", "Gateways", "May ask here"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
         for site in &sites {
             let names: Vec<String> =
                 site["Gateways"].as_array().into_iter().flatten().map(|g| api::text(g, "Name")).collect();
@@ -191,6 +197,10 @@ fn list(input: &Input) -> ExitCode {
                 path(site),
                 milliseconds(site),
                 or_dash(names.join(",")),
+                match &granted {
+                    Some(granted) if site["Local"] != true => exports::summary(granted, &api::text(site, "Datacenter")),
+                    _ => "-".to_owned(),
+                },
             ]);
         }
         print_out(&columns(&rows));
@@ -270,6 +280,15 @@ fn why(input: &Input) -> ExitCode {
                 })
                 .collect();
             text.push_str(&columns(&rows));
+        }
+        if site["Local"] != true {
+            let unknown = || "not known: no server of it answers".to_owned();
+            let here = api.get("/v1/internal/exports").map(|found| exports::summary(&found, name));
+            text.push_str(&format!("  it may ask here: {}\n", here.unwrap_or_else(|_| unknown())));
+            let own = sites.iter().find(|s| s["Local"] == true).map(|s| api::text(s, "Datacenter")).unwrap_or_default();
+            let there = api.get(&format!("/v1/internal/exports?dc={}", api::escape(name, false)));
+            let there = there.map(|found| exports::summary(&found, &own));
+            text.push_str(&format!("  this site may ask there: {}\n", there.unwrap_or_else(|_| unknown())));
         }
         if state == "unreachable" {
             text.push_str(&format!("  next: causeway federation doctor {name}, at a gateway\n"));
@@ -351,9 +370,9 @@ fn proxy(input: &Input) -> Result<Option<Proxy>, Failed> {
         // Named by hand: for all addresses.
         Some(text) => Proxy::parse(text, "").map(Some).map_err(|e| Failed::Usage(format!("-proxy: {e}"))),
         None => match of(["HTTPS_PROXY", "https_proxy"]) {
-            Some(text) => Proxy::parse(&text, &except).map(Some).map_err(|e| {
-                Failed::Usage(format!("HTTPS_PROXY: {e} (or -proxy=none, to go without)"))
-            }),
+            Some(text) => Proxy::parse(&text, &except)
+                .map(Some)
+                .map_err(|e| Failed::Usage(format!("HTTPS_PROXY: {e} (or -proxy=none, to go without)"))),
             None => Ok(None),
         },
     }
@@ -462,15 +481,19 @@ fn joined(input: &Input) -> Result<String, Failed> {
     let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
     let clocks = granted.clocks(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     let clocks = clocks.map(|text| format!("WARNING: {text}.\n\n")).unwrap_or_default();
-    let exports =
-        if granted.exports.is_empty() { String::new() } else { format!("{} exports: {}\n", token.issuer, granted.exports) };
+    let exports = if granted.exports.is_empty() {
+        String::new()
+    } else {
+        format!("{} exports: {}\n", token.issuer, granted.exports)
+    };
     let done = format!(
-        "{name} is a site of the federation of {}. Written to {}\n\n  gateway  causeway agent -config-dir {}  (with your own settings beside it; one that runs must be restarted)\n  servers  copy {}/server to each, and start it with -config-dir\n  agents   copy {}/agent to each\n\nFiles hold private keys: keep their mode. Files that are moved need their paths corrected in the .json.\n",
+        "{name} is a site of the federation of {}. Written to {}\n\n  gateway  causeway agent -config-dir {}  (with your own settings beside it; one that runs must be restarted)\n  servers  copy {}/server to each, and start it with -config-dir\n  agents   copy {}/agent to each\n\nExports: every linked site may read and write everything here, as in Consul, until \"exports\" is set on the servers of {name}\n(`causeway federation exports` shows it; -datacenter {}: what {name} may ask there).\n\nFiles hold private keys: keep their mode. Files that are moved need their paths corrected in the .json.\n",
         token.issuer,
         out.display(),
         out.display(),
         out.display(),
         out.display(),
+        token.issuer,
     );
     Ok(format!("{done}Joined by {}.\n{exports}{clocks}", granted.path))
 }

@@ -9,6 +9,7 @@ pub mod api;
 pub mod catalog;
 pub mod config;
 pub mod dev;
+mod exports;
 pub mod federation;
 pub mod info;
 pub mod keygen;
@@ -66,6 +67,7 @@ pub static COMMANDS: &[&Command] = &[
     &config::WRITE,
     &dev::COMMAND,
     &federation::DOCTOR,
+    &exports::EXPORTS,
     &federation::JOIN,
     &federation::LIST,
     &federation::REMOVE,
@@ -81,6 +83,7 @@ pub static COMMANDS: &[&Command] = &[
     &kv::GET,
     &kv::IMPORT,
     &kv::PUT,
+    &exports::REPLICATION,
     &membership::LEAVE,
     &services::MAINT,
     &members::COMMAND,

@@ -63,10 +63,10 @@ pub fn config_entries(settings: &Settings) -> Result<Vec<Entry>, ConfigError> {
 }
 
 /// What is done with an object.
-type Visit<'a> = dyn FnMut(&Map<String, Value>) -> Result<(), ConfigError> + 'a;
+pub(super) type Visit<'a> = dyn FnMut(&Map<String, Value>) -> Result<(), ConfigError> + 'a;
 
 /// Calls for the object, or for each object of a list.
-fn each(v: &Value, origin: &str, key: &str, f: &mut Visit<'_>) -> Result<(), ConfigError> {
+pub(super) fn each(v: &Value, origin: &str, key: &str, f: &mut Visit<'_>) -> Result<(), ConfigError> {
     match v {
         Value::Object(object) => f(object),
         Value::Array(items) => items.iter().try_for_each(|item| each(item, origin, key, f)),
@@ -76,7 +76,7 @@ fn each(v: &Value, origin: &str, key: &str, f: &mut Visit<'_>) -> Result<(), Con
 }
 
 /// Reads one object's keys, and knows which it was asked for, so that those left over are errors.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     origin: &'a str,
     path: String,
     object: &'a Map<String, Value>,
@@ -137,15 +137,15 @@ const CHECK_KEYS: &[&str] = &[
 ];
 
 impl<'a> Reader<'a> {
-    fn new(origin: &'a str, path: &str, object: &'a Map<String, Value>) -> Self {
+    pub(super) fn new(origin: &'a str, path: &str, object: &'a Map<String, Value>) -> Self {
         Self { origin, path: path.to_owned(), object }
     }
 
-    fn fail(&self, key: &str, what: impl std::fmt::Display) -> ConfigError {
+    pub(super) fn fail(&self, key: &str, what: impl std::fmt::Display) -> ConfigError {
         ConfigError::new(self.origin, format!("key \"{}.{key}\" {what}", self.path))
     }
 
-    fn only(&self, known: &[&str]) -> Result<(), ConfigError> {
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), ConfigError> {
         for key in self.object.keys() {
             if !known.contains(&key.to_ascii_lowercase().as_str()) {
                 let hint = nearest(key, known.iter().copied())
@@ -169,11 +169,11 @@ impl<'a> Reader<'a> {
         self.get(key).map(|v| value::check(kind, v).map_err(|e| self.fail(key, e))).transpose()
     }
 
-    fn text(&self, key: &str) -> Result<String, ConfigError> {
+    pub(super) fn text(&self, key: &str) -> Result<String, ConfigError> {
         Ok(self.typed(key, super::Kind::Text)?.and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default())
     }
 
-    fn list(&self, key: &str) -> Result<Vec<String>, ConfigError> {
+    pub(super) fn list(&self, key: &str) -> Result<Vec<String>, ConfigError> {
         let v = self.typed(key, super::Kind::List)?;
         Ok(v.and_then(|v| Some(v.as_array()?.iter().filter_map(|t| t.as_str().map(str::to_owned)).collect()))
             .unwrap_or_default())
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
         Ok(n)
     }
 
-    fn on(&self, key: &str) -> Result<bool, ConfigError> {
+    pub(super) fn on(&self, key: &str) -> Result<bool, ConfigError> {
         Ok(self.typed(key, super::Kind::Flag)?.and_then(|v| v.as_bool()).unwrap_or(false))
     }
 

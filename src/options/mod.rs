@@ -3,6 +3,7 @@
 //! among them.
 
 pub mod definitions;
+pub mod exports;
 pub mod load;
 pub mod plan;
 pub mod table;

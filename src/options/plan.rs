@@ -11,6 +11,7 @@ use causeway_certs::material::Files;
 use causeway_proto::config::Entry;
 
 use super::definitions::{self, Definitions};
+use super::exports::{self, Job, Policy};
 use super::table as t;
 use super::{ConfigError, Def, Settings};
 
@@ -137,6 +138,10 @@ pub struct Plan {
     pub verify_incoming_https: bool,
     /// The gateway, where this process is one.
     pub gateway: Option<GatewayPlan>,
+    /// What other sites may ask of this one.
+    pub exports: Policy,
+    /// Keys copied from other sites.
+    pub copies: Vec<Job>,
     /// Whether SIGTERM leaves.
     pub leave_on_terminate: bool,
     /// Whether SIGINT leaves.
@@ -308,9 +313,12 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
         .some_text(&t::PRIMARY_DATACENTER)
         .map(|dc| causeway_proto::name::own_datacenter(&dc).map_err(|e| s.error(&t::PRIMARY_DATACENTER, e)))
         .transpose()?;
+    exports::servers_only(s, server)?;
     let plan = Plan {
         primary_datacenter,
         config_entries: definitions::config_entries(s)?,
+        exports: exports::exports(s, &datacenter)?,
+        copies: exports::copies(s, &datacenter)?,
         definitions: definitions::read(s)?,
         node_meta: s.map(&t::NODE_META),
         server,

@@ -28,6 +28,8 @@ use causeway_gateway::{Congestion, Gateway};
 use causeway_proto::door::{Broken, Door};
 use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
+use causeway_server::exports::driver::Exports;
+use causeway_server::replicate::Copies;
 use causeway_server::server::{Server, ServerConfig, World};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
@@ -156,6 +158,8 @@ struct Reloader {
     registry: Registry,
     materials: Vec<Arc<Material>>,
     sync: Sync,
+    exports: Option<Exports>,
+    copies: Option<Copies>,
 }
 
 impl Reloader {
@@ -170,6 +174,10 @@ impl Reloader {
             running.reload(dns).map_err(|e| e.to_string())?;
         }
         self.views.set_stale_limit(plan.settings.duration(&t::FEDERATION_STALE_IF_UNREACHABLE));
+        if let (Some(exports), Some(copies)) = (&self.exports, &self.copies) {
+            exports.set(plan.exports.clone());
+            copies.set(plan.copies.clone());
+        }
         let paused = self.sync.pause();
         apply_definitions(&self.registry, &plan.definitions).await?;
         drop(paused);
@@ -384,7 +392,18 @@ impl Node {
         for material in &materials {
             tasks.spawn(material.clone().watch(CERTIFICATES_EVERY, stop.clone().cancelled_owned()));
         }
-        let reloader = Arc::new(Reloader { sources, level, dns, views: views.clone(), registry: registry.clone(), materials, sync });
+        let (exports, copies) = (server.as_ref().map(Server::exports), server.as_ref().map(Server::copies));
+        let reloader = Arc::new(Reloader {
+            sources,
+            level,
+            dns,
+            views: views.clone(),
+            registry: registry.clone(),
+            materials,
+            sync,
+            exports,
+            copies,
+        });
         let context = Context {
             door: servers.door(),
             memory: server.as_ref().map(Server::memory),
@@ -521,6 +540,8 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         tls: plan.tls.is_some(),
         primary_datacenter: plan.primary_datacenter.clone(),
         config_entries: plan.config_entries.clone(),
+        exports: plan.exports.clone(),
+        replicate: plan.copies.clone(),
         ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)
     }
 }

@@ -163,7 +163,12 @@ fn write(files: &Files, datacenter: &str, trusted: &[&Authority], issuer: &Autho
 }
 
 /// Asks over and over until told to stop; failures and the worst time.
-async fn load(door: causeway_proto::door::Door, path: &'static str, to: &'static str, stop: Arc<AtomicBool>) -> (usize, Vec<String>, Duration) {
+async fn load(
+    door: causeway_proto::door::Door,
+    path: &'static str,
+    to: &'static str,
+    stop: Arc<AtomicBool>,
+) -> (usize, Vec<String>, Duration) {
     let (mut asked, mut failed, mut worst) = (0, Vec::new(), Duration::ZERO);
     while !stop.load(Ordering::SeqCst) {
         let begun = Instant::now();
@@ -215,8 +220,7 @@ async fn authorities_are_exchanged_without_a_break_and_one_that_is_dropped_cuts_
     let federation = Federation::new(&["a", "b"]);
     let old = authority(&federation);
     let new = Authority::create(30, &[], SystemTime::now()).unwrap();
-    let papers: Vec<Papers> =
-        ["a", "b"].iter().map(|dc| Papers::new(&federation, dc, &[&old, &new], &old)).collect();
+    let papers: Vec<Papers> = ["a", "b"].iter().map(|dc| Papers::new(&federation, dc, &[&old, &new], &old)).collect();
     let a = Plan::new("a", Arc::clone(&papers[0].material)).start().await;
     let b = Plan::new("b", Arc::clone(&papers[1].material)).outbound_only().dials(&[a.addr()]).start().await;
     b.linked("a").await;

@@ -89,12 +89,7 @@ struct Pair {
 /// dc1 dials dc2 over a network that we hold in our hands.
 async fn pair(padding: usize) -> Pair {
     let federation = Federation::new(&["dc1", "dc2"]);
-    let names = Names {
-        count: Arc::new(watch::Sender::new(3)),
-        opened: Arc::default(),
-        open: Arc::default(),
-        padding,
-    };
+    let names = Names { count: Arc::new(watch::Sender::new(3)), opened: Arc::default(), open: Arc::default(), padding };
     let start = async |plan: Plan, servers: Door| {
         let world = World { material: plan.material, servers, members: watch::channel(Members::default()).1 };
         Gateway::start(plan.config, world, CancellationToken::new()).await.unwrap()
@@ -210,7 +205,12 @@ async fn a_slow_subscriber_costs_nothing_and_misses_nothing() {
         quick.until(now).await;
     }
     slow.until(now).await;
-    assert!(quick.resets > 1 && slow.resets > 1, "a long log is replaced by a snapshot: {} {}", quick.resets, slow.resets);
+    assert!(
+        quick.resets > 1 && slow.resets > 1,
+        "a long log is replaced by a snapshot: {} {}",
+        quick.resets,
+        slow.resets
+    );
     until("one stream", SOON, || pair.names.open.load(Ordering::SeqCst) == 1).await;
 }
 
@@ -260,6 +260,9 @@ async fn a_change_takes_one_way_and_no_more() {
     }
     took.sort_unstable();
     let median = took[took.len() / 2];
-    println!("row 13, gateways only: one way {one_way:?}, a change seen after {median:?}, worst {:?}", took[took.len() - 1]);
+    println!(
+        "row 13, gateways only: one way {one_way:?}, a change seen after {median:?}, worst {:?}",
+        took[took.len() - 1]
+    );
     assert!(median < one_way + Duration::from_millis(20), "{took:?}");
 }

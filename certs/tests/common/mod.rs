@@ -15,8 +15,8 @@ use causeway_proto::door::Door;
 use causeway_proto::listen::Peer;
 use causeway_proto::status::status_server::{Status, StatusServer};
 use causeway_proto::status::{
-    LeaderReply, LeaderRequest, PeersReply, PeersRequest, RaftConfigurationReply, RaftConfigurationRequest, StatsReply,
-    StatsRequest,
+    ExportsReply, ExportsRequest, LeaderReply, LeaderRequest, PeersReply, PeersRequest, RaftConfigurationReply,
+    RaftConfigurationRequest, ReplicationReply, ReplicationRequest, StatsReply, StatsRequest,
 };
 
 /// A directory of one test.
@@ -98,6 +98,17 @@ impl Status for Who {
         let names: Vec<_> = peer.identities.iter().map(|i| i.dns_name()).collect();
         assert!(peer.addr.is_some());
         Ok(tonic::Response::new(LeaderReply { address: format!("{}:{}", peer.verified, names.join(",")) }))
+    }
+
+    async fn exports(&self, _: tonic::Request<ExportsRequest>) -> Result<tonic::Response<ExportsReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not asked in these tests"))
+    }
+
+    async fn replication(
+        &self,
+        _: tonic::Request<ReplicationRequest>,
+    ) -> Result<tonic::Response<ReplicationReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not asked in these tests"))
     }
 
     async fn peers(&self, _: tonic::Request<PeersRequest>) -> Result<tonic::Response<PeersReply>, tonic::Status> {

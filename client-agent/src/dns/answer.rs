@@ -146,11 +146,9 @@ pub fn failed(setup: &Setup, ask: &Ask, error: &ViewError) -> Reply {
     match error {
         ViewError::NoPath(_) => missing(setup, ask),
         ViewError::Denied => Reply { ede: Some(ede::PROHIBITED), ..missing(setup, ask) },
-        ViewError::TooOld { .. } => Reply {
-            ede: Some(ede::NETWORK_ERROR),
-            ede_text: error.to_string(),
-            ..Reply::empty(ResponseCode::ServFail)
-        },
+        ViewError::TooOld { .. } => {
+            Reply { ede: Some(ede::NETWORK_ERROR), ede_text: error.to_string(), ..Reply::empty(ResponseCode::ServFail) }
+        }
         ViewError::Unreachable(_) | ViewError::Deadline | ViewError::Stopped | ViewError::Other { .. } => {
             Reply { ede: Some(ede::NO_REACHABLE_AUTHORITY), ..Reply::empty(ResponseCode::ServFail) }
         }

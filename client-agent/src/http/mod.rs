@@ -15,6 +15,7 @@ mod federation;
 mod filter;
 mod gate;
 mod health;
+mod internal;
 mod kv;
 mod operator;
 pub mod ports;

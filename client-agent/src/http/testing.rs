@@ -362,6 +362,34 @@ impl causeway_proto::status::status_server::Status for Servers {
         self.note(&r)?;
         Ok(self.answer(status::LeaderReply { address: "127.0.0.1:18300".into() }))
     }
+    async fn exports(&self, r: Request<status::ExportsRequest>) -> Result<Response<status::ExportsReply>, Status> {
+        self.note(&r)?;
+        let rule = status::ExportRule {
+            site: "dc2".into(),
+            services: vec!["web".into()],
+            kv: vec![String::new()],
+            operations: vec!["read".into()],
+            ..status::ExportRule::default()
+        };
+        Ok(self.answer(status::ExportsReply { datacenter: "dc1".into(), open: false, rules: vec![rule] }))
+    }
+    async fn replication(
+        &self,
+        r: Request<status::ReplicationRequest>,
+    ) -> Result<Response<status::ReplicationReply>, Status> {
+        self.note(&r)?;
+        let copy = |state: &str, index| status::Replication {
+            from: "dc2".into(),
+            source: "a/".into(),
+            target: "b/".into(),
+            state: state.into(),
+            index,
+            lag_ms: 1500,
+            ..status::Replication::default()
+        };
+        let copies = vec![copy("in-sync", 7), copy("", 0)];
+        Ok(self.answer(status::ReplicationReply { datacenter: "dc1".into(), copies }))
+    }
     async fn peers(&self, r: Request<status::PeersRequest>) -> Result<Response<status::PeersReply>, Status> {
         self.note(&r)?;
         Ok(self.answer(status::PeersReply { addresses: vec!["127.0.0.1:18300".into()] }))
@@ -545,10 +573,10 @@ impl CachedReads for FakeViews {
     ) -> BoxFuture<'a, Result<CachedService, Status>> {
         let entry = ServiceHealth { node: Some(ext_node()), service: Some(ext_service()), checks: vec![ext_check()] };
         let age = (name == "old").then_some(Duration::from_secs(7));
-        Box::pin(async move { 
+        Box::pin(async move {
             let down = age.map(|_| Reason::Unreachable);
             Ok(CachedService { instances: vec![Arc::new(entry)], index: 60, age, down, hit: true })
-         })
+        })
     }
 }
 

@@ -27,6 +27,7 @@ use crate::consensus::driver::leadership;
 use crate::consensus::network::Addresses;
 use crate::consensus::types::Peer;
 use crate::consensus::{Consensus, Leadership};
+use crate::replicate::Replicator;
 use crate::route::Gateways;
 use crate::store::{Event, State, Store};
 
@@ -93,6 +94,8 @@ pub struct Leader {
     pub datacenter: String,
     /// This server.
     pub own: Peer,
+    /// Copies keys from other sites.
+    pub replicator: Replicator,
     /// Begins a cluster of one at once.
     pub bootstrap: bool,
     /// Begins a cluster once this many servers are there; 0: never.
@@ -212,14 +215,14 @@ impl Leader {
         }
         let sessions = self.store.state().sessions(None).0;
         self.timers.lock().lead(Instant::now(), sessions.iter().map(|s| (s.id.clone(), s.ttl_ms)));
-        futures::future::join5(
+        let own = futures::future::join5(
             self.follow_members(),
             self.follow_servers(),
             self.expire(),
             self.reap(),
             self.keep_configs(),
-        )
-        .await;
+        );
+        futures::future::join(own, self.replicator.run()).await;
     }
 
     async fn propose(&self, command: Command) {

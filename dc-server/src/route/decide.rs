@@ -100,7 +100,8 @@ pub fn decide(method: &Method, meta: &Meta, caller: Caller, here: &Standing<'_>)
     if let Some(target) = meta.datacenter.as_deref()
         && target != here.datacenter
     {
-        if caller == Caller::Gateway {
+        // Nor is what one site asks handed on to a third.
+        if caller == Caller::Gateway || meta.from.is_some() {
             return Verdict::Refuse(Reason::NoPath, NO_PATH);
         }
         if !method.crosses {

@@ -21,13 +21,16 @@ use tonic::Status;
 use tonic::body::Body;
 use tracing::Instrument;
 
-use super::rooms::Rooms;
-use super::spread;
 use super::decide::{
     Caller, Proof, Standing, Verdict, deadline, decide, is_long, may_repeat, never_sent, read_timeout,
 };
+use super::rooms::Rooms;
+use super::spread;
 use crate::consensus::driver::leadership;
 use crate::consensus::{Consensus, Leadership};
+use crate::exports::driver::{Exports, filtered, follow};
+use crate::exports::gate;
+use crate::store::Store;
 
 /// How much is let in at once.
 #[derive(Debug, Clone)]
@@ -103,9 +106,12 @@ pub struct Router {
     /// For calls to other datacenters.
     away: Rooms,
     draining: watch::Receiver<bool>,
+    exports: Exports,
+    store: Arc<Store>,
 }
 
 /// One call while it is carried out.
+#[derive(Clone)]
 struct Call {
     method: &'static Method,
     meta: Meta,
@@ -125,6 +131,7 @@ enum Tried {
 
 impl Router {
     /// A router in front of these services.
+    #[allow(clippy::too_many_arguments, reason = "built in one place, from parts that have nothing else in common")]
     pub fn new(
         consensus: Arc<Consensus>,
         services: Door,
@@ -133,10 +140,12 @@ impl Router {
         tls: bool,
         limits: Limits,
         draining: watch::Receiver<bool>,
+        exports: Exports,
+        store: Arc<Store>,
     ) -> Self {
         let (calls, waits) = (Arc::new(Semaphore::new(limits.calls)), Arc::new(Semaphore::new(limits.waits)));
         let away = Rooms::new(limits.calls / 4, limits.waits / 4);
-        Self { consensus, services, gateways, datacenter, tls, limits, calls, waits, away, draining }
+        Self { consensus, services, gateways, datacenter, tls, limits, calls, waits, away, draining, exports, store }
     }
 
     /// The router as a door.
@@ -240,7 +249,8 @@ impl Router {
         if let Some(to) = meta.datacenter.as_deref().filter(|to| *to != self.datacenter) {
             return self.away.enter(to, long).ok_or_else(|| {
                 metrics::counter!("causeway_route_away_refused_total").increment(1);
-                Reason::Overloaded.status(format!("too many calls to {to} are under way on this server; it may not answer any more"))
+                Reason::Overloaded
+                    .status(format!("too many calls to {to} are under way on this server; it may not answer any more"))
             });
         }
         let room = if long { &self.waits } else { &self.calls };
@@ -255,7 +265,10 @@ impl Router {
             let tried = match verdict {
                 Verdict::Refuse(reason, text) => return Err(reason.status(text)),
                 Verdict::Away(_) | Verdict::Gateway => return self.away(call).await,
-                Verdict::Here(proof) => self.here(call, proof).await?,
+                Verdict::Here(proof) => match &call.meta.from {
+                    None => self.here(call, proof).await?,
+                    Some(from) => self.exported(call, from, proof).await?,
+                },
                 Verdict::Leader(leader) => self.leader(call, leader).await?,
                 Verdict::Hold => Tried::Again,
             };
@@ -286,6 +299,37 @@ impl Router {
         let _ = timeout_at(call.hold.min(Instant::now() + moment), changed).await;
         tokio::time::sleep_until(call.hold.min(Instant::now() + jitter)).await;
         Ok(())
+    }
+
+    /// For another site: what is exported to it.
+    async fn exported(&self, call: &Call, from: &str, proof: Proof) -> Result<Tried, Status> {
+        loop {
+            let mut changes = self.exports.watch();
+            let rights = changes.borrow_and_update().rights(from, &self.datacenter);
+            let admitted =
+                gate::enter(call.method.path, &rights, &call.body, &self.store.state()).inspect_err(|status| {
+                    metrics::counter!("causeway_exports_refused_total", "from" => from.to_owned()).increment(1);
+                    tracing::debug!(from, why = status.message(), "not exported");
+                })?;
+            let inner = Call { body: admitted.body.clone(), ..call.clone() };
+            let tried = if call.method.kind == Kind::Read {
+                tokio::select! {
+                    tried = self.here(&inner, proof) => tried?,
+                    // A read that waits for a change is looked at anew.
+                    Ok(()) = changes.changed() => continue,
+                }
+            } else {
+                self.here(&inner, proof).await?
+            };
+            return Ok(match tried {
+                Tried::Again => Tried::Again,
+                Tried::Answer(response) if refusal(&response).is_some() => Tried::Answer(response),
+                Tried::Answer(response) if call.method.kind == Kind::Stream => {
+                    Tried::Answer(follow(response, admitted, rights, changes, self.store.clone()))
+                }
+                Tried::Answer(response) => Tried::Answer(filtered(response, &admitted, &rights, &self.store).await?),
+            });
+        }
     }
 
     async fn here(&self, call: &Call, proof: Proof) -> Result<Tried, Status> {

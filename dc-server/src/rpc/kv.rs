@@ -33,6 +33,7 @@ impl<L: Log> Kv for Service<L> {
             return Err(Reason::Refused.status("Must provide key"));
         }
         check(&self.limits, &request.key, &request.value)?;
+        self.may_write(&request.key, verb == Verb::DeleteTree)?;
         if verb == Verb::Lock && self.log.lock_delay(&request.key) {
             return Ok(Response::new(ApplyReply { done: false, index: self.store.state().index() }));
         }

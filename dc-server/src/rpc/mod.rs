@@ -37,6 +37,7 @@ use tonic::{Request, Response, Status};
 
 use crate::config::driver::Copy;
 use crate::read;
+use crate::replicate::Copies;
 use crate::store::{State, Store, Topic};
 
 pub use driver::Hub;
@@ -128,6 +129,8 @@ pub struct Handlers<L> {
     pub hub: Arc<Hub>,
     /// The copy of the primary datacenter's config entries; `None`: they are our own.
     pub copy: Option<Arc<Copy>>,
+    /// Keys that are copied from other sites, and not this one's to write.
+    pub copies: Copies,
     /// Ends blocked reads and views, so that callers go to another server.
     pub stop: CancellationToken,
 }
@@ -142,7 +145,26 @@ impl<L: Log> Handlers<L> {
     /// Handlers with the real chance and default limits. Blocked reads, views and their tasks end with `stop`.
     pub fn new(store: Arc<Store>, log: Arc<L>, datacenter: String, stop: CancellationToken) -> Self {
         let hub = Arc::new(Hub::new(Arc::clone(&store), stop.clone()));
-        Self { store, log, datacenter, limits: Limits::default(), chance: driver::chance(), hub, copy: None, stop }
+        Self {
+            store,
+            log,
+            datacenter,
+            limits: Limits::default(),
+            chance: driver::chance(),
+            hub,
+            copy: None,
+            copies: Copies::new(Vec::new()),
+            stop,
+        }
+    }
+
+    /// Whether a key is this site's to write; `tree`: it and all that begin with it.
+    fn may_write(&self, key: &str, tree: bool) -> Result<(), Status> {
+        let Some(job) = self.copies.holds(key, tree) else { return Ok(()) };
+        Err(Reason::Refused.status(format!(
+            "{key:?} is copied from {} (kv_replication): write {:?} there, with -datacenter {}",
+            job.from, job.source, job.from
+        )))
     }
 
     fn answer(&self, index: u64) -> AnswerMeta {

@@ -92,6 +92,8 @@ impl<L: Log> Service<L> {
                 token: if query.token.is_empty() { meta.token.clone() } else { Some(query.token.clone()) },
                 hops: meta.hops + 1,
                 consistency: meta.consistency,
+                // A site must not learn from us what a third would not tell it.
+                from: meta.from.clone(),
                 trace: meta.trace.clone(),
                 ..Meta::default()
             };

@@ -20,6 +20,9 @@ impl<L: Log> Service<L> {
                 Some(Op::Kv(op)) => {
                     if let Some(entry) = &op.entry {
                         kv::check(&self.limits, &entry.key, &entry.value)?;
+                        if !op.verb.starts_with("get") && !op.verb.starts_with("check-") {
+                            self.may_write(&entry.key, op.verb == "delete-tree")?;
+                        }
                     }
                 }
                 Some(Op::Node(op)) => catalog::check_node_id(op.node.as_ref().map_or("", |node| &node.id))?,

@@ -62,7 +62,7 @@ pub(crate) async fn serve(desk: Desk, send: SendHalf, recv: RecvHalf) {
     {
         return Box::pin(relay::driver::serve(relay, &headers, incoming, out)).await;
     }
-    let class = match check(&desk.own, &path, &mut headers) {
+    let class = match check(&desk.own, &desk.from, &path, &mut headers) {
         Ok(class) => class,
         Err(status) => return refuse(out, &status).await,
     };

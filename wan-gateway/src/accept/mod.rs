@@ -2,15 +2,17 @@
 
 pub(crate) mod driver;
 
-use causeway_proto::meta::{HOPS, Meta};
+use causeway_proto::meta::{FROM, HOPS, Meta};
 use causeway_proto::rejection::Reason;
 use http::{HeaderMap, HeaderValue};
 use tonic::Status;
 
 use crate::admission::{self, Class};
 
-/// Whether a call that came over a link is one for us; counts the hop in its headers.
-pub fn check(own: &str, path: &str, headers: &mut HeaderMap) -> Result<Class, Status> {
+/// Whether a call that came over a link is one for us; counts the hop in its headers and notes there who asks. `from` is the
+/// datacenter of the certificate at the other end: servers decide by it what they answer. Names that the other end put there stay
+/// before it, as calls on behalf of others; they can only take rights away.
+pub fn check(own: &str, from: &str, path: &str, headers: &mut HeaderMap) -> Result<Class, Status> {
     let class = admission::class(path)?;
     let meta = Meta::read(headers);
     match meta.datacenter.as_deref() {
@@ -22,6 +24,13 @@ pub fn check(own: &str, path: &str, headers: &mut HeaderMap) -> Result<Class, St
     }
     admission::hops(&meta)?;
     headers.insert(HOPS, HeaderValue::from(meta.hops.saturating_add(1)));
+    let chain = match &meta.from {
+        Some(before) => format!("{before},{from}"),
+        None => from.to_owned(),
+    };
+    let chain =
+        HeaderValue::try_from(chain).map_err(|_| Reason::Invalid.status("a datacenter that asks has no name"))?;
+    headers.insert(FROM, chain);
     Ok(class)
 }
 
@@ -37,12 +46,17 @@ mod tests {
     fn only_calls_for_us_come_in_and_hops_are_counted() {
         let path = "/causeway.kv.v1.Kv/Get";
         let mut ours = headers(&[("causeway-dc", "b"), ("causeway-hops", "2")]);
-        assert!(check("b", path, &mut ours).is_ok());
+        assert!(check("b", "a", path, &mut ours).is_ok());
         assert_eq!(Meta::read(&ours).hops, 3);
+        assert_eq!(Meta::read(&ours).from.as_deref(), Some("a"));
+        // A name that the other end claims does not replace what its certificate says.
+        let mut claimed = headers(&[("causeway-dc", "b"), ("causeway-from", "b")]);
+        assert!(check("b", "a", path, &mut claimed).is_ok());
+        assert_eq!(Meta::read(&claimed).from.as_deref(), Some("b,a"));
         for bad in [headers(&[("causeway-dc", "c")]), headers(&[])] {
-            assert_eq!(check("b", path, &mut bad.clone()).err().map(|s| Reason::of(&s)), Some(Reason::NoPath));
+            assert_eq!(check("b", "a", path, &mut bad.clone()).err().map(|s| Reason::of(&s)), Some(Reason::NoPath));
         }
-        assert!(check("b", path, &mut headers(&[("causeway-dc", "b"), ("causeway-hops", "8")])).is_err());
-        assert!(check("b", "/causeway.raft.v1.Raft/Vote", &mut ours).is_err());
+        assert!(check("b", "a", path, &mut headers(&[("causeway-dc", "b"), ("causeway-hops", "8")])).is_err());
+        assert!(check("b", "a", "/causeway.raft.v1.Raft/Vote", &mut ours).is_err());
     }
 }

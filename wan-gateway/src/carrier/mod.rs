@@ -83,10 +83,16 @@ impl Closed {
             c if c == CloseCode::Superseded as u64 => End::Superseded,
             c if c == CloseCode::OwnSite as u64 => End::OwnSite,
             c if c == CloseCode::Removed as u64 => {
-                return Self { end: End::Refused, why: "the other end says: this site was removed from the federation".to_owned() };
+                return Self {
+                    end: End::Refused,
+                    why: "the other end says: this site was removed from the federation".to_owned(),
+                };
             }
             c if c == CloseCode::Distrusted as u64 => {
-                return Self { end: End::Gone, why: "the other end does not believe our certificate any more".to_owned() };
+                return Self {
+                    end: End::Gone,
+                    why: "the other end does not believe our certificate any more".to_owned(),
+                };
             }
             _ => End::Gone,
         };

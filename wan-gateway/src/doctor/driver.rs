@@ -139,7 +139,12 @@ impl Doctor {
     }
 
     /// A handshake one way, how long it took, and what packets pass where that is known.
-    async fn reach(&self, address: &str, datacenter: Option<&str>, kind: Kind) -> Result<(Duration, Option<u16>), String> {
+    async fn reach(
+        &self,
+        address: &str,
+        datacenter: Option<&str>,
+        kind: Kind,
+    ) -> Result<(Duration, Option<u16>), String> {
         let aim = Aim {
             addresses: vec![address.to_owned()],
             expect: datacenter.map(str::to_owned),

@@ -114,7 +114,11 @@ fn rule(protocol: &str, from: &str, to: &str) -> String {
 /// What an attempt failed of, where it is not the network.
 fn distrust(why: &str) -> Option<&'static str> {
     let lower = why.to_ascii_lowercase();
-    if lower.contains("inspect tls") || lower.contains("opens tls") || lower.contains("unknownissuer") || lower.contains("unknown issuer") {
+    if lower.contains("inspect tls")
+        || lower.contains("opens tls")
+        || lower.contains("unknownissuer")
+        || lower.contains("unknown issuer")
+    {
         return Some(
             "something on the way opens TLS (inspection), or the two gateways have different authorities: ask those who run it to let this address through unopened, or issue both certificates from one authority",
         );

@@ -63,7 +63,8 @@ impl Report {
             return Err(self.error);
         }
         let of = |t: Told| {
-            let verdict = [Verdict::Pass, Verdict::Fail, Verdict::Skip].into_iter().find(|v| v.as_str() == t.verdict)?;
+            let verdict =
+                [Verdict::Pass, Verdict::Fail, Verdict::Skip].into_iter().find(|v| v.as_str() == t.verdict)?;
             let check = super::CHECKS.into_iter().find(|c| *c == t.check)?;
             Some(Finding { at: at.to_owned(), verdict, check, subject: t.subject, found: t.found, advice: t.advice })
         };

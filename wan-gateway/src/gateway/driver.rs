@@ -21,8 +21,8 @@ use super::{Extras, StartError, World};
 use crate::carrier::reach::driver::{self as reach, Dialler, Maker};
 use crate::config::Config;
 use crate::directory::driver as disk;
-use crate::doctor::{Finding, Verdict};
 use crate::doctor::driver::Doctor;
+use crate::doctor::{Finding, Verdict};
 use crate::forward;
 use crate::join::driver::{Desk, Office};
 use crate::join::{CreateError, Created, RemoveError};
@@ -141,8 +141,7 @@ impl Gateway {
                     .map_err(|source| StartError::Removed { path, source })?
             }
         };
-        let roll =
-            Arc::new(Roll::new(membership, config.data_dir.clone(), Arc::clone(&material), authority.clone()));
+        let roll = Arc::new(Roll::new(membership, config.data_dir.clone(), Arc::clone(&material), authority.clone()));
         let removed = roll.removed();
         let desk = authority.map(|authority| {
             Arc::new(Desk::open(Office {

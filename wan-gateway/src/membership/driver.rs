@@ -159,8 +159,10 @@ impl Roll {
         match &self.authority {
             Some(authority) if next.removed().contains(datacenter) != remove || local => {
                 let version = unix_ms().max(next.version(datacenter) + 1);
-                let mut notice = Notice { datacenter: datacenter.to_owned(), removed: remove, version, ..Notice::default() };
-                let made = notice::sign(authority, PURPOSE, &body(&notice)).map_err(|e| RemoveError::Disk(e.to_string()))?;
+                let mut notice =
+                    Notice { datacenter: datacenter.to_owned(), removed: remove, version, ..Notice::default() };
+                let made =
+                    notice::sign(authority, PURPOSE, &body(&notice)).map_err(|e| RemoveError::Disk(e.to_string()))?;
                 (notice.scheme, notice.signature) = (u32::from(made.scheme), made.bytes);
                 signed = next.take(&notice, |_| true);
             }
@@ -170,7 +172,8 @@ impl Roll {
         if next.removed().contains(datacenter) != remove {
             return Err(RemoveError::Signed(datacenter.to_owned()));
         }
-        self.write(&next).map_err(|e| RemoveError::Disk(format!("the list of removed sites cannot be written: {e}")))?;
+        self.write(&next)
+            .map_err(|e| RemoveError::Disk(format!("the list of removed sites cannot be written: {e}")))?;
         tracing::warn!(datacenter, remove, signed, "the sites of the federation were changed by an operator");
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         *all = next;

@@ -64,7 +64,8 @@ impl Shelf {
             }
             Place::Memory(memory, _) => {
                 let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-                let of = |(value, index): &(Vec<u8>, u64)| Kept { key: key.to_owned(), value: value.clone(), index: *index };
+                let of =
+                    |(value, index): &(Vec<u8>, u64)| Kept { key: key.to_owned(), value: value.clone(), index: *index };
                 Ok(memory.entries.get(key).map(of))
             }
         }

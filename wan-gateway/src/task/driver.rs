@@ -2,8 +2,8 @@
 //! The task that owns directory and links: feeds them what happens, does what they say, publishes what follows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -27,9 +27,9 @@ use crate::carrier::driver::Carrier;
 use crate::carrier::reach::driver::{Aim, Dialler};
 use crate::config::Config;
 use crate::directory::{Directory, LinkView, SkewWarnings, Status};
-use crate::link::driver::{self as links, Link, Note};
 use crate::doctor::driver::Doctor;
 use crate::doctor::wire::{Question, Report};
+use crate::link::driver::{self as links, Link, Note};
 use crate::link::{CloseCode, ConnId, Effect, End, Event, Links, State, Target};
 use crate::membership::Seldom;
 use crate::membership::driver::Roll;
@@ -604,7 +604,10 @@ impl Brain {
             return;
         }
         self.shown = shown;
-        tracing::info!(links = self.held.len(), "our certificate was renewed: links are made anew with it, the old ones drained");
+        tracing::info!(
+            links = self.held.len(),
+            "our certificate was renewed: links are made anew with it, the old ones drained"
+        );
         let now = Instant::now();
         for (id, held) in &self.held {
             if self.links.dialled(*id) {
@@ -622,7 +625,12 @@ impl Brain {
         for (id, held) in &self.held {
             let chain = held.link.conn.chain();
             if let Err(why) = still_gateway(self.parts.tls.material(), &chain, &held.link.datacenter, now) {
-                tracing::warn!(datacenter = held.link.datacenter, link = id, why, "a link is cut: the certificate at its other end is not believed any more");
+                tracing::warn!(
+                    datacenter = held.link.datacenter,
+                    link = id,
+                    why,
+                    "a link is cut: the certificate at its other end is not believed any more"
+                );
                 held.link.close(CloseCode::Distrusted);
             }
         }

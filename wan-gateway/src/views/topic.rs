@@ -68,7 +68,9 @@ impl Topic {
             Some((log, size)) => {
                 log.push(bytes);
                 *size += len;
-                if mark.complete && let Some((log, size)) = self.coming.take() {
+                if mark.complete
+                    && let Some((log, size)) = self.coming.take()
+                {
                     self.begin(log, size);
                     self.snapshot = Some(size);
                 }

@@ -118,7 +118,8 @@ mod tests {
             complete,
             change: Some(Change::Names(NamesChange { upsert: vec!["web".into()], remove: vec![] })),
         };
-        let beat = ViewEvent { change: Some(Change::Heartbeat(Heartbeat { last_contact_ms: 0 })), ..names(false, false) };
+        let beat =
+            ViewEvent { change: Some(Change::Heartbeat(Heartbeat { last_contact_ms: 0 })), ..names(false, false) };
         let events = [names(true, false), names(false, true), beat, names(false, true)];
         let bytes: Vec<u8> = events.iter().flat_map(framed).collect();
         for cut in [1, 2, 5, 7, bytes.len()] {

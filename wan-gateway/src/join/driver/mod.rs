@@ -1,4 +1,7 @@
-#![allow(clippy::disallowed_methods, reason = "reads the clock, asks the servers, serves connections of those who join")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "reads the clock, asks the servers, serves connections of those who join"
+)]
 //! The gateway's side of joining.
 
 pub(crate) mod redeem;
@@ -265,7 +268,11 @@ impl Desk {
                 // Another gateway was faster: what it did counts.
                 Ok(None) => {}
                 Err(why) => {
-                    tracing::warn!(datacenter = request.datacenter, why, "a site wants to join, and the servers that keep tokens do not answer");
+                    tracing::warn!(
+                        datacenter = request.datacenter,
+                        why,
+                        "a site wants to join, and the servers that keep tokens do not answer"
+                    );
                     return JoinReply::refused(
                         Refusal::Busy,
                         format!("the servers of {} do not answer its gateway now ({why})", self.config.datacenter),
