@@ -11,6 +11,7 @@
 //! an MTU above which packets vanish without a word, a firewall that drops all of it or all but the first few, a NAT that forgets.
 //! TCP passes as bytes: delay and rate hold for it, it waits in a blackout, and its connections can be cut.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -341,11 +342,11 @@ async fn udp(near: Arc<UdpSocket>, target: SocketAddr, shared: Arc<Shared>) {
             lock(&shared.handshakes).insert(id);
         }
         let Some(due) = shared.packet(0, len) else { continue };
-        if !flows.contains_key(&from) {
-            let flow = Flow::new(&near, from, target, &shared).await;
-            flows.insert(from, flow);
-        }
-        let _ = flows[&from].out.try_send((due, buffer[..len].to_vec()));
+        let flow = match flows.entry(from) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Flow::new(&near, from, target, &shared).await),
+        };
+        let _ = flow.out.try_send((due, buffer[..len].to_vec()));
     }
 }
 

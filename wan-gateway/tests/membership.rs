@@ -25,7 +25,6 @@ const SOON: Duration = Duration::from_secs(20);
 /// A gateway with everything a gateway may have.
 struct Full {
     gateway: Gateway,
-    toy: Arc<Toy>,
     _members: watch::Sender<Members>,
 }
 
@@ -34,7 +33,7 @@ async fn full(plan: Plan, extras: Extras) -> Full {
     let (members, watch) = watch::channel(Members::default());
     let world = World { material: plan.material, servers: door(&toy), members: watch };
     let gateway = Gateway::start_with(plan.config, world, extras, CancellationToken::new()).await.unwrap();
-    Full { gateway, toy, _members: members }
+    Full { gateway, _members: members }
 }
 
 fn authority(federation: &Federation) -> Arc<Authority> {

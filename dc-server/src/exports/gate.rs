@@ -82,6 +82,9 @@ fn rule(path: &str) -> Option<(Family, Rule)> {
         (Family::Catalog, "Catalog/ListServices") => Rule::Filtered(Filter::Services),
         (Family::Catalog, "Catalog/NodeServices") => Rule::Filtered(Filter::NodeServices),
         (Family::Catalog, "Catalog/ServiceNodes") => Rule::ServiceNodes,
+        // They hold for the whole federation.
+        (Family::Config, "Config/Apply") => Rule::Catalog(Op::Write),
+        (Family::Config, "Config/List") => Rule::Status,
         (Family::Health, "Health/ChecksInState" | "Health/NodeChecks") => Rule::Filtered(Filter::Checks),
         (Family::Health, "Health/ServiceHealth") => Rule::ServiceHealth,
         (Family::Health, "Health/ServiceChecks") => Rule::ServiceChecks,

@@ -8,6 +8,7 @@ use causeway_proto::catalog::{
     ServiceNodesRequest, ServicesReply,
 };
 use causeway_proto::command::{Command, command};
+use causeway_proto::config;
 use causeway_proto::health::{self, ChecksReply};
 use causeway_proto::kv;
 use causeway_proto::method::{Kind, TABLE};
@@ -122,6 +123,8 @@ fn rows() -> Vec<(&'static str, bytes::Bytes, &'static str)> {
         ("kv.v1.Kv/List", list("shared/a/"), "pddddppdd"),
         // Part of it is exported: a list that says nothing of the rest would be taken for the whole.
         ("kv.v1.Kv/List", list("sh"), "pdddddddd"),
+        ("config.v1.Config/Apply", body(&config::ApplyRequest::default()), "pdddpdddd"),
+        ("config.v1.Config/List", body(&config::ListRequest::default()), "pdppppppd"),
         ("query.v1.Queries/Apply", body(&query::ApplyRequest::default()), "pdddpdddd"),
         ("query.v1.Queries/Execute", body(&query::ExecuteRequest::default()), "pffffffff"),
         ("query.v1.Queries/ExecuteRemote", body(&remote("web")), "pbpppbbbb"),

@@ -18,6 +18,8 @@ pub enum Op {
 pub enum Family {
     /// Nodes and services.
     Catalog,
+    /// Config entries; who has a primary datacenter copies them from it.
+    Config,
     /// Health of services and checks.
     Health,
     /// Keys and values.
@@ -36,13 +38,23 @@ pub enum Family {
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 8] =
-        [Self::Catalog, Self::Health, Self::Kv, Self::Query, Self::Session, Self::Status, Self::Txn, Self::View];
+    pub const ALL: [Self; 9] = [
+        Self::Catalog,
+        Self::Config,
+        Self::Health,
+        Self::Kv,
+        Self::Query,
+        Self::Session,
+        Self::Status,
+        Self::Txn,
+        Self::View,
+    ];
 
     /// As in configuration, and as the package of its methods is named.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Catalog => "catalog",
+            Self::Config => "config",
             Self::Health => "health",
             Self::Kv => "kv",
             Self::Query => "query",

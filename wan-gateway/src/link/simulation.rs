@@ -206,7 +206,8 @@ impl World {
                         self.along(wire, 1 - end, Packet::Gone { wire, to_end: 1 - end, code }, true);
                     }
                 }
-                Effect::State(..) => {}
+                // Certificates do not change here, so no link is renewed.
+                Effect::Farewell(_) | Effect::State(..) => {}
             }
         }
     }

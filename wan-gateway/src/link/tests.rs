@@ -173,6 +173,7 @@ fn a_gateway_whose_tcp_connection_broke_is_known_dead_soon() {
     links.handle(t0 + ms(700), Event::Connected { conn: 3, dialled: None, datacenter: "b".into(), kind: Kind::Tcp });
     links.handle(t0 + ms(700), Event::Hello { conn: 3, gateway: "g".into(), life: 0 });
     links.handle(t0 + ms(700), gone(3));
+    run(&mut links, t0 + ms(700), t0 + ms(720), |_, _, _| {});
     links.handle(t0 + ms(720), Event::Heard { conn: 1, rtt: ms(10) });
     let mut changes = Vec::new();
     run(&mut links, t0 + ms(720), t0 + ms(2000), |_, now, effect| {

@@ -117,6 +117,7 @@ impl Station {
             from_datacenter: self.plan.datacenter.clone(),
             from_gateway: self.plan.gateway.clone(),
             sent_unix_ms: 0,
+            notices: Vec::new(),
             sites,
         }
     }

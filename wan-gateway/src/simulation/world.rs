@@ -150,12 +150,10 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let n = plans.len();
         let mut delays = vec![vec![Duration::ZERO; n]; n];
-        for a in 0..n {
-            for b in 0..a {
-                let delay = Duration::from_millis(rng.random_range(5..75));
-                delays[a][b] = delay;
-                delays[b][a] = delay;
-            }
+        for (a, b) in (0..n).flat_map(|a| (0..a).map(move |b| (a, b))) {
+            let delay = Duration::from_millis(rng.random_range(5..75));
+            delays[a][b] = delay;
+            delays[b][a] = delay;
         }
         let stations: Vec<Station> = plans
             .into_iter()
@@ -201,9 +199,10 @@ impl World {
     }
 
     fn open(&self, a: usize, b: usize, kind: Kind) -> bool {
-        !self.walls.contains(&pair(a, b))
-            && !self.cut.contains_key(&pair(a, b))
-            && !(kind.is_quic() && self.no_udp.contains_key(&pair(a, b)))
+        let between = pair(a, b);
+        let cut = self.walls.contains(&between) || self.cut.contains_key(&between);
+        let dropped = kind.is_quic() && self.no_udp.contains_key(&between);
+        !cut && !dropped
     }
 
     fn lost(&mut self) -> bool {
@@ -303,10 +302,8 @@ impl World {
     fn dial(
         &mut self,
         i: usize,
-        key: String,
-        attempt: u64,
-        addresses: &[String],
-        expect: Option<&str>,
+        (key, attempt): (String, u64),
+        (addresses, expect): (&[String], Option<&str>),
         ways: &[Way],
         deadline: Duration,
     ) {
@@ -478,7 +475,7 @@ impl World {
             for effect in effects {
                 match effect {
                     Effect::Dial { key, attempt, addresses, expect, ways, deadline } => {
-                        self.dial(i, key, attempt, &addresses, expect.as_deref(), &ways, deadline);
+                        self.dial(i, (key, attempt), (&addresses, expect.as_deref()), &ways, deadline);
                     }
                     Effect::Probe(conn) => {
                         let digest = self.stations[i].digest();
@@ -492,7 +489,8 @@ impl World {
                             self.send(held.wire, 1 - held.end, Load::Gone(Some(code)), 0);
                         }
                     }
-                    Effect::State(..) => {}
+                    // Certificates do not change here, so no link is renewed.
+                    Effect::Farewell(_) | Effect::State(..) => {}
                 }
             }
         }
@@ -627,7 +625,7 @@ impl World {
                 look = self.now + Duration::from_millis(250);
                 self.idle();
                 looks += 1;
-                if looks % 4 == 0 {
+                if looks.is_multiple_of(4) {
                     for i in 0..self.stations.len() {
                         if self.stations[i].alive {
                             self.stations[i].measure(self.now);

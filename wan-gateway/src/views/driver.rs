@@ -412,7 +412,7 @@ impl Remote {
     /// The next event, or why there is none. May be cancelled and called again.
     async fn next(&mut self) -> Result<super::wire::Event, Status> {
         loop {
-            match self.splitter.next() {
+            match self.splitter.take() {
                 Ok(Some(event)) => return Ok(event),
                 Ok(None) => {}
                 Err(error) => return Err(Reason::Internal.status(error.to_string())),

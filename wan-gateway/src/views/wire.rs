@@ -71,7 +71,7 @@ impl Splitter {
     }
 
     /// The next whole event.
-    pub fn next(&mut self) -> Result<Option<Event>, WireError> {
+    pub fn take(&mut self) -> Result<Option<Event>, WireError> {
         let Some((flag, mut len)) = self.0.split_first_chunk::<1>().and_then(|(f, r)| Some((f, r.get(..4)?))) else {
             return Ok(None);
         };
@@ -126,7 +126,7 @@ mod tests {
             let (mut splitter, mut seen) = (Splitter::default(), Vec::new());
             for piece in bytes.chunks(cut) {
                 splitter.push(piece);
-                while let Some(event) = splitter.next().unwrap() {
+                while let Some(event) = splitter.take().unwrap() {
                     seen.push((event.mark.reset, event.mark.complete, event.mark.heartbeat));
                 }
             }
@@ -140,7 +140,7 @@ mod tests {
         let next = |bytes: &[u8]| {
             let mut splitter = Splitter::default();
             splitter.push(bytes);
-            splitter.next().map(|e| e.is_some())
+            splitter.take().map(|e| e.is_some())
         };
         assert_eq!(next(&[0, 0, 0]), Ok(false));
         assert_eq!(next(&[1, 0, 0, 0, 0]), Err(WireError::Compressed));
