@@ -34,7 +34,8 @@ fn before(runtime: &Runtime, gateway: &Node) -> Wan {
     wan
 }
 
-fn sleep(time: Duration) {
+/// Lets the load run for so long.
+fn pass(time: Duration) {
     let end = Instant::now() + time;
     while Instant::now() < end {
         pause();
@@ -97,7 +98,7 @@ impl Load {
                     });
                     (start.elapsed(), failed)
                 }));
-                sleep((every * n).saturating_sub(begun.elapsed()));
+                pass((every * n).saturating_sub(begun.elapsed()));
             }
             let (mut took, mut failed) = (Vec::new(), Vec::new());
             for call in calls {
@@ -203,30 +204,30 @@ fn r1_r2_s1_s3_s4_an_outbound_only_site_joins_and_stays_linked() {
     let every = Duration::from_millis(40);
     // In use, so that what follows happens to a link with a measured round trip and one that stands by.
     wait("a TCP link that stands by", SOON, || if wan.tcp_connections() > 0 { Ok(()) } else { Err("none".into()) });
-    sleep(Duration::from_secs(1));
+    pass(Duration::from_secs(1));
 
     let before = wan.handshakes();
     let load = Load::start(&both, every);
     for _ in 0..3 {
-        sleep(Duration::from_millis(600));
+        pass(Duration::from_millis(600));
         wan.rebind();
     }
-    sleep(Duration::from_millis(600));
+    pass(Duration::from_millis(600));
     let (worst, _) = load.unharmed("S1 rebinding, three times (target: 0 failed, worst 500 ms)");
     assert!(worst < Duration::from_secs(3), "{worst:?}");
     assert_eq!(wan.handshakes(), before, "the connection was given up");
 
     let load = Load::start(&both, every);
-    sleep(Duration::from_millis(500));
+    pass(Duration::from_millis(500));
     wan.blackout(true);
-    sleep(Duration::from_secs(3));
+    pass(Duration::from_secs(3));
     wan.blackout(false);
-    sleep(Duration::from_secs(1));
+    pass(Duration::from_secs(1));
     let (worst, _) = load.unharmed("S3 blackout of 3 s (target: 0 failed, each within 5 s)");
     assert!(worst < Duration::from_secs(5), "{worst:?}");
 
     let load = Load::start(&both, every);
-    sleep(Duration::from_millis(500));
+    pass(Duration::from_millis(500));
     wan.block_udp(true);
     let dead = Instant::now();
     wait("TCP", SOON, || match path(federation.node("dc2-gateway"), "dc1") {
@@ -234,7 +235,7 @@ fn r1_r2_s1_s3_s4_an_outbound_only_site_joins_and_stays_linked() {
         p => Err(p),
     });
     println!("S4: declared bad within {:?} (target: 2 s)", dead.elapsed());
-    sleep(Duration::from_millis(500));
+    pass(Duration::from_millis(500));
     let (worst, _) = load.unharmed("S4 UDP dies in mid-session (target: 0 failed, worst 2.5 s)");
     assert!(worst < Duration::from_secs(5), "{worst:?}");
     wan.block_udp(false);
@@ -354,11 +355,11 @@ fn t2_one_of_two_gateways_killed_fails_no_read() {
         t if t == "there" => Ok(()),
         t => Err(t),
     });
-    sleep(Duration::from_secs(1));
+    pass(Duration::from_secs(1));
     let load = Load::start(&[(there, "dc1")], Duration::from_millis(25));
-    sleep(Duration::from_millis(700));
+    pass(Duration::from_millis(700));
     federation.node_mut("dc1-second").kill();
-    sleep(Duration::from_millis(2500));
+    pass(Duration::from_millis(2500));
     let (worst, p50) = load.unharmed("T2 one of two gateways killed with kill -9 (target: 0 failed)");
     println!(
         "T2: the worst took {:?} more than the median (target: two round trips, 160 ms)",

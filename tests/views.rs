@@ -152,7 +152,7 @@ fn remote_answers_cost_one_stream_come_in_one_way_and_go_on_through_a_cut() {
     );
     assert!(view < one_way * 2 && reader < one_way * 2, "no second trip is needed: {by_view:?} {by_reader:?}");
     let warm = here.get(&format!("{WEB}&stale"));
-    assert_eq!((warm.header("x-cache"), warm.header("x-causeway-view-age")), (Some("HIT"), Some("0")));
+    assert_eq!((warm.header("x-cache"), warm.header("x-causeway-view-age")), (None, Some("0")));
 
     // The link is cut: what must be current is refused at once, the rest goes on and says how old it is.
     wan.blackout(true);
@@ -177,7 +177,8 @@ fn remote_answers_cost_one_stream_come_in_one_way_and_go_on_through_a_cut() {
             if age > 0 { Ok(old) } else { Err(format!("{:?}", old.headers)) }
         });
         assert_eq!(old.json().unwrap().as_array().map(Vec::len), Some(8), "{path}");
-        assert_eq!((old.header("x-cache"), old.header("x-consul-knownleader")), (Some("HIT"), Some("false")));
+        assert_eq!(old.header("x-consul-knownleader"), Some("false"));
+        assert_eq!(old.header("x-cache"), path.contains("cached").then_some("HIT"));
         wait("the reason", SOON, || match here.get(&path).header("x-causeway-reason") {
             Some("unreachable") => Ok(()),
             other => Err(format!("{other:?}")),
@@ -307,7 +308,7 @@ fn without_a_quorum_here_remote_and_cached_reads_go_on() {
     federation.settle();
     let leader = federation.leader("dc1");
     wait("a warm name of this site", SOON, || {
-        match federation.agent("dc1").dig("consul.service.consul.", RecordType::A)? {
+        match federation.agent("dc1").dig("consul.service.consul.", RecordType::SRV)? {
             reply if reply.answers.len() == 2 => Ok(()),
             reply => Err(format!("{reply:?}")),
         }
@@ -325,7 +326,7 @@ fn without_a_quorum_here_remote_and_cached_reads_go_on() {
         here.get("/v1/health/service/consul?dc=dc2&consistent").json().unwrap().as_array().map(Vec::len),
         Some(2)
     );
-    assert_eq!(here.dig("consul.service.dc2.consul.", RecordType::A).unwrap().answers.len(), 2);
+    assert_eq!(here.dig("consul.service.dc2.consul.", RecordType::SRV).unwrap().answers.len(), 2);
     assert!(!here.dig("consul.service.consul.", RecordType::A).unwrap().answers.is_empty());
     for path in ["/v1/health/service/consul?stale", "/v1/health/service/consul?cached", "/v1/kv/a?stale"] {
         let answer = here.get(path);

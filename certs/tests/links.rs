@@ -287,7 +287,7 @@ fn an_expired_peer_is_refused() {
         .unwrap();
     config.alpn_protocols = vec![link::WAN_ALPN.to_vec()];
     let text = shake(&link::wan_client(&one, Some("dc2")), &Arc::new(config), "gateway.dc2.consul").unwrap_err();
-    assert!(text.contains("expired"), "{text}");
+    assert!(text.contains("no longer valid"), "{text}");
 }
 
 #[tokio::test]

@@ -114,6 +114,11 @@ impl Member {
     pub fn gateway_addr(&self) -> Option<SocketAddr> {
         Some(SocketAddr::new(self.ip(), self.tag(tag::GATEWAY).parse().ok()?))
     }
+
+    /// Addresses at which a gateway can be dialled from other sites; none: it only dials out.
+    pub fn gateway_wan(&self) -> impl Iterator<Item = &str> {
+        self.tag(tag::GATEWAY_WAN).split(',').filter(|address| !address.is_empty())
+    }
 }
 
 /// All members, by name; a new list for each change.

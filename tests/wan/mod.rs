@@ -362,10 +362,8 @@ async fn tcp(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>, cut
                 shared.dialled.fetch_add(1, Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(target).await else { return };
                 let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
-                tokio::select! {
-                    () = pour(client_in, server_out, &shared, 0) => {}
-                    () = pour(server_in, client_out, &shared, 1) => {}
-                }
+                // Each end hears of the other's end once it has all that was sent before.
+                tokio::join!(pour(client_in, server_out, &shared, 0), pour(server_in, client_out, &shared, 1));
             };
             tokio::select! {
                 () = passed => {}
@@ -391,7 +389,7 @@ async fn pour(
     direction: usize,
 ) {
     let (queue, mut waiting) = mpsc::channel::<(Instant, Vec<u8>)>(256);
-    let read = async {
+    let read = async move {
         let mut buffer = vec![0; 65536];
         while let Ok(len @ 1..) = from.read(&mut buffer).await {
             let due = lock(&shared.pipes[direction]).due(&shared.now(), len, false).unwrap_or_else(Instant::now);
@@ -400,7 +398,7 @@ async fn pour(
             }
         }
     };
-    let write = async {
+    let write = async move {
         while let Some((due, bytes)) = waiting.recv().await {
             tokio::time::sleep_until(due).await;
             silent(shared).await;
@@ -409,5 +407,9 @@ async fn pour(
             }
         }
     };
-    tokio::select! { () = read => {}, () = write => {} }
+    let mut write = std::pin::pin!(write);
+    tokio::select! {
+        () = read => write.await,
+        () = &mut write => {}
+    }
 }

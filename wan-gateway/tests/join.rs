@@ -266,6 +266,7 @@ async fn any_gateway_of_the_site_redeems_a_token_and_all_of_them_once() {
     // A restart forgets nothing.
     let token = one.token_at("d", addresses[0]).await;
     one.gateway.stop().await;
+    drop(one);
     let again = issuer_at(&federation, "gw-1", &addresses[0].to_string(), shelf).await;
     redeem(&token, "d", &keys).await.unwrap();
     let others = redeem(&token, "d", &Keys::new(None).unwrap()).await.unwrap_err();

@@ -62,11 +62,13 @@ pub(crate) async fn service(
 pub(crate) fn headed(reply: Reply, found: &CachedService, options: &Options) -> Reply {
     let age = found.age.unwrap_or_default();
     let answer = AnswerMeta { index: found.index, known_leader: found.age.is_none(), last_contact: age };
-    let mut reply = catalog::headed(reply, &answer, options)
-        .header(CACHE, if found.hit { "HIT" } else { "MISS" })
-        .header(AGE, &age.as_millis().to_string());
-    if found.hit {
-        reply = reply.header(header::AGE, &age.as_secs().to_string());
+    let mut reply = catalog::headed(reply, &answer, options).header(AGE, &age.as_millis().to_string());
+    // As in Consul, of a cache only where one was asked for.
+    if options.cached {
+        reply = reply.header(CACHE, if found.hit { "HIT" } else { "MISS" });
+        if found.hit {
+            reply = reply.header(header::AGE, &age.as_secs().to_string());
+        }
     }
     match found.down {
         Some(reason) => reply.header(REASON, reason.as_str()),

@@ -108,6 +108,20 @@ impl Directory {
         true
     }
 
+    /// Takes up the other gateways of our own site, so that who is linked with one of us learns of all; whether it is news.
+    pub fn colleagues(&mut self, mut others: Vec<Gateway>) -> bool {
+        others.retain(|g| g.name != self.own.gateway && !g.addresses.is_empty());
+        others.sort_by(|a, b| a.name.cmp(&b.name));
+        others.truncate(MAX_ADDRESSES - 1);
+        if self.own.left || self.own.gateways.iter().skip(1).eq(&others) {
+            return false;
+        }
+        self.own.gateways.truncate(1);
+        self.own.gateways.extend(others);
+        self.own.version += 1;
+        true
+    }
+
     /// Takes up the round trips to our neighbours; whether one changed so much that it is news. After [`Directory::update`].
     pub fn measured(&mut self, now: Instant, rtts: &BTreeMap<String, Duration>) -> bool {
         if self.own.left || !self.told.measured(now, rtts) {
@@ -193,16 +207,19 @@ impl Directory {
         std::iter::once(&self.own).chain(self.records.values().map(|r| &r.site)).fold(0, |sum, s| sum ^ fingerprint(s))
     }
 
-    /// Gateways of other sites that can be dialled, with their addresses.
+    /// Gateways of other sites that can be dialled, with their addresses: as each says of itself, and where it says nothing yet as
+    /// another gateway of its site says.
     pub fn dialable(&self) -> impl Iterator<Item = (&str, &str, &[String])> {
-        self.records.values().filter(|r| !r.site.left && r.site.datacenter != self.own.datacenter).filter_map(|r| {
-            let gateway = r.site.gateways.iter().find(|g| g.name == r.site.gateway)?;
-            (!gateway.addresses.is_empty()).then_some((
-                r.site.datacenter.as_str(),
-                r.site.gateway.as_str(),
-                gateway.addresses.as_slice(),
-            ))
-        })
+        let mut found: BTreeMap<(&str, &str), &[String]> = BTreeMap::new();
+        let others = self.records.values().map(|r| &r.site).filter(|s| s.datacenter != self.own.datacenter);
+        for (site, gateway) in others.filter(|s| !s.left).flat_map(|s| s.gateways.iter().map(move |g| (s, g))) {
+            let known = self.records.get(&(site.datacenter.clone(), gateway.name.clone()));
+            if gateway.name == site.gateway || known.is_none() {
+                found.insert((&site.datacenter, &gateway.name), &gateway.addresses);
+            }
+        }
+        let some = found.into_iter().filter(|(_, addresses)| !addresses.is_empty());
+        some.map(|((datacenter, gateway), addresses)| (datacenter, gateway, addresses))
     }
 
     /// Whether a datacenter is known.
@@ -418,6 +435,26 @@ mod tests {
         assert_eq!(other.merge(now, vec![own.own().clone()]).news.len(), 1);
         own.leave();
         assert_eq!(other.merge(now, vec![own.own().clone()]).news.len(), 1);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn a_gateway_is_learnt_of_from_another_of_its_site() {
+        let now = Instant::now();
+        let gateway = |name: &str, at: &str| Gateway { name: name.into(), addresses: vec![at.into()] };
+        let mut one = Directory::new("a", "g1", 1, vec!["h1:1".into()]);
+        assert!(one.colleagues(vec![gateway("g2", "h2:1"), gateway("g1", "h9:1")]));
+        assert!(!one.colleagues(vec![gateway("g2", "h2:1")]));
+        let mut other = Directory::new("b", "g", 1, vec![]);
+        other.merge(now, vec![one.own().clone()]);
+        let known = |d: &Directory| -> Vec<String> { d.dialable().map(|(_, g, a)| format!("{g} {}", a[0])).collect() };
+        assert_eq!(known(&other), ["g1 h1:1", "g2 h2:1"]);
+        // Its own word is worth more than that of another, before and after.
+        other.merge(now, vec![Directory::new("a", "g2", 1, vec!["h3:1".into()]).own().clone()]);
+        assert_eq!(known(&other), ["g1 h1:1", "g2 h3:1"]);
+        assert!(one.colleagues(vec![]));
+        other.merge(now, vec![one.own().clone()]);
+        assert_eq!(known(&other), ["g1 h1:1", "g2 h3:1"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use causeway_certs::notice::still_gateway;
 use causeway_proto::door::Door;
-use causeway_proto::federation::v1::{Candidate, GossipFrame, Server, Site, SiteStatus};
+use causeway_proto::federation::v1::{Candidate, Gateway, GossipFrame, Server, Site, SiteStatus};
 use causeway_proto::member::Members;
 use quinn::{Endpoint, VarInt};
 use rand::SeedableRng;
@@ -460,16 +460,19 @@ impl Brain {
 
     /// Brings what we say of ourselves up to date.
     fn speak_of_ourselves(&mut self) {
-        let servers = self
-            .parts
-            .members
-            .borrow_and_update()
-            .iter()
-            .filter(|m| m.is_server() && m.is_alive())
+        let members = Arc::clone(&self.parts.members.borrow_and_update());
+        let alive = || members.iter().filter(|m| m.is_alive());
+        let servers = alive()
+            .filter(|m| m.is_server())
             .map(|m| Server { name: m.name.clone(), address: m.rpc_addr().map_or_else(String::new, |a| a.to_string()) })
+            .collect();
+        let colleagues = alive()
+            .filter(|m| m.gateway_addr().is_some())
+            .map(|m| Gateway { name: m.name.clone(), addresses: m.gateway_wan().map(str::to_owned).collect() })
             .collect();
         let neighbours = self.links.neighbours();
         let mut news = self.directory.update(servers, neighbours);
+        news |= self.directory.colleagues(colleagues);
         news |= self.directory.measured(Instant::now(), &self.round_trips());
         if news {
             self.changed = true;

@@ -21,9 +21,9 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Key;
 use super::topic::{Next, Place, Topic};
 use super::wire::Splitter;
+use super::{Key, wire};
 use crate::admission;
 
 /// A request to subscribe is small.
@@ -278,7 +278,8 @@ impl Subscriber {
             self.changed.mark_unchanged();
             let next = self.seat.shared.topic().next(&mut self.place);
             match next {
-                Next::Event(event) => return Ok(event),
+                Next::Event { bytes, complete: None } => return Ok(bytes),
+                Next::Event { bytes, complete: Some(complete) } => return Ok(wire::saying(&bytes, complete)),
                 Next::End(status) => return Err(status),
                 Next::Wait => {}
             }

@@ -15,14 +15,17 @@ pub struct Place {
     log: u64,
     /// Events of it that were given.
     given: usize,
+    /// Whether it came to the end of that log once.
+    caught_up: bool,
     beats: u64,
 }
 
 /// What a subscriber is to be sent next.
 #[derive(Debug)]
 pub enum Next {
-    /// This event.
-    Event(Bytes),
+    /// This event. `complete`: what it must say of whether the subscriber now holds a whole snapshot; `None`: as it does. Who comes
+    /// late must not take the old snapshot for what is there now, so all that is kept is one snapshot to it.
+    Event { bytes: Bytes, complete: Option<bool> },
     /// Nothing for now.
     Wait,
     /// The view is over.
@@ -34,12 +37,13 @@ pub enum Next {
 pub struct Topic {
     /// Counts the logs; a subscriber in an older one begins anew.
     count: u64,
-    log: Vec<Bytes>,
+    /// Each with whether it says that a snapshot is whole.
+    log: Vec<(Bytes, bool)>,
     bytes: usize,
     /// Bytes of the snapshot that the log begins with, once it is whole.
     snapshot: Option<usize>,
     /// A newer snapshot, while it comes in.
-    coming: Option<(Vec<Bytes>, usize)>,
+    coming: Option<(Vec<(Bytes, bool)>, usize)>,
     heartbeat: Bytes,
     beats: u64,
     end: Option<Status>,
@@ -66,7 +70,7 @@ impl Topic {
         let len = bytes.len();
         match &mut self.coming {
             Some((log, size)) => {
-                log.push(bytes);
+                log.push((bytes, mark.complete));
                 *size += len;
                 if mark.complete
                     && let Some((log, size)) = self.coming.take()
@@ -77,7 +81,7 @@ impl Topic {
             }
             None if self.count == 0 => return Err(WireError::NoSnapshot),
             None => {
-                self.log.push(bytes);
+                self.log.push((bytes, mark.complete));
                 self.bytes += len;
                 if mark.complete && self.snapshot.is_none() {
                     self.snapshot = Some(self.bytes);
@@ -87,7 +91,7 @@ impl Topic {
         Ok(())
     }
 
-    fn begin(&mut self, log: Vec<Bytes>, bytes: usize) {
+    fn begin(&mut self, log: Vec<(Bytes, bool)>, bytes: usize) {
         self.count += 1;
         (self.log, self.bytes, self.snapshot) = (log, bytes, None);
     }
@@ -137,18 +141,24 @@ impl Topic {
     pub fn next(&self, place: &mut Place) -> Next {
         // Whoever is told of an end holds what came before it.
         if place.log != self.count {
-            (place.log, place.given) = (self.count, 0);
+            (place.log, place.given, place.caught_up) = (self.count, 0, false);
         }
-        if let Some(event) = self.log.get(place.given) {
+        if let Some((bytes, says)) = self.log.get(place.given) {
             place.given += 1;
-            return Next::Event(event.clone());
+            let bytes = bytes.clone();
+            if place.caught_up {
+                return Next::Event { bytes, complete: None };
+            }
+            let complete = self.is_whole() && place.given == self.log.len();
+            place.caught_up = complete;
+            return Next::Event { bytes, complete: (complete != *says).then_some(complete) };
         }
         if let Some(status) = &self.end {
             return Next::End(status.clone());
         }
         if place.beats < self.beats {
             place.beats = self.beats;
-            return Next::Event(self.heartbeat.clone());
+            return Next::Event { bytes: self.heartbeat.clone(), complete: None };
         }
         Next::Wait
     }
@@ -175,7 +185,10 @@ mod tests {
         let mut out = Vec::new();
         loop {
             match topic.next(place) {
-                Next::Event(bytes) => out.push(String::from_utf8(bytes.to_vec()).unwrap()),
+                Next::Event { bytes, complete } => {
+                    let mark = complete.map_or("", |complete| if complete { "!" } else { "~" });
+                    out.push(format!("{}{mark}", std::str::from_utf8(&bytes).unwrap()));
+                }
                 Next::Wait => return out,
                 Next::End(status) => {
                     out.push(format!("end: {}", status.message()));
@@ -198,7 +211,7 @@ mod tests {
         t.take(beat()).unwrap();
         let mut late = t.enter();
         assert_eq!(all(&t, &mut early), ["b", "+c", "beat"]);
-        assert_eq!(all(&t, &mut late), ["a", "b", "+c"]);
+        assert_eq!(all(&t, &mut late), ["a", "b~", "+c"], "whole with the change, not before it");
         t.take(event(false, true, "-c")).unwrap();
         t.finish(Reason::Unreachable.status("gone"));
         for place in [&mut early, &mut late] {
@@ -219,8 +232,8 @@ mod tests {
         t.take(event(true, false, "A")).unwrap();
         t.take(event(false, true, "B")).unwrap();
         t.take(event(false, true, "+c")).unwrap();
-        assert_eq!(all(&t, &mut quick), ["A", "B", "+c"]);
-        assert_eq!(all(&t, &mut slow), ["A", "B", "+c"], "who is slow skips what is over");
+        assert_eq!(all(&t, &mut quick), ["A", "B~", "+c"]);
+        assert_eq!(all(&t, &mut slow), ["A", "B~", "+c"], "who is slow skips what is over");
         assert_eq!(t.bytes(), 4);
     }
 
@@ -311,7 +324,7 @@ mod tests {
                 let count = others.len();
                 if let Some((place, content, building)) = others.get_mut(rng.random_range(0..count.max(1))) {
                     for _ in 0..rng.random_range(0..4) {
-                        if let Next::Event(bytes) = t.next(place)
+                        if let Next::Event { bytes, .. } = t.next(place)
                             && *bytes != *b"beat"
                         {
                             apply(content, building, std::str::from_utf8(&bytes).unwrap());
@@ -321,7 +334,7 @@ mod tests {
             }
             for (place, content, building) in &mut others {
                 for text in all(&t, place).iter().filter(|t| *t != "beat") {
-                    apply(content, building, text);
+                    apply(content, building, text.trim_end_matches(['~', '!']));
                 }
                 assert_eq!(*content, truth, "seed {seed}");
             }

@@ -1,7 +1,7 @@
 //! What must be known of a view's stream to share it: where one event ends, and whether it is part of a snapshot. Nothing else of
 //! an event is read.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
 /// gRPC puts a flag and a length before each message.
@@ -58,6 +58,21 @@ pub struct Event {
     pub mark: Mark,
     /// Its bytes.
     pub bytes: Bytes,
+}
+
+/// The same event, saying that the snapshot is whole with it, or that it is not. Of a field that comes twice the last one counts
+/// (protobuf's encoding, "Last One Wins"), so it is appended and nothing else is touched.
+pub fn saying(event: &Bytes, complete: bool) -> Bytes {
+    /// Field 3, a varint.
+    const COMPLETE: u8 = 3 << 3;
+    let message = event.get(PREFIX..).unwrap_or_default();
+    let mut out = BytesMut::with_capacity(event.len() + 2);
+    out.put_u8(0);
+    // At most `MOST` and two.
+    out.put_u32(u32::try_from(message.len() + 2).unwrap_or(u32::MAX));
+    out.put_slice(message);
+    out.put_slice(&[COMPLETE, u8::from(complete)]);
+    out.freeze()
 }
 
 /// Cuts a stream's bytes into events.
@@ -132,6 +147,19 @@ mod tests {
             }
             let want = [(true, false, false), (false, true, false), (false, false, true), (false, true, false)];
             assert_eq!(seen, want, "cut {cut}");
+        }
+    }
+
+    #[test]
+    fn what_an_event_says_of_the_snapshot_can_be_changed_and_nothing_else() {
+        let change = Change::Names(NamesChange { upsert: vec!["web".into()], remove: vec![] });
+        for (said, wanted) in [(true, false), (false, true), (true, true), (false, false)] {
+            let event = |complete| ViewEvent { index: 7, reset: true, complete, change: Some(change.clone()) };
+            let mut splitter = Splitter::default();
+            splitter.push(&saying(&framed(&event(said)).into(), wanted));
+            let got = splitter.take().unwrap().unwrap();
+            assert_eq!(got.mark.complete, wanted);
+            assert_eq!(ViewEvent::decode(got.bytes.slice(PREFIX..)).unwrap(), event(wanted));
         }
     }
 
