@@ -9,8 +9,21 @@ use causeway_agent::http::ports::{CachedReads, CachedService, Local, LocalMember
 use causeway_agent::registry::definition::{CheckDefinition, Secret, ServiceDefinition, Source, Status};
 use causeway_agent::registry::{ChangeError, RegisterError, Registry};
 use causeway_agent::views::Views;
+use causeway_proto::door::{Door, Request};
 use causeway_proto::member::Members;
+use causeway_proto::meta::Meta;
 use futures::future::BoxFuture;
+
+/// Calls of a gateway's own agent: those for other sites go out here, without the round over a server, which would take them for calls
+/// that another site sent on.
+pub fn by_way_of(gateway: Door, servers: Door, own: &str) -> Door {
+    let own: Arc<str> = own.into();
+    Door::from_fn(move |request: Request| {
+        let away = Meta::read(request.headers()).datacenter.is_some_and(|dc| !dc.eq_ignore_ascii_case(&own));
+        let door = if away { gateway.clone() } else { servers.clone() };
+        async move { door.call(request).await }
+    })
+}
 
 /// The registry.
 pub struct RegistryPort(pub Registry);

@@ -379,9 +379,14 @@ impl Node {
         let checks = Checks::start(registry.clone(), checks_settings, stop.clone())?;
         drop(paused);
 
-        let views = Views::start(servers.door(), plan.datacenter.clone(), views::Limits::default(), stop.clone());
+        // A server in this process has the gateway's door already, and knows more than we do of who may ask.
+        let door = match &gateway {
+            Some(gateway) if server.is_none() => adapters::by_way_of(gateway.door(), servers.door(), &plan.datacenter),
+            _ => servers.door(),
+        };
+        let views = Views::start(door.clone(), plan.datacenter.clone(), views::Limits::default(), stop.clone());
         views.set_stale_limit(plan.settings.duration(&t::FEDERATION_STALE_IF_UNREACHABLE));
-        let failover = Failover::start(servers.door(), views.clone(), stop.clone());
+        let failover = Failover::start(door.clone(), views.clone(), stop.clone());
         let dns = match plan.dns.is_empty() {
             true => None,
             false => Some(Dns::start_failing_over(dns_config, views.clone(), Some(failover.clone()), stop.clone())?),
@@ -405,7 +410,7 @@ impl Node {
             copies,
         });
         let context = Context {
-            door: servers.door(),
+            door,
             memory: server.as_ref().map(Server::memory),
             registry: Arc::new(adapters::RegistryPort(registry.clone())),
             members: Arc::new(adapters::MembersPort(gossip.clone())),

@@ -19,7 +19,7 @@ use causeway_proto::door::{Broken, Door};
 use causeway_proto::member::Members;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ConnectionError, Endpoint};
-use support::{Federation, Plan};
+use support::{Federation, Plan, until};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -267,6 +267,7 @@ async fn any_gateway_of_the_site_redeems_a_token_and_all_of_them_once() {
     let token = one.token_at("d", addresses[0]).await;
     one.gateway.stop().await;
     drop(one);
+    until("the port to be free", Duration::from_secs(5), || std::net::UdpSocket::bind(addresses[0]).is_ok()).await;
     let again = issuer_at(&federation, "gw-1", &addresses[0].to_string(), shelf).await;
     redeem(&token, "d", &keys).await.unwrap();
     let others = redeem(&token, "d", &Keys::new(None).unwrap()).await.unwrap_err();

@@ -166,6 +166,7 @@ async fn first_answer(
                 if !table.hope(target) {
                     return Err(unreachable());
                 }
+                table.wish(target);
                 table.replaced().await;
                 tried.clear();
                 continue;

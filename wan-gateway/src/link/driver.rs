@@ -174,12 +174,27 @@ pub(crate) fn certificate_time() -> rustls_pki_types::UnixTime {
 /// What connections and dials tell the gateway's task.
 #[derive(Debug)]
 pub(crate) enum Note {
-    Dialled { key: String, attempt: u64, result: Result<Carrier, String> },
+    Dialled {
+        key: String,
+        attempt: u64,
+        result: Result<Carrier, String>,
+    },
     Accepted(Carrier),
-    Relayed { target: String, attempt: u64, result: Result<Carrier, String> },
+    Relayed {
+        target: String,
+        attempt: u64,
+        result: Result<Carrier, String>,
+    },
+    /// A call wants a link to this datacenter.
+    Wanted(String),
     Frame(ConnId, GossipFrame),
     Answered(ConnId),
-    Probed { conn: ConnId, digest: u64, their_ms: u64, our_ms: u64 },
+    Probed {
+        conn: ConnId,
+        digest: u64,
+        their_ms: u64,
+        our_ms: u64,
+    },
     Drain(ConnId),
     Renew(ConnId),
     Examine(ConnId, Question),

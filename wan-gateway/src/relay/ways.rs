@@ -4,6 +4,9 @@
 //! One relayed link to a site is enough. The end with the lesser name dials it; the other end does so only when that does not come
 //! about. It is dialled anew, over another way, at once when its way breaks, and when another way is cheaper by a margin; such
 //! changes of mind become rarer the more of them there were. A direct link that lasts ends it.
+//!
+//! Few sites are linked ahead of need. Where there are more than [`READY`], as between the spokes of a large hub, a link is made when a
+//! call asks for it and given up when it carried nothing for [`IDLE`]: all pairs of fifty sites would be 1,225 links.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -30,7 +33,11 @@ const HOLD_MIN: Duration = Duration::from_secs(2);
 const HOLD_MAX: Duration = Duration::from_secs(60);
 /// Of two links, both dialled, one is given up when both have been there for so long.
 const SETTLED: Duration = Duration::from_secs(2);
-/// Sites that are linked through others at once.
+/// Up to so many sites are linked through others ahead of need.
+pub const READY: usize = 16;
+/// Beyond them, a link that carries nothing for so long is given up.
+pub const IDLE: Duration = Duration::from_secs(300);
+/// Sites that may be linked through others at once.
 pub const MAX_TARGETS: usize = 256;
 /// Numbers of attempts begin here, apart from those of direct dials.
 const FIRST_ATTEMPT: u64 = 1 << 63;
@@ -50,6 +57,8 @@ pub struct Relay {
     pub state: State,
     /// Round trip, once one was measured.
     pub rtt: Option<Duration>,
+    /// Since when it carried no call.
+    pub idle: Duration,
 }
 
 /// What is to be done.
@@ -98,6 +107,10 @@ struct Aim {
     direct: Option<Instant>,
     /// Since when there are two relayed links.
     double: Option<Instant>,
+    /// When a call asked for it last.
+    asked: Option<Instant>,
+    /// Whether there are ways through other sites, and none without.
+    relayed: bool,
 }
 
 impl Aim {
@@ -111,6 +124,8 @@ impl Aim {
             pause: HOLD_MIN,
             direct: None,
             double: None,
+            asked: None,
+            relayed: false,
         }
     }
 
@@ -145,8 +160,11 @@ impl Relays {
                 self.aims.entry(dc.clone()).or_insert_with(|| Aim::new(now));
             }
         }
+        let far = |ways: &Vec<Way>| !ways.is_empty() && ways.iter().all(|w| w.hops > 1);
+        let ahead = table.values().filter(|ways| far(ways)).count() <= READY;
         let mut todo = Vec::new();
         for (target, aim) in &mut self.aims {
+            aim.relayed = table.get(target).is_some_and(far);
             let all = table.get(target).map_or(&[][..], Vec::as_slice);
             let ways: Vec<&Way> = all.iter().filter(|w| w.hops > 1).collect();
             let mine: Vec<&Relay> = links.iter().filter(|l| l.datacenter == *target).collect();
@@ -171,6 +189,15 @@ impl Relays {
                 aim.attempt = None;
             }
             let lesser = self.own.as_str() < target.as_str();
+            let asked = aim.asked.is_some_and(|at| now.saturating_duration_since(at) < IDLE);
+            let idle = up.iter().all(|l| l.idle >= IDLE);
+            if !ahead && !asked && idle {
+                aim.missing = None;
+                todo.extend(up.iter().filter(|l| l.ours).map(|l| Do::Retire(l.conn)));
+                continue;
+            }
+            // Who is asked for it does not wait for the other end, which may not want it.
+            aim.broke |= !ahead && asked;
             let wanted = wanted(now, aim, lesser, &ways, &up, mine.iter().any(|l| l.ours));
             // One that is being set up is waited for, unless its neighbour is gone.
             let coming =
@@ -191,6 +218,21 @@ impl Relays {
             }
         }
         todo
+    }
+
+    /// A call wants a link to a site, and there is none.
+    pub fn asked(&mut self, now: Instant, target: &str) {
+        if let Some(aim) = self.aims.get_mut(target) {
+            aim.asked = Some(now);
+        }
+    }
+
+    /// Sites without a direct link to which there may be one through another site in a moment, and whether nothing ever spoke against
+    /// it: no dial failed since the last one that did not.
+    pub fn promising(&self, now: Instant) -> impl Iterator<Item = (&str, bool)> {
+        let open = move |aim: &Aim| aim.attempt.is_some() || aim.avoid.values().all(|(until, _, _)| *until <= now);
+        let far = self.aims.iter().filter(|(_, aim)| aim.relayed);
+        far.filter(move |(_, aim)| open(aim)).map(|(target, aim)| (target.as_str(), aim.avoid.is_empty()))
     }
 
     /// A dial ended without a link.
@@ -321,7 +363,7 @@ mod tests {
 
     fn relay(conn: ConnId, via: &str, ours: bool, rtt: u64) -> Relay {
         let rtt = Some(ms(rtt));
-        Relay { conn, datacenter: "m".into(), via: via.into(), ours, state: State::Up, rtt }
+        Relay { conn, datacenter: "m".into(), via: via.into(), ours, state: State::Up, rtt, idle: ms(0) }
     }
 
     fn dials(todo: &[Do]) -> Vec<&str> {
@@ -444,5 +486,36 @@ mod tests {
         a.look(now, &table(&[("b", 20, 2)]), &[]);
         assert_eq!(a.look(now, &Table::new(), &[]), []);
         assert!(a.aims.is_empty());
+    }
+
+    #[test]
+    fn of_many_sites_only_those_asked_for_are_linked() {
+        let t0 = start();
+        let mut relays = relays("z");
+        let way = |dc: usize| (format!("s{dc}"), vec![Way { conn: 1, via: "hub".into(), cost: ms(20), hops: 2 }]);
+        let few: Table = (0..READY).map(way).collect();
+        assert_eq!(relays.look(t0 + POLITE, &few, &[]).len(), 0, "the other end has the lesser name");
+        assert_eq!(relays.look(t0 + POLITE * 2, &few, &[]).len(), READY);
+        let many: Table = (0..50).map(way).collect();
+        let mut relays = super::Relays::new("z", StdRng::seed_from_u64(1));
+        for i in 0..10 {
+            assert!(relays.look(t0 + ms(i * 500), &many, &[]).is_empty());
+        }
+        let now = t0 + ms(5000);
+        let promising: Vec<(&str, bool)> = relays.promising(now).collect();
+        assert!(promising.len() == 50 && promising.iter().all(|(_, sound)| *sound));
+        relays.asked(now, "s7");
+        let todo = relays.look(now, &many, &[]);
+        let [Do::Dial { target, attempt, .. }] = todo.as_slice() else { panic!("{todo:?}") };
+        assert_eq!(target, "s7", "at once, whoever has the lesser name");
+        let attempt = *attempt;
+        relays.failed(now, "s7", attempt, "no".into());
+        assert_eq!(relays.promising(now).count(), 49, "nobody waits for what failed just now");
+        relays.look(now + ms(200), &many, &[]);
+        relays.connected("s7", attempt + 1);
+        // It stays while it is used, whoever made it, and for a while after that.
+        let link = |idle| Relay { datacenter: "s7".into(), via: "hub".into(), idle, ..relay(9, "hub", true, 20) };
+        assert!(relays.look(now + IDLE * 2, &many, &[link(IDLE / 2)]).is_empty());
+        assert_eq!(relays.look(now + IDLE * 3, &many, &[link(IDLE)]), [Do::Retire(9)]);
     }
 }

@@ -93,6 +93,8 @@ struct Held {
     ours: bool,
     /// Calls made on it when it was last looked at, and when that last changed.
     calls: (u64, Instant),
+    /// Bytes of calls, either end's, and when they last grew.
+    used: (u64, Instant),
 }
 
 pub(crate) struct Brain {
@@ -252,7 +254,10 @@ impl Brain {
             Note::Relayed { target, attempt, result: Err(why) } => {
                 tracing::debug!(target, why, "a relayed link could not be had");
                 self.relays.failed(now, &target, attempt, why);
+                // Calls that waited for it are not to wait any more.
+                self.changed = true;
             }
+            Note::Wanted(target) => self.relays.asked(now, &target),
             Note::Frame(id, frame) => self.frame(now, id, frame),
             Note::Answered(id) => self.heard(now, id),
             Note::Probed { conn, digest, their_ms, our_ms } => self.probed(now, conn, digest, their_ms, our_ms),
@@ -345,7 +350,7 @@ impl Brain {
             traffic: Arc::clone(&link.traffic),
         };
         let ours = dialled.is_some();
-        let held = Held { link: Arc::clone(&link), told: Told::default(), ours, calls: (0, now) };
+        let held = Held { link: Arc::clone(&link), told: Told::default(), ours, calls: (0, now), used: (0, now) };
         self.held.insert(id, held);
         self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone(), kind });
         if self.links.state(id) == State::Closed {
@@ -529,6 +534,10 @@ impl Brain {
             if calls != held.calls.0 || held.link.busy.load(Ordering::Relaxed) > 0 {
                 held.calls = (calls, now);
             }
+            let (sent, received) = held.link.traffic.rpc.read();
+            if sent + received != held.used.0 {
+                held.used = (sent + received, now);
+            }
             self.links.lively(now, *id, now.saturating_duration_since(held.calls.1) < LIVELY);
             links.push(Relay {
                 conn: *id,
@@ -537,6 +546,7 @@ impl Brain {
                 ours: held.ours,
                 state: self.links.state(*id),
                 rtt: conn.measured(),
+                idle: now.saturating_duration_since(held.used.1),
             });
         }
         let table = self.table(&self.direct(), &self.graph());
@@ -823,7 +833,19 @@ impl Brain {
         known.retain(|dc, _| !removed.contains(*dc));
         let suspected = self.links.suspected();
         let calls = self.parts.config.limits.calls_out;
-        let sources = Sources { own: &own, known: &known, up: &up, suspected: &suspected, direct, graph, calls };
+        let promising: BTreeMap<String, bool> =
+            self.relays.promising(now).map(|(dc, sound)| (dc.to_owned(), sound)).collect();
+        let sources = Sources {
+            own: &own,
+            known: &known,
+            up: &up,
+            suspected: &suspected,
+            promising: &promising,
+            wish: &self.parts.notes,
+            direct,
+            graph,
+            calls,
+        };
         let mut routes = routes::build(sources, &mut self.permits);
         routes.mark_cut(&self.parts.routes.load(), now);
         self.parts.routes.swap(Arc::new(routes)).retire();
@@ -850,6 +872,15 @@ impl Brain {
             view.up = true;
             view.path = link.conn.path();
             view.last_error.clear();
+        }
+        // Linked when it is asked for.
+        for (dc, _) in promising.iter().filter(|(_, sound)| **sound) {
+            let Some(way) = table.get(dc).and_then(|ways| ways.first()) else { continue };
+            let view = views.entry(dc.clone()).or_default();
+            if !view.up {
+                (view.up, view.rtt, view.path) = (true, way.cost, format!("relay via {}, when asked for", way.via));
+                view.last_error.clear();
+            }
         }
         // A configured peer that never answered belongs to no site that is known yet; our own says so.
         views.entry(own).or_default().last_error = self.links.unplaced_error().to_owned();

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use causeway_proto::rejection::{Reason, UNREACHABLE};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::carrier::Kind;
 use crate::directory::Known;
-use crate::link::driver::Link;
+use crate::link::driver::{Link, Note};
 use crate::link::{ConnId, State};
 use crate::path::{self, DirectLink, Graph};
 use crate::relay::Ask;
@@ -39,6 +39,8 @@ pub(crate) struct Routes {
     /// Direct links that work: connection, datacenter, round trip.
     direct: Vec<(ConnId, String, Duration)>,
     graph: Graph,
+    /// Told of sites that a call wants a link to.
+    wish: Option<mpsc::Sender<Note>>,
     /// Cancelled once there is another table.
     replaced: CancellationToken,
 }
@@ -55,6 +57,14 @@ impl Routes {
     /// Whether there may be a link in a moment, where there is none.
     pub(crate) fn hope(&self, datacenter: &str) -> bool {
         self.sites.get(datacenter).is_some_and(|r| r.hope)
+    }
+
+    /// Asks for a link to a datacenter that has none.
+    pub(crate) fn wish(&self, datacenter: &str) {
+        if let Some(wish) = &self.wish {
+            // A gateway too busy to hear it now is asked again with the next table.
+            let _ = wish.try_send(Note::Wanted(datacenter.to_owned()));
+        }
     }
 
     /// A link to this datacenter.
@@ -135,6 +145,10 @@ pub(crate) struct Sources<'a> {
     pub(crate) up: &'a [Arc<Link>],
     /// Datacenters with a link that is silent, and not yet given up.
     pub(crate) suspected: &'a BTreeSet<String>,
+    /// Datacenters to which a link through another site is under way, or would be made for the asking.
+    pub(crate) promising: &'a BTreeMap<String, bool>,
+    /// Where such a link is asked for.
+    pub(crate) wish: &'a mpsc::Sender<Note>,
     pub(crate) direct: Vec<(ConnId, String, Duration)>,
     pub(crate) graph: Graph,
     /// Calls that may be under way towards one datacenter.
@@ -153,7 +167,7 @@ pub(crate) fn build(from: Sources<'_>, permits: &mut BTreeMap<String, Arc<Semaph
     for (name, known) in names {
         let links = from.up.iter().filter(|l| l.datacenter == name).cloned().collect();
         let permits = permits.entry(name.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(from.calls)));
-        let hope = from.suspected.contains(name);
+        let hope = from.suspected.contains(name) || from.promising.contains_key(name);
         sites.insert(name.to_owned(), Route { known, links, hope, permits: Arc::clone(permits), cut: None });
     }
     Routes {
@@ -161,6 +175,7 @@ pub(crate) fn build(from: Sources<'_>, permits: &mut BTreeMap<String, Arc<Semaph
         sites,
         direct: from.direct,
         graph: from.graph,
+        wish: Some(from.wish.clone()),
         replaced: CancellationToken::new(),
     }
 }

@@ -23,9 +23,14 @@ pub struct Place {
 /// What a subscriber is to be sent next.
 #[derive(Debug)]
 pub enum Next {
-    /// This event. `complete`: what it must say of whether the subscriber now holds a whole snapshot; `None`: as it does. Who comes
-    /// late must not take the old snapshot for what is there now, so all that is kept is one snapshot to it.
-    Event { bytes: Bytes, complete: Option<bool> },
+    /// This event.
+    Event {
+        /// As it came.
+        bytes: Bytes,
+        /// What it must say of whether the subscriber now holds a whole snapshot; `None`: what it says. Who comes late must not take
+        /// the old snapshot for what is there now, so all that is kept is one snapshot to it.
+        complete: Option<bool>,
+    },
     /// Nothing for now.
     Wait,
     /// The view is over.
@@ -210,7 +215,7 @@ mod tests {
         t.take(event(false, true, "+c")).unwrap();
         t.take(beat()).unwrap();
         let mut late = t.enter();
-        assert_eq!(all(&t, &mut early), ["b", "+c", "beat"]);
+        assert_eq!(all(&t, &mut early), ["b~", "+c", "beat"]);
         assert_eq!(all(&t, &mut late), ["a", "b~", "+c"], "whole with the change, not before it");
         t.take(event(false, true, "-c")).unwrap();
         t.finish(Reason::Unreachable.status("gone"));
