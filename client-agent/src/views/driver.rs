@@ -311,7 +311,11 @@ impl Views {
                         _ => return Ok(live),
                     }
                 }
-                Err(error) => return Err(error),
+                // Another who asks may have learnt the names between our two looks, and closed the stream for it.
+                Err(error) => match names.live() {
+                    Some(names) => names,
+                    None => return Err(error),
+                },
             },
         };
         match known.value.find(name) {
