@@ -9,6 +9,7 @@ mod show;
 mod skew;
 mod told;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,8 @@ pub struct Directory {
     /// Which round trips we told.
     told: Told,
     records: BTreeMap<(String, String), Record>,
+    /// See [`Directory::digest`]; taken out by whatever changes a record.
+    digest: OnceCell<u64>,
 }
 
 impl Directory {
@@ -81,11 +84,12 @@ impl Directory {
             gateways: vec![Gateway { name: gateway.to_owned(), addresses }],
             ..Site::default()
         };
-        Self { own, told: Told::default(), birth: incarnation, records: BTreeMap::new() }
+        Self { own, told: Told::default(), birth: incarnation, records: BTreeMap::new(), digest: OnceCell::new() }
     }
 
     /// From now on we say that we carry no links of other sites.
     pub fn close(&mut self) {
+        self.digest.take();
         self.own.no_relay = true;
     }
 
@@ -104,6 +108,7 @@ impl Directory {
         self.own.servers = servers;
         self.own.neighbours = neighbours;
         self.own.neighbour_rtt_us = self.told.aligned(&self.own.neighbours);
+        self.digest.take();
         self.own.version += 1;
         true
     }
@@ -118,6 +123,7 @@ impl Directory {
         }
         self.own.gateways.truncate(1);
         self.own.gateways.extend(others);
+        self.digest.take();
         self.own.version += 1;
         true
     }
@@ -132,6 +138,7 @@ impl Directory {
             return false;
         }
         self.own.neighbour_rtt_us = told;
+        self.digest.take();
         self.own.version += 1;
         true
     }
@@ -141,6 +148,7 @@ impl Directory {
         self.own.left = true;
         self.own.neighbours.clear();
         self.own.neighbour_rtt_us.clear();
+        self.digest.take();
         self.own.version += 1;
     }
 
@@ -158,6 +166,7 @@ impl Directory {
                     // Two lives that hear the same old record must not say different things by the same number.
                     self.own.incarnation = site.incarnation.saturating_add(1 + self.birth % APART);
                     self.own.version = 1;
+                    self.digest.take();
                     merged.own = true;
                 }
                 continue;
@@ -168,10 +177,12 @@ impl Directory {
                 Some(record) if (site.incarnation, site.version) <= (record.site.incarnation, record.site.version) => {}
                 Some(record) => {
                     *record = Record { site: site.clone(), alive: now };
+                    self.digest.take();
                     merged.news.push(site);
                 }
                 None if room => {
                     self.records.insert(key, Record { site: site.clone(), alive: now });
+                    self.digest.take();
                     merged.news.push(site);
                 }
                 None => {}
@@ -194,6 +205,7 @@ impl Directory {
             let keep = if r.site.left { TOMBSTONE } else { FORGET };
             now.saturating_duration_since(r.alive) < keep
         });
+        self.digest.take();
         before != self.records.len()
     }
 
@@ -204,7 +216,8 @@ impl Directory {
 
     /// A number that two directories share where they hold the same records, whatever the order in which they learnt them.
     pub fn digest(&self) -> u64 {
-        std::iter::once(&self.own).chain(self.records.values().map(|r| &r.site)).fold(0, |sum, s| sum ^ fingerprint(s))
+        let all = || std::iter::once(&self.own).chain(self.records.values().map(|r| &r.site));
+        *self.digest.get_or_init(|| all().fold(0, |sum, s| sum ^ fingerprint(s)))
     }
 
     /// Gateways of other sites that can be dialled, with their addresses: as each says of itself, and where it says nothing yet as

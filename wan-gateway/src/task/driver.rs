@@ -97,6 +97,13 @@ struct Held {
     used: (u64, Instant),
 }
 
+/// What leads where: direct links that work, the sites' links among themselves, and the ways that these make.
+struct Ways {
+    direct: Vec<(ConnId, String, Duration)>,
+    graph: path::Graph,
+    table: path::Table,
+}
+
 pub(crate) struct Brain {
     parts: Parts,
     directory: Directory,
@@ -122,6 +129,8 @@ pub(crate) struct Brain {
     changed: bool,
     /// When the directory changed last, which tells news under way from news lost.
     directory_changed: Instant,
+    /// Ways through other sites, and until when they hold unless something changes.
+    ways: Option<(Instant, Arc<Ways>)>,
     /// What happens over and over is told once a minute.
     seldom: Seldom,
     /// Certificates of peers are looked at again then.
@@ -165,6 +174,7 @@ impl Brain {
             stopping: false,
             changed: true,
             directory_changed: now,
+            ways: None,
             seldom: Seldom::default(),
             review_at: now + REVIEW,
             shown: parts.tls.material().shown(),
@@ -410,11 +420,11 @@ impl Brain {
         if !merged.news.is_empty() {
             self.changed = true;
             self.save_at.get_or_insert(now + SAVE);
-            self.directory_changed = now;
+            (self.directory_changed, self.ways) = (now, None);
             self.pass_on(id, &merged.news);
         }
         if merged.own {
-            self.directory_changed = now;
+            (self.directory_changed, self.ways) = (now, None);
             self.tell_all(vec![self.directory.own().clone()]);
         }
     }
@@ -481,7 +491,7 @@ impl Brain {
         news |= self.directory.measured(Instant::now(), &self.round_trips());
         if news {
             self.changed = true;
-            self.directory_changed = Instant::now();
+            (self.directory_changed, self.ways) = (Instant::now(), None);
             self.tell_all(vec![self.directory.own().clone()]);
         }
     }
@@ -515,10 +525,20 @@ impl Brain {
         graph
     }
 
-    fn table(&self, direct: &[(ConnId, String, Duration)], graph: &path::Graph) -> path::Table {
+    /// Computed anew when a link or the directory changed, and often enough for round trips that change.
+    fn ways(&mut self, now: Instant) -> Arc<Ways> {
+        if let Some((until, ways)) = self.ways.as_ref()
+            && now < *until
+        {
+            return Arc::clone(ways);
+        }
+        let (direct, graph) = (self.direct(), self.graph());
         let links: Vec<DirectLink<'_>> =
             direct.iter().map(|(conn, dc, rtt)| DirectLink { conn: *conn, datacenter: dc, rtt: *rtt }).collect();
-        path::ways(&self.parts.config.datacenter, &links, graph, &[])
+        let table = path::ways(&self.parts.config.datacenter, &links, &graph, &[]);
+        let ways = Arc::new(Ways { direct, graph, table });
+        self.ways = Some((now + LOOK, Arc::clone(&ways)));
+        ways
     }
 
     /// Links through other sites: which there are to be.
@@ -549,8 +569,8 @@ impl Brain {
                 idle: now.saturating_duration_since(held.used.1),
             });
         }
-        let table = self.table(&self.direct(), &self.graph());
-        for todo in self.relays.look(now, &table, &links) {
+        let ways = self.ways(now);
+        for todo in self.relays.look(now, &ways.table, &links) {
             match todo {
                 Do::Dial { target, via, attempt, deadline } => self.dial_relay(target, via, attempt, deadline),
                 Do::Retire(id) => {
@@ -589,6 +609,7 @@ impl Brain {
 
     /// Closes the links of sites that were removed.
     fn shut_out(&mut self) {
+        self.ways = None;
         let removed = self.parts.removed.load();
         for held in self.held.values().filter(|h| removed.contains(&h.link.datacenter)) {
             held.link.close(CloseCode::Removed);
@@ -795,6 +816,7 @@ impl Brain {
             }
         }
         if linked {
+            self.ways = None;
             self.publish(now);
             self.speak_of_ourselves();
         }
@@ -825,8 +847,8 @@ impl Brain {
     fn publish(&mut self, now: Instant) {
         let own = self.parts.config.datacenter.clone();
         let removed = self.parts.removed.load_full();
-        let (direct, graph) = (self.direct(), self.graph());
-        let table = self.table(&direct, &graph);
+        let ways = self.ways(now);
+        let table = &ways.table;
         let up: Vec<Arc<Link>> =
             self.links.up().filter_map(|(id, ..)| self.held.get(&id).map(|h| Arc::clone(&h.link))).collect();
         let mut known = self.directory.datacenters();
@@ -842,8 +864,8 @@ impl Brain {
             suspected: &suspected,
             promising: &promising,
             wish: &self.parts.notes,
-            direct,
-            graph,
+            direct: ways.direct.clone(),
+            graph: ways.graph.clone(),
             calls,
         };
         let mut routes = routes::build(sources, &mut self.permits);
@@ -852,7 +874,7 @@ impl Brain {
 
         let mut views: BTreeMap<String, LinkView> = BTreeMap::new();
         for dc in known.keys() {
-            let candidates = self.candidates(now, dc, &table);
+            let candidates = self.candidates(now, dc, table);
             let mut last_error = self.links.last_error(dc).to_owned();
             if last_error.is_empty() {
                 last_error = self.relays.last_error(dc).unwrap_or_default().to_owned();
