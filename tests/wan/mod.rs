@@ -13,7 +13,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -84,6 +84,8 @@ struct Shared {
     conditions: Mutex<Conditions>,
     pipes: [Mutex<Pipe>; 2],
     rebind: AtomicBool,
+    /// Address from which packets go on to the gateway.
+    source: Mutex<Option<IpAddr>>,
     dialled: AtomicU64,
     packets: AtomicU64,
     lost: AtomicU64,
@@ -176,6 +178,7 @@ impl Wan {
             conditions: Mutex::default(),
             pipes: [pipe(), pipe()],
             rebind: AtomicBool::new(false),
+            source: Mutex::default(),
             dialled: AtomicU64::new(0),
             packets: AtomicU64::new(0),
             lost: AtomicU64::new(0),
@@ -216,6 +219,12 @@ impl Wan {
     /// The gateway sees another source port from now on, as after a NAT forgot.
     pub fn rebind(&self) {
         self.shared.rebind.store(true, Ordering::SeqCst);
+    }
+
+    /// The gateway sees another source address from now on; on Linux every address of 127.0.0.0/8 is there.
+    pub fn move_to(&self, source: IpAddr) {
+        *lock(&self.shared.source) = Some(source);
+        self.rebind();
     }
 
     /// TCP connections that there are end.
@@ -305,7 +314,9 @@ struct Flow {
 
 impl Flow {
     async fn new(near: &Arc<UdpSocket>, from: SocketAddr, target: SocketAddr, shared: &Arc<Shared>) -> Self {
-        let far = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let source = *lock(&shared.source);
+        let far = UdpSocket::bind((source.unwrap_or(Ipv4Addr::LOCALHOST.into()), 0)).await.unwrap();
+        let far = Arc::new(far);
         let (out, outward) = lane(Arc::clone(&far), target);
         let (back, inward) = lane(Arc::clone(near), from);
         let shared = Arc::clone(shared);

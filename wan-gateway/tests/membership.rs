@@ -3,6 +3,8 @@
 #![allow(clippy::disallowed_methods, missing_docs, reason = "tests touch the world")]
 
 mod support;
+#[path = "support/wan.rs"]
+mod wan;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -220,21 +222,35 @@ async fn authorities_are_exchanged_without_a_break_and_one_that_is_dropped_cuts_
     let old = authority(&federation);
     let new = Authority::create(30, &[], SystemTime::now()).unwrap();
     let papers: Vec<Papers> = ["a", "b"].iter().map(|dc| Papers::new(&federation, dc, &[&old, &new], &old)).collect();
-    let a = Plan::new("a", Arc::clone(&papers[0].material)).start().await;
-    let b = Plan::new("b", Arc::clone(&papers[1].material)).outbound_only().dials(&[a.addr()]).start().await;
+    // b knows no way but the one through the emulator, which counts.
+    let a = Plan::new("a", Arc::clone(&papers[0].material)).with(|c| c.advertise = vec!["127.0.0.1:1".into()]);
+    let a = a.start().await;
+    let wan = wan::Wan::to(a.addr()).await;
+    let b = Plan::new("b", Arc::clone(&papers[1].material)).outbound_only().dials(&[wan.addr]).start().await;
     b.linked("a").await;
+    let made = || (wan.handshakes() as u64, wan.tcp_connections());
+    // The standby over TCP comes a second or two after the link.
+    until("a link and its standby", SOON, || made() == (1, 1)).await;
     let stop = Arc::new(AtomicBool::new(false));
     let calls = tokio::spawn(load(b.door(), GET, "a", Arc::clone(&stop)));
-    // Certificates of the new authority first, the old one out of the bundles then.
-    for paper in &papers {
-        paper.renew(&[&old, &new], &new);
+    // Certificates of the new authority first, the old one out of the bundles then. Each time both links are made anew.
+    for (turn, bundle) in [&[&old, &new][..], &[&new]].into_iter().enumerate() {
+        for paper in &papers {
+            paper.renew(bundle, &new);
+        }
+        if turn == 0 {
+            until("both anew", SOON, || made().0 > 1 && made().1 > 1).await;
+        }
+        // Each end's renewal is noticed by itself: it is over when nothing was dialled for a while.
+        let (mut last, mut since) = (made(), Instant::now());
+        until("no more to be made anew", SOON * 2, move || {
+            if made() != last {
+                (last, since) = (made(), Instant::now());
+            }
+            since.elapsed() > Duration::from_secs(2)
+        })
+        .await;
     }
-    // Links are made anew within a moment; the standby over TCP a second or two later.
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    for paper in &papers {
-        paper.renew(&[&new], &new);
-    }
-    tokio::time::sleep(Duration::from_secs(2)).await;
     stop.store(true, Ordering::SeqCst);
     let (asked, failed, worst) = calls.await.unwrap();
     println!("an exchange of authorities: {asked} calls, {} failed, the worst took {worst:?}", failed.len());

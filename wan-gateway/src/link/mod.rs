@@ -442,6 +442,7 @@ impl Links {
         let back = identity.is_some_and(|(dc, gateway)| {
             self.conns.values().any(|c| {
                 c.state == State::Up
+                    && !c.renew
                     && c.kind.is_quic() == kind.is_quic()
                     && c.datacenter == dc
                     && c.gateway.as_deref() == Some(gateway)
@@ -630,9 +631,8 @@ impl Links {
     /// Dials what is due and not linked.
     fn dial(&mut self, now: Instant) {
         for (key, wish) in &mut self.wishes {
-            let linked = self.conns.values().filter(|c| !c.relayed()).any(|c| {
+            let linked = self.conns.values().filter(|c| !c.relayed() && !c.renew).any(|c| {
                 (c.state == State::Up
-                    && !c.renew
                     && wish.identity().is_some_and(|(dc, gw)| c.datacenter == dc && c.gateway.as_deref() == Some(gw)))
                     || (matches!(c.state, State::Up | State::Greeting) && c.dialled.as_ref() == Some(key))
             });

@@ -51,6 +51,8 @@ const LIVELY: Duration = Duration::from_secs(30);
 const REVIEW: Duration = Duration::from_secs(3);
 /// Questions about what is in the way that wait for an answer.
 const QUESTIONS: usize = 64;
+/// News is gathered for so long before it is sent on and shown: when many sites come at once, each need not tell of each.
+const GATHER: Duration = Duration::from_millis(20);
 /// Notes taken up before effects are done.
 const BATCH: usize = 256;
 
@@ -127,6 +129,12 @@ pub(crate) struct Brain {
     farewells: Vec<JoinHandle<()>>,
     stopping: bool,
     changed: bool,
+    /// When the table of routes was made last.
+    published: Instant,
+    /// News to be told, each with the link that it came over; `None`: our own.
+    news: BTreeMap<(String, String), (Option<ConnId>, Site)>,
+    /// When it is told.
+    news_at: Option<Instant>,
     /// When the directory changed last, which tells news under way from news lost.
     directory_changed: Instant,
     /// Ways through other sites, and until when they hold unless something changes.
@@ -173,6 +181,9 @@ impl Brain {
             farewells: Vec::new(),
             stopping: false,
             changed: true,
+            published: now,
+            news: BTreeMap::new(),
+            news_at: None,
             directory_changed: now,
             ways: None,
             seldom: Seldom::default(),
@@ -233,6 +244,12 @@ impl Brain {
         }
         if self.draining.is_some() {
             wake = wake.min(Instant::now() + Duration::from_millis(10));
+        }
+        if self.changed {
+            wake = wake.min(self.published + GATHER);
+        }
+        if let Some(due) = self.news_at {
+            wake = wake.min(due);
         }
         // Never in the past for long: what is due is done by the next `settle`.
         if let Some(due) = self.relays.next_wakeup(Instant::now()) {
@@ -421,28 +438,39 @@ impl Brain {
             self.changed = true;
             self.save_at.get_or_insert(now + SAVE);
             (self.directory_changed, self.ways) = (now, None);
-            self.pass_on(id, &merged.news);
+            self.gather(now, Some(id), merged.news);
         }
         if merged.own {
             (self.directory_changed, self.ways) = (now, None);
-            self.tell_all(vec![self.directory.own().clone()]);
+            let own = self.directory.own().clone();
+            self.gather(Instant::now(), None, vec![own]);
         }
     }
 
-    /// Passes news on to those who do not hear it from its author.
-    fn pass_on(&self, from: ConnId, news: &[Site]) {
-        for (id, held) in self.held.iter().filter(|(id, _)| **id != from && self.links.state(**id) == State::Up) {
-            let theirs = gossip::passed_on(news, &held.link.datacenter);
+    /// Takes up news that is to be told to those who do not hear it from its author.
+    fn gather(&mut self, now: Instant, from: Option<ConnId>, news: Vec<Site>) {
+        for site in news {
+            self.news.insert((site.datacenter.clone(), site.gateway.clone()), (from, site));
+        }
+        self.news_at.get_or_insert(now + GATHER);
+    }
+
+    /// Tells what was gathered.
+    fn tell_news(&mut self) {
+        self.news_at = None;
+        let news = std::mem::take(&mut self.news);
+        for (id, held) in self.held.iter().filter(|(id, _)| self.links.state(**id) == State::Up) {
+            let others: Vec<Site> = news
+                .values()
+                .filter(|(from, _)| from.is_some_and(|from| from != *id))
+                .map(|(_, s)| s.clone())
+                .collect();
+            let mut theirs = gossip::passed_on(&others, &held.link.datacenter);
+            theirs.extend(news.values().filter(|(from, _)| from.is_none()).map(|(_, site)| site.clone()));
             if !theirs.is_empty() {
-                tracing::trace!(link = id, records = theirs.len(), "passing on news");
+                tracing::trace!(link = id, records = theirs.len(), "telling news");
                 self.parts.tasks.spawn(links::news(Arc::clone(&held.link), self.frame_of(theirs)));
             }
-        }
-    }
-
-    fn tell_all(&self, sites: Vec<Site>) {
-        for (_, held) in self.held.iter().filter(|(id, _)| self.links.state(**id) == State::Up) {
-            self.parts.tasks.spawn(links::news(Arc::clone(&held.link), self.frame_of(sites.clone())));
         }
     }
 
@@ -492,7 +520,8 @@ impl Brain {
         if news {
             self.changed = true;
             (self.directory_changed, self.ways) = (Instant::now(), None);
-            self.tell_all(vec![self.directory.own().clone()]);
+            let own = self.directory.own().clone();
+            self.gather(Instant::now(), None, vec![own]);
         }
     }
 
@@ -748,7 +777,9 @@ impl Brain {
         for id in alive {
             self.heard(now, id);
         }
-        self.aim(now);
+        if self.ways.as_ref().is_none_or(|(until, _)| now >= *until) {
+            self.aim(now);
+        }
         self.links.handle(now, Event::Tick);
         self.effects(now);
         self.relay(now);
@@ -757,7 +788,10 @@ impl Brain {
             self.publish_at = now + PUBLISH;
             self.second(now);
         }
-        if std::mem::take(&mut self.changed) {
+        if self.news_at.is_some_and(|at| now >= at) {
+            self.tell_news();
+        }
+        if self.changed && now >= self.published + GATHER {
             self.publish(now);
         }
         if self.save_at.is_some_and(|at| now >= at) {
@@ -845,6 +879,7 @@ impl Brain {
     }
 
     fn publish(&mut self, now: Instant) {
+        (self.changed, self.published) = (false, now);
         let own = self.parts.config.datacenter.clone();
         let removed = self.parts.removed.load_full();
         let ways = self.ways(now);

@@ -317,7 +317,7 @@ pub async fn read(response: Response) -> Answer {
 }
 
 /// Waits until it is so.
-pub async fn until(what: &str, within: Duration, so: impl Fn() -> bool) {
+pub async fn until(what: &str, within: Duration, mut so: impl FnMut() -> bool) {
     let end = Instant::now() + within;
     while !so() {
         assert!(Instant::now() < end, "not within {within:?}: {what}");
