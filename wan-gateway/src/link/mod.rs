@@ -631,11 +631,15 @@ impl Links {
     /// Dials what is due and not linked.
     fn dial(&mut self, now: Instant) {
         for (key, wish) in &mut self.wishes {
-            let linked = self.conns.values().filter(|c| !c.relayed() && !c.renew).any(|c| {
-                (c.state == State::Up
-                    && wish.identity().is_some_and(|(dc, gw)| c.datacenter == dc && c.gateway.as_deref() == Some(gw)))
-                    || (matches!(c.state, State::Up | State::Greeting) && c.dialled.as_ref() == Some(key))
-            });
+            let direct = || self.conns.values().filter(|c| !c.relayed());
+            let own = |c: &&Conn| c.dialled.as_ref() == Some(key) && matches!(c.state, State::Up | State::Greeting);
+            let same = |c: &Conn| {
+                let to = |(dc, gw): (&str, &str)| c.datacenter == dc && c.gateway.as_deref() == Some(gw);
+                c.state == State::Up && !c.renew && wish.identity().is_some_and(to)
+            };
+            // What is to be made anew is, even while another stands by.
+            let linked =
+                direct().filter(own).any(|c| !c.renew) || (direct().filter(own).count() == 0 && direct().any(same));
             if linked {
                 wish.satisfied();
                 continue;
