@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::trace::Trace;
+
 /// Target datacenter; absent: the one that is asked.
 pub const DATACENTER: HeaderName = HeaderName::from_static("causeway-dc");
 /// ACL secret.
@@ -73,8 +75,8 @@ pub struct Meta {
     pub wait: Option<Duration>,
     /// How often the call was handed on.
     pub hops: u32,
-    /// W3C `traceparent`.
-    pub trace: Option<String>,
+    /// The trace it is part of.
+    pub trace: Option<Trace>,
 }
 
 impl Meta {
@@ -98,7 +100,7 @@ impl Meta {
         put(INDEX, (self.min_index > 0).then(|| self.min_index.to_string()));
         put(WAIT, self.wait.map(|w| w.as_millis().to_string()));
         put(HOPS, (self.hops > 0).then(|| self.hops.to_string()));
-        put(TRACEPARENT, self.trace.clone());
+        put(TRACEPARENT, self.trace.map(|t| t.to_string()));
     }
 
     /// Reads the headers. What cannot be read counts as absent, except a consistency that is not known, which counts as the
@@ -116,7 +118,7 @@ impl Meta {
             min_index: text(&INDEX).and_then(|v| v.parse().ok()).unwrap_or(0),
             wait: text(&WAIT).and_then(|v| v.parse().ok()).map(Duration::from_millis),
             hops: text(&HOPS).and_then(|v| v.parse().ok()).unwrap_or(0),
-            trace: text(&TRACEPARENT).map(str::to_owned),
+            trace: Trace::of(headers),
         }
     }
 
@@ -195,7 +197,7 @@ mod tests {
             min_index: 7,
             wait: Some(Duration::from_millis(1500)),
             hops: 2,
-            trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+            trace: Trace::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         };
         let mut headers = HeaderMap::new();
         meta.write(&mut headers);

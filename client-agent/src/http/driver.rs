@@ -2,25 +2,25 @@
 //! Sockets, clock and chance of the HTTP API: listeners and their limits, bodies, compression, traces and metrics.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::body::{Body, HttpBody as _};
-use axum::extract::State;
 use bytes::Bytes;
 use causeway_proto::trace::Trace;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body as http_body;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use metrics::{Counter, Histogram};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
@@ -28,12 +28,11 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use tracing::{Instrument, debug, warn};
 
-use super::dispatch;
+use super::dispatch::{self, Checked};
 use super::failure::Failure;
-use super::gate;
+use super::gate::{self, Endpoint, Row};
 use super::ports::Context;
 use super::reply::Reply;
 
@@ -70,6 +69,8 @@ impl Default for Limits {
     }
 }
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// The TLS configuration to use for the next connection.
 pub type CurrentTls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
@@ -104,9 +105,16 @@ const COMPRESS_APART: usize = 128 * 1024;
 /// Connections reading from the same address wait this long after the machine refused one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The HTTP API as a service.
-pub fn router(context: Context) -> Router {
-    Router::new().fallback(handle).with_state(Arc::new(context))
+/// The HTTP API.
+#[derive(Clone)]
+pub struct Api {
+    context: Arc<Context>,
+    meters: Arc<Meters>,
+}
+
+/// The HTTP API as this context has it.
+pub fn router(context: Context) -> Api {
+    Api { context: Arc::new(context), meters: Arc::new(Meters::new()) }
 }
 
 /// Keeps the trace of a request that has one, and begins one for others.
@@ -114,51 +122,95 @@ fn trace(headers: &HeaderMap) -> Trace {
     Trace::of(headers).unwrap_or_else(|| Trace::begin(rand::random(), rand::random()))
 }
 
-async fn handle(State(context): State<Arc<Context>>, request: Request<Body>) -> Response<Body> {
-    let started = Instant::now();
-    let (parts, body) = request.into_parts();
-    let mut trace = trace(&parts.headers);
-    if tracing::enabled!(tracing::Level::DEBUG) {
-        trace = trace.child(rand::random());
+impl Api {
+    /// Answers one request.
+    pub async fn answer<B: RequestBody>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let trace = trace(&parts.headers);
+        let found = gate::find(parts.uri.path());
+        let reply = if tracing::enabled!(tracing::Level::DEBUG) {
+            let trace = trace.child(rand::random());
+            // The query is not shown: it may carry a token.
+            let (id, own) = (trace.id(), trace.span());
+            let path = parts.uri.path();
+            let span = tracing::debug_span!("http", trace = %id, span = %own, method = %parts.method, path);
+            let reply = answer(&self.context, &parts, found, body, trace).instrument(span.clone()).await;
+            span.in_scope(|| debug!(code = reply.status.as_u16(), ms = millis(started.elapsed()), "request answered"));
+            reply
+        } else {
+            answer(&self.context, &parts, found, body, trace).await
+        };
+        self.meters.count(found.map(|(row, _)| row), &parts.method, reply.status, started.elapsed());
+        finish(&self.context, &parts.headers, reply).await
     }
-    let path = gate::find(parts.uri.path()).map_or("other", |(row, _)| row.pattern);
-    // The query is not shown: it may carry a token.
-    let (id, own) = (trace.id(), trace.span());
-    let span = tracing::debug_span!("http", trace = %id, span = %own, method = %parts.method, path = parts.uri.path());
-    let reply = answer(&context, &parts, body, &trace.to_string()).instrument(span.clone()).await;
-    span.in_scope(|| debug!(code = reply.status.as_u16(), ms = millis(started.elapsed()), "request answered"));
-    let labels =
-        [("method", method_label(parts.method.as_str())), ("path", path), ("code", class(reply.status.as_u16()))];
-    metrics::counter!("consul_http_requests", &labels).increment(1);
-    metrics::histogram!("consul_http_request_seconds", &labels).record(started.elapsed().as_secs_f64());
-    finish(&context, &parts.headers, reply).await
+}
+
+/// A request's body as it comes in.
+pub trait RequestBody: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin {}
+
+impl<B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin> RequestBody for B {}
+
+/// How many requests there were of a kind, and how long they took. Looked up once for each kind: at each request would cost as
+/// much as reading a key.
+struct Meters(Vec<OnceLock<(Counter, Histogram)>>);
+
+/// A bounded set of names, whatever a client sends.
+const METHODS: [&str; 7] = ["GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS", "other"];
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+impl Meters {
+    fn new() -> Self {
+        Self(
+            std::iter::repeat_with(OnceLock::new)
+                .take((gate::TABLE.len() + 1) * METHODS.len() * CLASSES.len())
+                .collect(),
+        )
+    }
+
+    fn count(&self, row: Option<&Row>, method: &Method, status: StatusCode, took: Duration) {
+        let method = METHODS.iter().position(|m| *m == method.as_str()).unwrap_or(METHODS.len() - 1);
+        let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;
+        let path = row.map_or(gate::TABLE.len(), |row| row.endpoint as usize);
+        let Some(kind) = self.0.get((path * METHODS.len() + method) * CLASSES.len() + class) else { return };
+        let (requests, seconds) = kind.get_or_init(|| {
+            let labels = [
+                ("method", METHODS.get(method).copied().unwrap_or("other")),
+                ("path", row.map_or("other", |row| row.pattern)),
+                ("code", CLASSES.get(class).copied().unwrap_or("5xx")),
+            ];
+            (
+                metrics::counter!("consul_http_requests", &labels),
+                metrics::histogram!("consul_http_request_seconds", &labels),
+            )
+        });
+        requests.increment(1);
+        seconds.record(took.as_secs_f64());
+    }
 }
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A bounded set of names, whatever a client sends.
-fn method_label(method: &str) -> &'static str {
-    ["GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS"].into_iter().find(|m| *m == method).unwrap_or("other")
-}
-
-fn class(code: u16) -> &'static str {
-    match code {
-        200..300 => "2xx",
-        300..400 => "3xx",
-        400..500 => "4xx",
-        _ => "5xx",
-    }
-}
-
-async fn answer(context: &Context, parts: &Parts, body: Body, trace: &str) -> Reply {
+async fn answer<B: RequestBody>(
+    context: &Context,
+    parts: &Parts,
+    found: Option<(&Row, &str)>,
+    body: B,
+    trace: Trace,
+) -> Reply {
     let done = async {
-        if let Some(reply) = dispatch::precheck(parts)? {
-            return Ok(reply);
-        }
-        let body = whole(context, parts, body).await?;
-        Box::pin(dispatch::answer(context, parts, body, trace)).await
+        let asked = match dispatch::precheck(parts, found)? {
+            Checked::Done(reply) => return Ok(reply),
+            Checked::Admitted(asked) => asked,
+        };
+        let body = if body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+            Bytes::new()
+        } else {
+            Box::pin(whole(context, parts, asked.endpoint, body)).await?
+        };
+        dispatch::answer(context, parts, asked, body, trace).await
     };
     done.await.unwrap_or_else(|failure: Failure| {
         debug!(code = failure.code.as_u16(), text = %failure.text, "request refused");
@@ -167,8 +219,13 @@ async fn answer(context: &Context, parts: &Parts, body: Body, trace: &str) -> Re
 }
 
 /// Reads a body up to its limit.
-async fn whole(context: &Context, parts: &Parts, body: Body) -> Result<Bytes, Failure> {
-    let (max, hint) = dispatch::body_limit(context, parts.uri.path());
+async fn whole<B: RequestBody>(
+    context: &Context,
+    parts: &Parts,
+    endpoint: Endpoint,
+    body: B,
+) -> Result<Bytes, Failure> {
+    let (max, hint) = dispatch::body_limit(context, endpoint);
     let named: Option<u64> =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     let fits = |n: u64| usize::try_from(n).is_ok_and(|n| n <= max);
@@ -186,14 +243,14 @@ async fn whole(context: &Context, parts: &Parts, body: Body) -> Result<Bytes, Fa
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(dispatch::too_large(None, max, hint)),
         Ok(Err(error)) => Err(Failure::bad(format!("the request's body could not be read: {error}"))),
         Err(_) => Err(Failure::new(
-            http::StatusCode::REQUEST_TIMEOUT,
+            StatusCode::REQUEST_TIMEOUT,
             format!("the request's body did not arrive within {} s", BODY_TIME.as_secs()),
         )),
     }
 }
 
 /// Reads and forgets, piece by piece.
-async fn drain(mut body: Body) {
+async fn drain(mut body: impl RequestBody) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
@@ -213,7 +270,10 @@ fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<Body> {
+/// Says that addresses of other sites are shown as seen from outside.
+const TRANSLATE: HeaderName = HeaderName::from_static("x-consul-translate-addresses");
+
+async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<Full<Bytes>> {
     let Reply { status, mut headers, mut body } = reply;
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     if body.len() > COMPRESS_FROM && accepts_gzip(asked) {
@@ -236,20 +296,20 @@ async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<
         }
     }
     if context.translate_wan_addrs {
-        headers.insert(HeaderName::from_static("x-consul-translate-addresses"), HeaderValue::from_static("true"));
+        headers.insert(TRANSLATE, HeaderValue::from_static("true"));
     }
     for (name, value) in &context.response_headers {
         headers.insert(name.clone(), value.clone());
     }
-    let mut response = Response::new(Body::from(body));
+    let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
 }
 
-fn refusal(text: &str) -> Response<Body> {
-    let mut response = Response::new(Body::from(text.to_owned()));
-    *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+fn refusal(text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text.to_owned()));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response
 }
 
@@ -308,15 +368,53 @@ struct Progress {
     serving: AtomicBool,
 }
 
-/// A connection whose requests must bring their heads in time. Idle time between requests does not count; that has a limit of its
-/// own, so that the pools of clients are not cut off every few seconds.
+/// A connection whose requests must bring their heads in time, and that ends where it lies idle for too long. Idle time between
+/// requests has a limit of its own, so that the pools of clients are not cut off every few seconds.
 struct Paced<I> {
     io: I,
     progress: Arc<Progress>,
+    limits: Arc<Limits>,
     /// Heads that had arrived when this was last read from.
     heads: usize,
-    limit: Duration,
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// What is waited for, and until when once it is waited for.
+    phase: Phase,
+    until: Option<Instant>,
+    /// Fires at `until` or before: it is only set anew where it must fire earlier or has fired, not for each request.
+    timer: Pin<Box<Sleep>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The next request's first byte.
+    Idle,
+    /// The rest of a head.
+    Head,
+}
+
+impl<I> Paced<I> {
+    fn new(io: I, progress: Arc<Progress>, limits: Arc<Limits>) -> Self {
+        let timer = Box::pin(sleep(limits.header_timeout));
+        Self { io, progress, limits, heads: 0, phase: Phase::Head, until: Some(timer.deadline().into_std()), timer }
+    }
+
+    /// Ready once what is waited for is late.
+    fn poll_late(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let limit = match self.phase {
+            Phase::Idle => self.limits.idle_timeout,
+            Phase::Head => self.limits.header_timeout,
+        };
+        let until = (*self.until.get_or_insert_with(|| Instant::now() + limit)).into();
+        if self.timer.deadline() > until {
+            self.timer.as_mut().reset(until);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if self.timer.deadline() >= until {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(until);
+        }
+        Poll::Pending
+    }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
@@ -325,19 +423,19 @@ impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
         let heads = self.progress.heads.load(Ordering::Acquire);
         if heads != self.heads {
             self.heads = heads;
-            self.deadline = None;
+            (self.phase, self.until) = (Phase::Idle, None);
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf)?;
-        if !serving && self.deadline.is_none() && buf.filled().len() > before {
-            let limit = self.limit;
-            self.deadline = Some(Box::pin(sleep(limit)));
+        if !serving && self.phase == Phase::Idle && buf.filled().len() > before {
+            (self.phase, self.until) = (Phase::Head, None);
         }
-        if read.is_pending()
-            && let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the request's head came too slowly")));
+        if read.is_pending() && !serving && self.poll_late(cx).is_ready() {
+            let text = match self.phase {
+                Phase::Idle => "the connection lay idle for too long",
+                Phase::Head => "the request's head came too slowly",
+            };
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)));
         }
         read.map(Ok)
     }
@@ -388,33 +486,26 @@ impl Drop for Serving {
 
 /// Serves one connection to its end, or until `stop` and a moment for what is under way. A blocked read ends when its client goes
 /// away: hyper drops the request's future, and with it the call to the server.
-async fn connection<I>(io: I, router: Router, limits: Arc<Limits>, stop: CancellationToken)
+async fn connection<I>(io: I, router: Api, limits: Arc<Limits>, stop: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let progress = Arc::new(Progress::default());
-    let flag = Arc::clone(&progress);
-    let service = tower::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let under_way = Serving::start(&flag);
-        let answer = router.clone().oneshot(request);
+    let paced = Paced::new(io, Arc::clone(&progress), Arc::clone(&limits));
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let under_way = Serving::start(&progress);
+        let router = router.clone();
         async move {
-            let answer = answer.await;
+            let answer = router.answer(request).await;
             drop(under_way);
-            answer
+            Ok::<_, Infallible>(answer)
         }
     });
-    let paced = Paced {
-        io,
-        progress,
-        heads: 0,
-        limit: limits.header_timeout,
-        deadline: Some(Box::pin(sleep(limits.header_timeout))),
-    };
+    // The time of heads is kept by `Paced`.
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_timeout)
+        .header_read_timeout(None)
         .max_buf_size(limits.max_header_bytes.max(8192))
-        .serve_connection(TokioIo::new(paced), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(paced), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -443,7 +534,7 @@ async fn refuse<I: AsyncWrite + Unpin>(mut io: I) {
 }
 
 /// Accepts on every listener until `stop`; returns when all connections have ended, which takes at most `limits.drain` and a moment.
-pub async fn serve(listeners: Vec<Listener>, router: Router, limits: Limits, stop: CancellationToken) {
+pub async fn serve(listeners: Vec<Listener>, router: Api, limits: Limits, stop: CancellationToken) {
     let limits = Arc::new(limits);
     let mut loops = JoinSet::new();
     for listener in listeners {
@@ -452,7 +543,7 @@ pub async fn serve(listeners: Vec<Listener>, router: Router, limits: Limits, sto
     while loops.join_next().await.is_some() {}
 }
 
-async fn accept(listener: Listener, router: Router, limits: Arc<Limits>, stop: CancellationToken) {
+async fn accept(listener: Listener, router: Api, limits: Arc<Limits>, stop: CancellationToken) {
     let slots = Arc::new(Slots::default());
     let mut connections = JoinSet::new();
     loop {

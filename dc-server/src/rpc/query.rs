@@ -92,7 +92,7 @@ impl<L: Log> Service<L> {
                 token: if query.token.is_empty() { meta.token.clone() } else { Some(query.token.clone()) },
                 hops: meta.hops + 1,
                 consistency: meta.consistency,
-                trace: meta.trace.clone(),
+                trace: meta.trace,
                 ..Meta::default()
             };
             let request = ExecuteRemoteRequest { query: Some(query.clone()), limit };
