@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use metrics::{Counter, Histogram};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
@@ -34,6 +35,7 @@ use super::dispatch::{self, Checked};
 use super::failure::Failure;
 use super::gate::{self, Endpoint, Row};
 use super::ports::Context;
+use super::progress::{Noted, Progress, Serving};
 use super::reply::Reply;
 
 /// What listeners allow.
@@ -359,50 +361,38 @@ impl Drop for Slot {
     }
 }
 
-/// How far a connection's requests are.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Heads that have arrived.
-    heads: AtomicUsize,
-    /// Whether a request is being answered.
-    serving: AtomicBool,
-}
-
-/// A connection whose requests must bring their heads in time, and that ends where it lies idle for too long. Idle time between
-/// requests has a limit of its own, so that the pools of clients are not cut off every few seconds.
-struct Paced<I> {
-    io: I,
+/// The time a connection's requests take to come: heads must be whole in time. Idle time between requests has a limit of its own,
+/// so that the pools of clients are not cut off every few seconds.
+struct Pace {
     progress: Arc<Progress>,
     limits: Arc<Limits>,
-    /// Heads that had arrived when this was last read from.
-    heads: usize,
-    /// What is waited for, and until when once it is waited for.
-    phase: Phase,
+    /// Steps when this was last looked at, and whether a head was on its way.
+    seen: (usize, bool),
+    /// Until when the next step must be done; `None`: not yet waited for.
     until: Option<Instant>,
     /// Fires at `until` or before: it is only set anew where it must fire earlier or has fired, not for each request.
     timer: Pin<Box<Sleep>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// The next request's first byte.
-    Idle,
-    /// The rest of a head.
-    Head,
-}
-
-impl<I> Paced<I> {
-    fn new(io: I, progress: Arc<Progress>, limits: Arc<Limits>) -> Self {
+impl Pace {
+    fn new(progress: Arc<Progress>, limits: Arc<Limits>) -> Self {
         let timer = Box::pin(sleep(limits.header_timeout));
-        Self { io, progress, limits, heads: 0, phase: Phase::Head, until: Some(timer.deadline().into_std()), timer }
+        Self { progress, limits, seen: (0, true), until: None, timer }
     }
 
-    /// Ready once what is waited for is late.
+    /// Ready once the client is late. To be polled whenever the connection was, after it.
     fn poll_late(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let limit = match self.phase {
-            Phase::Idle => self.limits.idle_timeout,
-            Phase::Head => self.limits.header_timeout,
-        };
+        if self.progress.serving.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        let steps = self.progress.steps.load(Ordering::Acquire);
+        // The first one is waited for from the start.
+        let head = steps == 0 || self.progress.head.load(Ordering::Acquire);
+        if self.seen != (steps, head) {
+            self.seen = (steps, head);
+            self.until = None;
+        }
+        let limit = if head { self.limits.header_timeout } else { self.limits.idle_timeout };
         let until = (*self.until.get_or_insert_with(|| Instant::now() + limit)).into();
         if self.timer.deadline() > until {
             self.timer.as_mut().reset(until);
@@ -417,73 +407,6 @@ impl<I> Paced<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let serving = self.progress.serving.load(Ordering::Acquire);
-        let heads = self.progress.heads.load(Ordering::Acquire);
-        if heads != self.heads {
-            self.heads = heads;
-            (self.phase, self.until) = (Phase::Idle, None);
-        }
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, buf)?;
-        if !serving && self.phase == Phase::Idle && buf.filled().len() > before {
-            (self.phase, self.until) = (Phase::Head, None);
-        }
-        if read.is_pending() && !serving && self.poll_late(cx).is_ready() {
-            let text = match self.phase {
-                Phase::Idle => "the connection lay idle for too long",
-                Phase::Head => "the request's head came too slowly",
-            };
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)));
-        }
-        read.map(Ok)
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Paced<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
-
-/// Says that a request is being answered, for as long as it lives.
-struct Serving(Arc<Progress>);
-
-impl Serving {
-    fn start(progress: &Arc<Progress>) -> Self {
-        progress.serving.store(true, Ordering::Release);
-        progress.heads.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(progress))
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.0.serving.store(false, Ordering::Release);
-    }
-}
-
 /// Serves one connection to its end, or until `stop` and a moment for what is under way. A blocked read ends when its client goes
 /// away: hyper drops the request's future, and with it the call to the server.
 async fn connection<I>(io: I, router: Api, limits: Arc<Limits>, stop: CancellationToken)
@@ -491,7 +414,8 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let progress = Arc::new(Progress::default());
-    let paced = Paced::new(io, Arc::clone(&progress), Arc::clone(&limits));
+    let mut pace = Pace::new(Arc::clone(&progress), Arc::clone(&limits));
+    let noted = Noted { io, progress: Arc::clone(&progress) };
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let under_way = Serving::start(&progress);
         let router = router.clone();
@@ -501,14 +425,20 @@ where
             Ok::<_, Infallible>(answer)
         }
     });
-    // The time of heads is kept by `Paced`.
+    // The time of heads is kept by `Pace`.
     let connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(limits.max_header_bytes.max(8192))
-        .serve_connection(TokioIo::new(paced), service);
+        .serve_connection(TokioIo::new(noted), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
+        // In this order: the connection's steps decide who is late.
+        biased;
         ended = connection.as_mut() => ended,
+        () = poll_fn(|cx| pace.poll_late(cx)) => {
+            debug!(head = pace.seen.1, "the client was too slow");
+            return;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             match timeout(limits.drain, connection.as_mut()).await {

@@ -477,6 +477,22 @@ async fn stopping_ends_blocked_reads() {
     tokio::time::timeout(Duration::from_secs(1), served.task).await.expect("stops within a second").unwrap();
 }
 
+/// Between requests the limit for heads does not count, that for idle connections does.
+#[tokio::test]
+async fn idle_connections_end() {
+    let (header_timeout, idle_timeout) = (Duration::from_millis(50), Duration::from_millis(300));
+    let served = served(Limits { header_timeout, idle_timeout, ..Limits::default() }).await;
+    let mut stream = TcpStream::connect(served.addr).await.unwrap();
+    let asked = std::time::Instant::now();
+    stream.write_all(b"GET /v1/status/leader HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let answer = to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let took = asked.elapsed();
+    assert!((idle_timeout..Duration::from_secs(5)).contains(&took), "{took:?}");
+    served.stop.cancel();
+    served.task.await.unwrap();
+}
+
 #[tokio::test]
 async fn slow_heads_are_cut_off_and_idle_connections_are_not() {
     let served = served(Limits { header_timeout: Duration::from_millis(150), ..Limits::default() }).await;
