@@ -1,7 +1,8 @@
 //! The log: text or JSON on standard output, a file and syslog beside it; the level can be changed while running.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::Arc;
 
 use tracing_subscriber::filter::EnvFilter;
@@ -60,8 +61,11 @@ pub fn start(settings: &Settings) -> Result<Level, ConfigError> {
                 .map_err(|e| settings.error(&t::LOG_FILE, format!("{path:?} cannot be opened: {e}")))?,
         ),
     };
-    let syslog =
-        if settings.on(&t::ENABLE_SYSLOG) { Syslog::open(&settings.text(&t::SYSLOG_FACILITY)) } else { Ok(None) };
+    let syslog = if settings.on(&t::ENABLE_SYSLOG) {
+        Syslog::open(&settings.text(&t::SYSLOG_FACILITY), &SYSLOG_SOCKETS)
+    } else {
+        Ok(None)
+    };
     let syslog = syslog.map_err(|e| settings.error(&t::SYSLOG_FACILITY, e))?;
     let missing_syslog = settings.on(&t::ENABLE_SYSLOG) && syslog.is_none();
 
@@ -92,14 +96,20 @@ pub fn start(settings: &Settings) -> Result<Level, ConfigError> {
     Ok(Level(handle))
 }
 
-/// Lines to the local syslog daemon (RFC 3164's local form, one datagram a line). A daemon that is away costs lines, never time.
+/// Where syslog daemons listen: Linux, macOS, FreeBSD.
+const SYSLOG_SOCKETS: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
+
+/// Lines to the local syslog daemon (RFC 3164's local form, one datagram a line). A daemon that is away costs lines, never time;
+/// the path is looked up for each line, so a daemon that was restarted gets the next one.
 struct Syslog {
-    socket: Arc<std::os::unix::net::UnixDatagram>,
+    socket: Arc<UnixDatagram>,
+    path: Arc<Path>,
     facility: u8,
 }
 
 impl Syslog {
-    fn open(facility: &str) -> Result<Option<Self>, String> {
+    /// `None` where nothing listens at any of `sockets`.
+    fn open(facility: &str, sockets: &[&str]) -> Result<Option<Self>, String> {
         let names = [
             "KERN", "USER", "MAIL", "DAEMON", "AUTH", "SYSLOG", "LPR", "NEWS", "UUCP", "CRON", "AUTHPRIV", "FTP", "",
             "", "", "", "LOCAL0", "LOCAL1", "LOCAL2", "LOCAL3", "LOCAL4", "LOCAL5", "LOCAL6", "LOCAL7",
@@ -109,12 +119,25 @@ impl Syslog {
             .iter()
             .position(|n| !n.is_empty() && *n == wanted)
             .ok_or_else(|| format!("is {facility:?}; it must be one of LOCAL0 to LOCAL7, DAEMON, USER, ..."))?;
-        let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return Ok(None) };
-        let paths = ["/dev/log", "/var/run/syslog", "/var/run/log"].map(PathBuf::from);
-        if !paths.iter().any(|path| socket.connect(path).is_ok()) || socket.set_nonblocking(true).is_err() {
+        let Ok(socket) = UnixDatagram::unbound() else { return Ok(None) };
+        let listens = |path: &&&str| UnixDatagram::unbound().is_ok_and(|probe| probe.connect(path).is_ok());
+        let Some(path) = sockets.iter().find(listens) else { return Ok(None) };
+        if socket.set_nonblocking(true).is_err() {
             return Ok(None);
         }
-        Ok(Some(Self { socket: Arc::new(socket), facility: u8::try_from(facility).unwrap_or(16) }))
+        let facility = u8::try_from(facility).unwrap_or(16);
+        Ok(Some(Self { socket: Arc::new(socket), path: Path::new(path).into(), facility }))
+    }
+}
+
+impl Syslog {
+    fn line(&self, severity: u8) -> SyslogLine {
+        SyslogLine {
+            socket: self.socket.clone(),
+            path: self.path.clone(),
+            priority: self.facility * 8 + severity,
+            line: Vec::new(),
+        }
     }
 }
 
@@ -122,7 +145,7 @@ impl<'a> MakeWriter<'a> for Syslog {
     type Writer = SyslogLine;
 
     fn make_writer(&'a self) -> Self::Writer {
-        SyslogLine { socket: self.socket.clone(), priority: self.facility * 8 + 6, line: Vec::new() }
+        self.line(6)
     }
 
     fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Self::Writer {
@@ -132,13 +155,14 @@ impl<'a> MakeWriter<'a> for Syslog {
             tracing::Level::INFO => 6,
             tracing::Level::DEBUG | tracing::Level::TRACE => 7,
         };
-        SyslogLine { socket: self.socket.clone(), priority: self.facility * 8 + severity, line: Vec::new() }
+        self.line(severity)
     }
 }
 
 /// One line, sent when it is dropped.
 struct SyslogLine {
-    socket: Arc<std::os::unix::net::UnixDatagram>,
+    socket: Arc<UnixDatagram>,
+    path: Arc<Path>,
     priority: u8,
     line: Vec<u8>,
 }
@@ -159,6 +183,60 @@ impl Drop for SyslogLine {
         let mut packet = format!("<{}>causeway[{}]: ", self.priority, std::process::id()).into_bytes();
         packet.extend_from_slice(self.line.trim_ascii_end());
         packet.truncate(2048);
-        let _ = self.socket.send(&packet);
+        let _ = self.socket.send_to(&packet, &self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn daemon(path: &Path) -> UnixDatagram {
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket
+    }
+
+    fn received(daemon: &UnixDatagram) -> String {
+        let mut packet = [0; 4096];
+        let length = daemon.recv(&mut packet).unwrap();
+        String::from_utf8(packet[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn syslog_gets_each_line_with_its_severity_and_the_daemon_may_restart() {
+        let dir = std::env::temp_dir().join(format!("causeway-syslog-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("log");
+        let at = path.to_str().unwrap();
+        assert!(Syslog::open("LOCAL3", &[at]).unwrap().is_none(), "nobody listens yet");
+        let first = daemon(&path);
+        let syslog = Syslog::open("local3", &["/nonexistent/log", at]).unwrap().unwrap();
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).without_time().with_level(false);
+        let subscriber = Registry::default().with(layer.with_writer(syslog));
+        let head = |priority: u8| format!("<{priority}>causeway[{}]: ", std::process::id());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(site = "dc2", "the link is down");
+            let line = received(&first);
+            // LOCAL3 is facility 19, a warning severity 4 (RFC 3164 section 4.1.1).
+            assert!(line.starts_with(&head(19 * 8 + 4)), "{line}");
+            assert!(line.ends_with(r#"the link is down site="dc2""#), "{line}");
+            drop(first);
+            std::fs::remove_file(&path).unwrap();
+            tracing::error!("lost, and nobody waits for it");
+            let second = daemon(&path);
+            tracing::error!("again");
+            let line = received(&second);
+            assert!(line.starts_with(&head(19 * 8 + 3)) && line.ends_with("again"), "{line}");
+        });
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_facility_nobody_knows_is_refused() {
+        let refused = Syslog::open("LOCAL9", &SYSLOG_SOCKETS).err().unwrap();
+        assert!(refused.contains("LOCAL9") && refused.contains("LOCAL0 to LOCAL7"), "{refused}");
     }
 }

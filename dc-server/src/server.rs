@@ -16,7 +16,7 @@ use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
 use causeway_proto::memory::{MemoryReads, Reading};
 use causeway_proto::meta::{AnswerMeta, Meta};
-use causeway_proto::method;
+use causeway_proto::method::{self, Method};
 use causeway_proto::query::queries_client::QueriesClient;
 use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply};
 use causeway_proto::raft::raft_server::RaftServer;
@@ -169,13 +169,14 @@ const KV_GET: &str = "/causeway.kv.v1.Kv/Get";
 struct Memory {
     node: Arc<Node>,
     router: Arc<Router>,
+    /// Its row.
+    kv_get: Option<&'static Method>,
 }
 
 impl MemoryReads for Memory {
     fn kv_get<'a>(&'a self, meta: &'a Meta, key: &'a str) -> Reading<'a, Option<Arc<kv::Entry>>> {
         Box::pin(async move {
-            let method = method::find(KV_GET)?;
-            if !self.router.admits(method, meta).await {
+            if !self.router.admits(self.kv_get?, meta).await {
                 return None;
             }
             // Before the store is read: an answer must not claim to be fresher than it is.
@@ -206,7 +207,7 @@ impl rpc::Log for Node {
         Contact {
             is_leader: matches!(leadership, Leadership::Here(_)),
             known_leader: leadership != Leadership::Unknown,
-            last_contact: self.consensus.last_contact(),
+            last_contact: self.consensus.last_contact(leadership),
         }
     }
 
@@ -346,7 +347,7 @@ impl Server {
             store.clone(),
         );
         let router = Arc::new(router);
-        let memory = Arc::new(Memory { node: node.clone(), router: router.clone() });
+        let memory = Arc::new(Memory { node: node.clone(), router: router.clone(), kv_get: method::find(KV_GET) });
         let replicator = Replicator {
             copies: copies.clone(),
             consensus: consensus.clone(),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::trace::Trace;
+
 /// Target datacenter; absent: the one that is asked.
 pub const DATACENTER: HeaderName = HeaderName::from_static("causeway-dc");
 /// ACL secret.
@@ -78,8 +80,8 @@ pub struct Meta {
     pub hops: u32,
     /// The datacenters that ask, comma-separated ([`FROM`]); `None`: this one.
     pub from: Option<String>,
-    /// W3C `traceparent`.
-    pub trace: Option<String>,
+    /// The trace it is part of.
+    pub trace: Option<Trace>,
 }
 
 impl Meta {
@@ -104,7 +106,7 @@ impl Meta {
         put(WAIT, self.wait.map(|w| w.as_millis().to_string()));
         put(HOPS, (self.hops > 0).then(|| self.hops.to_string()));
         put(FROM, self.from.clone());
-        put(TRACEPARENT, self.trace.clone());
+        put(TRACEPARENT, self.trace.map(|t| t.to_string()));
     }
 
     /// Reads the headers. What cannot be read counts as absent, except a consistency that is not known, which counts as the
@@ -123,7 +125,7 @@ impl Meta {
             wait: text(&WAIT).and_then(|v| v.parse().ok()).map(Duration::from_millis),
             hops: text(&HOPS).and_then(|v| v.parse().ok()).unwrap_or(0),
             from: headers.get(&FROM).map(|v| v.to_str().unwrap_or("?").to_owned()),
-            trace: text(&TRACEPARENT).map(str::to_owned),
+            trace: Trace::of(headers),
         }
     }
 
@@ -203,7 +205,7 @@ mod tests {
             wait: Some(Duration::from_millis(1500)),
             hops: 2,
             from: Some("dc3,dc1".into()),
-            trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+            trace: Trace::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         };
         let mut headers = HeaderMap::new();
         meta.write(&mut headers);

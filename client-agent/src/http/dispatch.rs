@@ -5,13 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway_proto::door::Door;
 use causeway_proto::meta::{AnswerMeta, Consistency, MAX_WAIT, Meta};
+use causeway_proto::trace::Trace;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::filter::Filter;
-use super::gate::{self, Endpoint};
+use super::gate::{self, Endpoint, Row};
 use super::ports::Context;
 use super::query::{self, Options, Params};
 use super::render::Site;
@@ -33,7 +34,7 @@ pub(crate) struct Call<'a> {
     /// What follows the endpoint's pattern, decoded.
     pub(crate) rest: String,
     pub(crate) body: Bytes,
-    trace: &'a str,
+    trace: Trace,
 }
 
 impl Call<'_> {
@@ -52,13 +53,13 @@ impl Call<'_> {
     /// Datacenter, token and trace of a call that is no read.
     pub(crate) fn meta(&self) -> Result<Meta, Failure> {
         let meta = query::meta(&self.params, self.headers, &self.ctx.info.datacenter)?;
-        Ok(Meta { trace: Some(self.trace.to_owned()), ..meta })
+        Ok(Meta { trace: Some(self.trace), ..meta })
     }
 
     /// The options of a read.
     pub(crate) fn options(&self) -> Result<Options, Failure> {
         let mut options = query::options(&self.params, self.headers, &self.ctx.info.datacenter)?;
-        options.meta.trace = Some(self.trace.to_owned());
+        options.meta.trace = Some(self.trace);
         Ok(options)
     }
 
@@ -181,10 +182,10 @@ macro_rules! ask {
 pub(crate) use {ask, read};
 
 /// How large the body of a request may be, and Consul's hint where it says so; known before the body is read.
-pub(crate) fn body_limit(ctx: &Context, path: &str) -> (usize, Option<&'static str>) {
-    match gate::find(path).map(|(row, _)| row.endpoint) {
-        Some(Endpoint::Kv) => (ctx.body_limits.kv_max_value_size, Some("kv_max_value_size")),
-        Some(Endpoint::Txn) => (ctx.body_limits.txn_max_req_len, Some("txn_max_req_len")),
+pub(crate) fn body_limit(ctx: &Context, endpoint: Endpoint) -> (usize, Option<&'static str>) {
+    match endpoint {
+        Endpoint::Kv => (ctx.body_limits.kv_max_value_size, Some("kv_max_value_size")),
+        Endpoint::Txn => (ctx.body_limits.txn_max_req_len, Some("txn_max_req_len")),
         _ => (ctx.body_limits.other, None),
     }
 }
@@ -196,43 +197,64 @@ pub(crate) fn too_large(size: Option<u64>, max: usize, hint: Option<&str>) -> Fa
     Failure::too_large(format!("Request body{size} too large, max size: {max} bytes.{hint}"))
 }
 
-/// Checks a request before its body is read: the endpoint, the method, the token. `Some`: the answer needs no body.
-pub(crate) fn precheck(parts: &Parts) -> Result<Option<Reply>, Failure> {
+/// What a request asks for.
+pub(crate) struct Asked<'a> {
+    pub(crate) endpoint: Endpoint,
+    /// What follows the endpoint's pattern, still escaped.
+    rest: &'a str,
+    params: Params,
+}
+
+/// What is known before a request's body is read.
+pub(crate) enum Checked<'a> {
+    /// The answer needs no body.
+    Done(Reply),
+    /// On to [`answer`].
+    Admitted(Asked<'a>),
+}
+
+/// Checks a request before its body is read: the endpoint that [`gate::find`] gave, the method, the token.
+pub(crate) fn precheck<'a>(parts: &'a Parts, found: Option<(&Row, &'a str)>) -> Result<Checked<'a>, Failure> {
     let path = parts.uri.path();
-    let Some((row, _)) = gate::find(path) else {
+    let Some((row, rest)) = found else {
         return Err(Failure::not_found(match path.strip_prefix("/v1/") {
             Some(name) => format!("/v1/{name} is not an endpoint of this agent\n"),
             None => "not found: the API is below /v1/\n".to_owned(),
         }));
     };
     if parts.method == Method::OPTIONS {
-        return Ok(Some(Reply::empty().header(http::header::ALLOW, &row.allow())));
+        return Ok(Checked::Done(Reply::empty().header(http::header::ALLOW, &row.allow())));
     }
     let params = Params::parse(parts.uri.query().unwrap_or_default());
     let token = query::token(&params, &parts.headers)?;
     gate::admit(row, &parts.method, path, token.as_deref())?;
-    Ok(None)
+    Ok(Checked::Admitted(Asked { endpoint: row.endpoint, rest, params }))
 }
 
 /// Does a request that passed [`precheck`].
-pub(crate) async fn answer(ctx: &Context, parts: &Parts, body: Bytes, trace: &str) -> Result<Reply, Failure> {
-    let Some((row, rest)) = gate::find(parts.uri.path()) else { return Err(Failure::not_found("")) };
+pub(crate) async fn answer(
+    ctx: &Context,
+    parts: &Parts,
+    asked: Asked<'_>,
+    body: Bytes,
+    trace: Trace,
+) -> Result<Reply, Failure> {
+    let Asked { endpoint, rest, params } = asked;
     let rest =
         query::unescape(rest, false).ok_or_else(|| Failure::bad("Invalid path: not UTF-8, or a damaged %-escape"))?;
     if rest.contains(char::is_control) {
         return Err(Failure::bad("Invalid path: it has control characters"));
     }
-    let call = Call {
-        ctx,
-        method: &parts.method,
-        headers: &parts.headers,
-        params: Params::parse(parts.uri.query().unwrap_or_default()),
-        rest,
-        body,
-        trace,
-    };
-    let c = &call;
-    match row.endpoint {
+    let call = Call { ctx, method: &parts.method, headers: &parts.headers, params, rest, body, trace };
+    match endpoint {
+        Endpoint::Kv => kv::entry(&call).await,
+        // These take much room while they wait.
+        _ => Box::pin(elsewhere(&call, endpoint)).await,
+    }
+}
+
+async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
+    match endpoint {
         Endpoint::Root => Ok(Reply::text("Consul Agent")),
         Endpoint::Acl => Err(Failure::new(StatusCode::UNAUTHORIZED, "ACL support disabled")),
         Endpoint::StatusLeader => status::leader(c).await,

@@ -2,39 +2,40 @@
 //! Sockets, clock and chance of the HTTP API: listeners and their limits, bodies, compression, traces and metrics.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::body::{Body, HttpBody as _};
-use axum::extract::State;
 use bytes::Bytes;
 use causeway_proto::trace::Trace;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body as http_body;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use metrics::{Counter, Histogram};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use tracing::{Instrument, debug, warn};
 
-use super::dispatch;
+use super::dispatch::{self, Checked};
 use super::failure::Failure;
-use super::gate;
+use super::gate::{self, Endpoint, Row};
 use super::ports::Context;
+use super::progress::{Noted, Progress, Serving};
 use super::reply::Reply;
 
 /// What listeners allow.
@@ -70,6 +71,8 @@ impl Default for Limits {
     }
 }
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// The TLS configuration to use for the next connection.
 pub type CurrentTls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
@@ -104,9 +107,16 @@ const COMPRESS_APART: usize = 128 * 1024;
 /// Connections reading from the same address wait this long after the machine refused one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The HTTP API as a service.
-pub fn router(context: Context) -> Router {
-    Router::new().fallback(handle).with_state(Arc::new(context))
+/// The HTTP API.
+#[derive(Clone)]
+pub struct Api {
+    context: Arc<Context>,
+    meters: Arc<Meters>,
+}
+
+/// The HTTP API as this context has it.
+pub fn router(context: Context) -> Api {
+    Api { context: Arc::new(context), meters: Arc::new(Meters::new()) }
 }
 
 /// Keeps the trace of a request that has one, and begins one for others.
@@ -114,51 +124,95 @@ fn trace(headers: &HeaderMap) -> Trace {
     Trace::of(headers).unwrap_or_else(|| Trace::begin(rand::random(), rand::random()))
 }
 
-async fn handle(State(context): State<Arc<Context>>, request: Request<Body>) -> Response<Body> {
-    let started = Instant::now();
-    let (parts, body) = request.into_parts();
-    let mut trace = trace(&parts.headers);
-    if tracing::enabled!(tracing::Level::DEBUG) {
-        trace = trace.child(rand::random());
+impl Api {
+    /// Answers one request.
+    pub async fn answer<B: RequestBody>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let trace = trace(&parts.headers);
+        let found = gate::find(parts.uri.path());
+        let reply = if tracing::enabled!(tracing::Level::DEBUG) {
+            let trace = trace.child(rand::random());
+            // The query is not shown: it may carry a token.
+            let (id, own) = (trace.id(), trace.span());
+            let path = parts.uri.path();
+            let span = tracing::debug_span!("http", trace = %id, span = %own, method = %parts.method, path);
+            let reply = answer(&self.context, &parts, found, body, trace).instrument(span.clone()).await;
+            span.in_scope(|| debug!(code = reply.status.as_u16(), ms = millis(started.elapsed()), "request answered"));
+            reply
+        } else {
+            answer(&self.context, &parts, found, body, trace).await
+        };
+        self.meters.count(found.map(|(row, _)| row), &parts.method, reply.status, started.elapsed());
+        finish(&self.context, &parts.headers, reply).await
     }
-    let path = gate::find(parts.uri.path()).map_or("other", |(row, _)| row.pattern);
-    // The query is not shown: it may carry a token.
-    let (id, own) = (trace.id(), trace.span());
-    let span = tracing::debug_span!("http", trace = %id, span = %own, method = %parts.method, path = parts.uri.path());
-    let reply = answer(&context, &parts, body, &trace.to_string()).instrument(span.clone()).await;
-    span.in_scope(|| debug!(code = reply.status.as_u16(), ms = millis(started.elapsed()), "request answered"));
-    let labels =
-        [("method", method_label(parts.method.as_str())), ("path", path), ("code", class(reply.status.as_u16()))];
-    metrics::counter!("consul_http_requests", &labels).increment(1);
-    metrics::histogram!("consul_http_request_seconds", &labels).record(started.elapsed().as_secs_f64());
-    finish(&context, &parts.headers, reply).await
+}
+
+/// A request's body as it comes in.
+pub trait RequestBody: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin {}
+
+impl<B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin> RequestBody for B {}
+
+/// How many requests there were of a kind, and how long they took. Looked up once for each kind: at each request would cost as
+/// much as reading a key.
+struct Meters(Vec<OnceLock<(Counter, Histogram)>>);
+
+/// A bounded set of names, whatever a client sends.
+const METHODS: [&str; 7] = ["GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS", "other"];
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+impl Meters {
+    fn new() -> Self {
+        Self(
+            std::iter::repeat_with(OnceLock::new)
+                .take((gate::TABLE.len() + 1) * METHODS.len() * CLASSES.len())
+                .collect(),
+        )
+    }
+
+    fn count(&self, row: Option<&Row>, method: &Method, status: StatusCode, took: Duration) {
+        let method = METHODS.iter().position(|m| *m == method.as_str()).unwrap_or(METHODS.len() - 1);
+        let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;
+        let path = row.map_or(gate::TABLE.len(), |row| row.endpoint as usize);
+        let Some(kind) = self.0.get((path * METHODS.len() + method) * CLASSES.len() + class) else { return };
+        let (requests, seconds) = kind.get_or_init(|| {
+            let labels = [
+                ("method", METHODS.get(method).copied().unwrap_or("other")),
+                ("path", row.map_or("other", |row| row.pattern)),
+                ("code", CLASSES.get(class).copied().unwrap_or("5xx")),
+            ];
+            (
+                metrics::counter!("consul_http_requests", &labels),
+                metrics::histogram!("consul_http_request_seconds", &labels),
+            )
+        });
+        requests.increment(1);
+        seconds.record(took.as_secs_f64());
+    }
 }
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A bounded set of names, whatever a client sends.
-fn method_label(method: &str) -> &'static str {
-    ["GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS"].into_iter().find(|m| *m == method).unwrap_or("other")
-}
-
-fn class(code: u16) -> &'static str {
-    match code {
-        200..300 => "2xx",
-        300..400 => "3xx",
-        400..500 => "4xx",
-        _ => "5xx",
-    }
-}
-
-async fn answer(context: &Context, parts: &Parts, body: Body, trace: &str) -> Reply {
+async fn answer<B: RequestBody>(
+    context: &Context,
+    parts: &Parts,
+    found: Option<(&Row, &str)>,
+    body: B,
+    trace: Trace,
+) -> Reply {
     let done = async {
-        if let Some(reply) = dispatch::precheck(parts)? {
-            return Ok(reply);
-        }
-        let body = whole(context, parts, body).await?;
-        Box::pin(dispatch::answer(context, parts, body, trace)).await
+        let asked = match dispatch::precheck(parts, found)? {
+            Checked::Done(reply) => return Ok(reply),
+            Checked::Admitted(asked) => asked,
+        };
+        let body = if body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+            Bytes::new()
+        } else {
+            Box::pin(whole(context, parts, asked.endpoint, body)).await?
+        };
+        dispatch::answer(context, parts, asked, body, trace).await
     };
     done.await.unwrap_or_else(|failure: Failure| {
         debug!(code = failure.code.as_u16(), text = %failure.text, "request refused");
@@ -167,8 +221,13 @@ async fn answer(context: &Context, parts: &Parts, body: Body, trace: &str) -> Re
 }
 
 /// Reads a body up to its limit.
-async fn whole(context: &Context, parts: &Parts, body: Body) -> Result<Bytes, Failure> {
-    let (max, hint) = dispatch::body_limit(context, parts.uri.path());
+async fn whole<B: RequestBody>(
+    context: &Context,
+    parts: &Parts,
+    endpoint: Endpoint,
+    body: B,
+) -> Result<Bytes, Failure> {
+    let (max, hint) = dispatch::body_limit(context, endpoint);
     let named: Option<u64> =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     let fits = |n: u64| usize::try_from(n).is_ok_and(|n| n <= max);
@@ -186,14 +245,14 @@ async fn whole(context: &Context, parts: &Parts, body: Body) -> Result<Bytes, Fa
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(dispatch::too_large(None, max, hint)),
         Ok(Err(error)) => Err(Failure::bad(format!("the request's body could not be read: {error}"))),
         Err(_) => Err(Failure::new(
-            http::StatusCode::REQUEST_TIMEOUT,
+            StatusCode::REQUEST_TIMEOUT,
             format!("the request's body did not arrive within {} s", BODY_TIME.as_secs()),
         )),
     }
 }
 
 /// Reads and forgets, piece by piece.
-async fn drain(mut body: Body) {
+async fn drain(mut body: impl RequestBody) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
@@ -213,7 +272,10 @@ fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<Body> {
+/// Says that addresses of other sites are shown as seen from outside.
+const TRANSLATE: HeaderName = HeaderName::from_static("x-consul-translate-addresses");
+
+async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<Full<Bytes>> {
     let Reply { status, mut headers, mut body } = reply;
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     if body.len() > COMPRESS_FROM && accepts_gzip(asked) {
@@ -236,20 +298,20 @@ async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<
         }
     }
     if context.translate_wan_addrs {
-        headers.insert(HeaderName::from_static("x-consul-translate-addresses"), HeaderValue::from_static("true"));
+        headers.insert(TRANSLATE, HeaderValue::from_static("true"));
     }
     for (name, value) in &context.response_headers {
         headers.insert(name.clone(), value.clone());
     }
-    let mut response = Response::new(Body::from(body));
+    let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
 }
 
-fn refusal(text: &str) -> Response<Body> {
-    let mut response = Response::new(Body::from(text.to_owned()));
-    *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+fn refusal(text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text.to_owned()));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response
 }
 
@@ -299,125 +361,84 @@ impl Drop for Slot {
     }
 }
 
-/// How far a connection's requests are.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Heads that have arrived.
-    heads: AtomicUsize,
-    /// Whether a request is being answered.
-    serving: AtomicBool,
-}
-
-/// A connection whose requests must bring their heads in time. Idle time between requests does not count; that has a limit of its
-/// own, so that the pools of clients are not cut off every few seconds.
-struct Paced<I> {
-    io: I,
+/// The time a connection's requests take to come: heads must be whole in time. Idle time between requests has a limit of its own,
+/// so that the pools of clients are not cut off every few seconds.
+struct Pace {
     progress: Arc<Progress>,
-    /// Heads that had arrived when this was last read from.
-    heads: usize,
-    limit: Duration,
-    deadline: Option<Pin<Box<Sleep>>>,
+    limits: Arc<Limits>,
+    /// Steps when this was last looked at, and whether a head was on its way.
+    seen: (usize, bool),
+    /// Until when the next step must be done; `None`: not yet waited for.
+    until: Option<Instant>,
+    /// Fires at `until` or before: it is only set anew where it must fire earlier or has fired, not for each request.
+    timer: Pin<Box<Sleep>>,
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let serving = self.progress.serving.load(Ordering::Acquire);
-        let heads = self.progress.heads.load(Ordering::Acquire);
-        if heads != self.heads {
-            self.heads = heads;
-            self.deadline = None;
+impl Pace {
+    fn new(progress: Arc<Progress>, limits: Arc<Limits>) -> Self {
+        let timer = Box::pin(sleep(limits.header_timeout));
+        Self { progress, limits, seen: (0, true), until: None, timer }
+    }
+
+    /// Ready once the client is late. To be polled whenever the connection was, after it.
+    fn poll_late(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        if self.progress.serving.load(Ordering::Acquire) {
+            return Poll::Pending;
         }
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, buf)?;
-        if !serving && self.deadline.is_none() && buf.filled().len() > before {
-            let limit = self.limit;
-            self.deadline = Some(Box::pin(sleep(limit)));
+        let steps = self.progress.steps.load(Ordering::Acquire);
+        // The first one is waited for from the start.
+        let head = steps == 0 || self.progress.head.load(Ordering::Acquire);
+        if self.seen != (steps, head) {
+            self.seen = (steps, head);
+            self.until = None;
         }
-        if read.is_pending()
-            && let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the request's head came too slowly")));
+        let limit = if head { self.limits.header_timeout } else { self.limits.idle_timeout };
+        let until = (*self.until.get_or_insert_with(|| Instant::now() + limit)).into();
+        if self.timer.deadline() > until {
+            self.timer.as_mut().reset(until);
         }
-        read.map(Ok)
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Paced<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
-
-/// Says that a request is being answered, for as long as it lives.
-struct Serving(Arc<Progress>);
-
-impl Serving {
-    fn start(progress: &Arc<Progress>) -> Self {
-        progress.serving.store(true, Ordering::Release);
-        progress.heads.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(progress))
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.0.serving.store(false, Ordering::Release);
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if self.timer.deadline() >= until {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(until);
+        }
+        Poll::Pending
     }
 }
 
 /// Serves one connection to its end, or until `stop` and a moment for what is under way. A blocked read ends when its client goes
 /// away: hyper drops the request's future, and with it the call to the server.
-async fn connection<I>(io: I, router: Router, limits: Arc<Limits>, stop: CancellationToken)
+async fn connection<I>(io: I, router: Api, limits: Arc<Limits>, stop: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let progress = Arc::new(Progress::default());
-    let flag = Arc::clone(&progress);
-    let service = tower::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let under_way = Serving::start(&flag);
-        let answer = router.clone().oneshot(request);
+    let mut pace = Pace::new(Arc::clone(&progress), Arc::clone(&limits));
+    let noted = Noted { io, progress: Arc::clone(&progress) };
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let under_way = Serving::start(&progress);
+        let router = router.clone();
         async move {
-            let answer = answer.await;
+            let answer = router.answer(request).await;
             drop(under_way);
-            answer
+            Ok::<_, Infallible>(answer)
         }
     });
-    let paced = Paced {
-        io,
-        progress,
-        heads: 0,
-        limit: limits.header_timeout,
-        deadline: Some(Box::pin(sleep(limits.header_timeout))),
-    };
+    // The time of heads is kept by `Pace`.
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_timeout)
+        .header_read_timeout(None)
         .max_buf_size(limits.max_header_bytes.max(8192))
-        .serve_connection(TokioIo::new(paced), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(noted), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
+        // In this order: the connection's steps decide who is late.
+        biased;
         ended = connection.as_mut() => ended,
+        () = poll_fn(|cx| pace.poll_late(cx)) => {
+            debug!(head = pace.seen.1, "the client was too slow");
+            return;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             match timeout(limits.drain, connection.as_mut()).await {
@@ -443,7 +464,7 @@ async fn refuse<I: AsyncWrite + Unpin>(mut io: I) {
 }
 
 /// Accepts on every listener until `stop`; returns when all connections have ended, which takes at most `limits.drain` and a moment.
-pub async fn serve(listeners: Vec<Listener>, router: Router, limits: Limits, stop: CancellationToken) {
+pub async fn serve(listeners: Vec<Listener>, router: Api, limits: Limits, stop: CancellationToken) {
     let limits = Arc::new(limits);
     let mut loops = JoinSet::new();
     for listener in listeners {
@@ -452,7 +473,7 @@ pub async fn serve(listeners: Vec<Listener>, router: Router, limits: Limits, sto
     while loops.join_next().await.is_some() {}
 }
 
-async fn accept(listener: Listener, router: Router, limits: Arc<Limits>, stop: CancellationToken) {
+async fn accept(listener: Listener, router: Api, limits: Arc<Limits>, stop: CancellationToken) {
     let slots = Arc::new(Slots::default());
     let mut connections = JoinSet::new();
     loop {

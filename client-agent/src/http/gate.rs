@@ -206,6 +206,9 @@ mod tests {
     #[test]
     fn paths_find_their_rows() {
         assert!(TABLE.windows(2).all(|w| w[0].pattern < w[1].pattern));
+        let endpoints: std::collections::BTreeSet<_> = TABLE.iter().map(|row| row.endpoint as usize).collect();
+        assert_eq!(endpoints.len(), TABLE.len());
+        assert_eq!(endpoints.last(), Some(&(TABLE.len() - 1)), "metrics count on it");
         for (path, wanted) in [
             ("/", Some((Endpoint::Root, ""))),
             ("/v1/kv/a/b", Some((Endpoint::Kv, "a/b"))),

@@ -13,11 +13,13 @@ use super::query::Options;
 use super::render::{EntryJson, Seq};
 use super::reply::Reply;
 
+/// What is not answered from memory takes much room while it waits, and is boxed.
 pub(crate) async fn entry(call: &Call<'_>) -> Result<Reply, Failure> {
     match *call.method {
-        Method::PUT => put(call).await,
-        Method::DELETE => delete(call).await,
-        _ if call.params.has("keys") => keys(call).await,
+        Method::PUT => Box::pin(put(call)).await,
+        Method::DELETE => Box::pin(delete(call)).await,
+        _ if call.params.has("keys") => Box::pin(keys(call)).await,
+        _ if call.params.has("recurse") => Box::pin(list(call)).await,
         _ => get(call).await,
     }
 }
@@ -27,24 +29,22 @@ fn absent(answer: &AnswerMeta) -> Reply {
     Reply::empty().status(StatusCode::NOT_FOUND).meta(answer)
 }
 
-async fn get(call: &Call<'_>) -> Result<Reply, Failure> {
+async fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
-    if call.params.has("recurse") {
-        let request = ListRequest { prefix: call.rest.clone() };
-        let (reply, answer) = read!(call, &mut options, KvClient<_>, list, request)?;
-        if reply.entries.is_empty() {
-            return Ok(absent(&answer));
-        }
-        return Ok(call.json(&Seq(reply.entries.iter().map(EntryJson)))?.meta(&answer));
+    let request = ListRequest { prefix: call.rest.clone() };
+    let (reply, answer) = read!(call, &mut options, KvClient<_>, list, request)?;
+    if reply.entries.is_empty() {
+        return Ok(absent(&answer));
     }
+    Ok(call.json(&Seq(reply.entries.iter().map(EntryJson)))?.meta(&answer))
+}
+
+async fn get(call: &Call<'_>) -> Result<Reply, Failure> {
+    let options = call.options()?;
     let key = call.named("Missing key name")?;
     let (entry, answer) = match from_memory(call, &options, key).await {
         Some(read) => read,
-        None => {
-            let request = GetRequest { key: key.to_owned() };
-            let (reply, answer) = read!(call, &mut options, KvClient<_>, get, request)?;
-            (reply.entry.map(Arc::new), answer)
-        }
+        None => Box::pin(from_server(call, options, key)).await?,
     };
     let Some(entry) = entry else { return Ok(absent(&answer)) };
     if call.params.has("raw") {
@@ -62,6 +62,16 @@ async fn get(call: &Call<'_>) -> Result<Reply, Failure> {
 async fn from_memory(call: &Call<'_>, options: &Options, key: &str) -> Option<(Option<Arc<Entry>>, AnswerMeta)> {
     let (entry, answer) = call.ctx.memory.as_ref()?.kv_get(&options.meta, key).await?;
     options.max_stale.is_none_or(|max| answer.last_contact <= max).then_some((entry, answer))
+}
+
+async fn from_server(
+    call: &Call<'_>,
+    mut options: Options,
+    key: &str,
+) -> Result<(Option<Arc<Entry>>, AnswerMeta), Failure> {
+    let request = GetRequest { key: key.to_owned() };
+    let (reply, answer) = read!(call, &mut options, KvClient<_>, get, request)?;
+    Ok((reply.entry.map(Arc::new), answer))
 }
 
 async fn keys(call: &Call<'_>) -> Result<Reply, Failure> {

@@ -20,6 +20,7 @@ mod kv;
 mod operator;
 pub mod ports;
 mod prepared;
+mod progress;
 mod query;
 mod render;
 mod reply;

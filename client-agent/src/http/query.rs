@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use causeway_proto::meta::{Consistency, MAX_WAIT, Meta};
 use causeway_proto::name;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::duration;
 use super::failure::Failure;
@@ -106,13 +106,15 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
+const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
+
 /// The token of a request: `X-Consul-Token`, `Authorization: Bearer`, `?token=`, as Consul ranks them (the query first). One that
 /// cannot travel in a header is refused, so that it never turns into the anonymous one.
 pub(crate) fn token(params: &Params, headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let denied = || Failure::new(StatusCode::FORBIDDEN, "ACL not found");
     let text = |name| headers.get(name).map(|v: &http::HeaderValue| v.to_str().map_err(|_| denied())).transpose();
     let query = Some(params.get("token")).filter(|t| !t.is_empty());
-    let header = text(http::HeaderName::from_static("x-consul-token"))?.filter(|t| !t.is_empty());
+    let header = text(TOKEN)?.filter(|t| !t.is_empty());
     let bearer = text(header::AUTHORIZATION)?
         .and_then(|v| v.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))

@@ -29,7 +29,7 @@ impl Reply {
     /// JSON; `pretty` indents by four, as Consul does.
     pub(crate) fn json<T: Serialize + ?Sized>(value: &T, pretty: bool) -> Result<Self, Failure> {
         let failed = |e: serde_json::Error| Failure::internal(format!("the answer could not be rendered: {e}"));
-        let mut body = Vec::with_capacity(256);
+        let mut body = Vec::with_capacity(512);
         if pretty {
             let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
             value.serialize(&mut serde_json::Serializer::with_formatter(&mut body, formatter)).map_err(failed)?;

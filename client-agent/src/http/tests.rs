@@ -5,22 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
+use bytes::Bytes;
 use causeway_proto::meta::Consistency;
 use http::{HeaderMap, Request, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
-use super::driver::{Limits, Listener, router, serve};
+use super::driver::{Api, Limits, Listener, router, serve};
 use super::testing::{FakeRegistry, SESSION, Servers, context};
 
+type Body = Full<Bytes>;
+
 struct Agent {
-    router: Router,
+    router: Api,
     servers: Servers,
     registry: Arc<FakeRegistry>,
 }
@@ -55,7 +55,7 @@ impl Agent {
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
-        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+        let (parts, body) = self.router.answer(request).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
         Answer { code: parts.status, headers: parts.headers, body }
     }
@@ -217,11 +217,11 @@ async fn what_a_request_says_travels_with_the_call() {
     let request = Request::get("/v1/catalog/nodes?consistent&near=_agent")
         .header("x-consul-token", "secret")
         .header("traceparent", trace)
-        .body(Body::empty())
+        .body(Body::default())
         .unwrap();
     assert_eq!(agent.send(request).await.code, StatusCode::OK);
     let seen = agent.servers.seen.lock().unwrap().pop().unwrap();
-    assert_eq!((seen.token.as_deref(), seen.trace.as_deref()), (Some("secret"), Some(trace)));
+    assert_eq!((seen.token.as_deref(), seen.trace.map(|t| t.to_string()).as_deref()), (Some("secret"), Some(trace)));
     assert_eq!((seen.consistency, seen.datacenter), (Consistency::Consistent, None));
 }
 
@@ -395,7 +395,7 @@ async fn what_the_agent_says_of_itself() {
 async fn large_answers_are_compressed() {
     let agent = Agent::new();
     let plain = agent.ask("GET", "/v1/health/service/many", "").await;
-    let request = |path: &str| Request::get(path).header("accept-encoding", "gzip").body(Body::empty()).unwrap();
+    let request = |path: &str| Request::get(path).header("accept-encoding", "gzip").body(Body::default()).unwrap();
     let packed = agent.send(request("/v1/health/service/many")).await;
     assert_eq!(packed.header("content-encoding"), "gzip");
     assert!(packed.body.len() * 10 < plain.body.len());
@@ -475,6 +475,22 @@ async fn stopping_ends_blocked_reads() {
     until("the read blocks", || blocked.load(Ordering::SeqCst) == 1).await;
     served.stop.cancel();
     tokio::time::timeout(Duration::from_secs(1), served.task).await.expect("stops within a second").unwrap();
+}
+
+/// Between requests the limit for heads does not count, that for idle connections does.
+#[tokio::test]
+async fn idle_connections_end() {
+    let (header_timeout, idle_timeout) = (Duration::from_millis(50), Duration::from_millis(300));
+    let served = served(Limits { header_timeout, idle_timeout, ..Limits::default() }).await;
+    let mut stream = TcpStream::connect(served.addr).await.unwrap();
+    let asked = std::time::Instant::now();
+    stream.write_all(b"GET /v1/status/leader HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let answer = to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let took = asked.elapsed();
+    assert!((idle_timeout..Duration::from_secs(5)).contains(&took), "{took:?}");
+    served.stop.cancel();
+    served.task.await.unwrap();
 }
 
 #[tokio::test]

@@ -358,8 +358,7 @@ impl Views {
     /// What calls to the agent's own datacenter need.
     pub(super) fn local(&self) -> (Door, Meta) {
         let token = self.0.token.load().as_deref().cloned();
-        let trace = self.1.map(|trace| trace.to_string());
-        (self.0.door.clone(), Meta { token, consistency: Consistency::Stale, trace, ..Meta::default() })
+        (self.0.door.clone(), Meta { token, consistency: Consistency::Stale, trace: self.1, ..Meta::default() })
     }
 
     fn dc(&self, dc: Option<&str>) -> String {
@@ -600,7 +599,7 @@ async fn follow<C: Topic>(
         datacenter: (dc != inner.datacenter).then(|| dc.to_owned()),
         token: inner.token.load().as_deref().cloned(),
         consistency: Consistency::Stale,
-        trace: Some(trace.to_string()),
+        trace: Some(trace),
         ..Meta::default()
     };
     let mut client = ViewsClient::new(inner.door.clone()).max_decoding_message_size(EVENT_SIZE);

@@ -23,6 +23,7 @@ use super::log::{Log, Options};
 use super::machine::Machine;
 use super::machine::driver::{AppliedTerm, Hook};
 use super::network::{Addresses, Doors, Network};
+use super::rounds::Rounds;
 use super::service::RaftService;
 use super::types::{Command, Peer, StoredMembership, Types};
 use crate::store::Store;
@@ -111,10 +112,19 @@ const ROUND: Duration = Duration::from_secs(1);
 /// dissertation section 6.4), and a thousand readers cost what one costs.
 async fn prove(raft: Raft<Types, Machine>, mut asked: mpsc::Receiver<Asker>) {
     let mut askers = Vec::new();
+    let mut rounds = Rounds::default();
     while asked.recv_many(&mut askers, ASKERS).await > 0 {
+        if let Some(until) = rounds.gather(askers.len()) {
+            let all = async {
+                while rounds.gather(askers.len()).is_some() && asked.recv_many(&mut askers, ASKERS).await > 0 {}
+            };
+            let _ = tokio::time::timeout_at(until.into(), all).await;
+        }
+        let began = Instant::now();
         let round =
             tokio::time::timeout(ROUND, raft.ensure_linearizable(LinearizerOption::from(ReadPolicy::ReadIndex)));
         let proof = if matches!(round.await, Ok(Ok(_))) { Ok(()) } else { Err(NotLeading) };
+        rounds.ended(began, askers.len(), asked.len());
         for asker in askers.drain(..) {
             // Whoever gave up does not listen.
             let _ = asker.send(proof);
@@ -236,9 +246,9 @@ impl Consensus {
         self.metrics.borrow_watched().membership_config.clone()
     }
 
-    /// Since this server heard from its leader; zero on the leader.
-    pub fn last_contact(&self) -> Duration {
-        if matches!(self.leadership(), Leadership::Here(_)) { Duration::ZERO } else { self.heard.ago() }
+    /// Since this server heard from its leader; zero on the leader. `leadership`: as [`Consensus::leadership`] said.
+    pub fn last_contact(&self, leadership: Leadership) -> Duration {
+        if matches!(leadership, Leadership::Here(_)) { Duration::ZERO } else { self.heard.ago() }
     }
 
     /// Whether this server ever was part of a cluster.
@@ -251,14 +261,19 @@ impl Consensus {
         self.raft.initialize(voters).await.map_err(|e| e.to_string())
     }
 
+    /// Whether a read of the own store is current by the lease, so that nothing is to be waited for.
+    pub fn is_current(&self) -> bool {
+        !*self.stopping.borrow() && self.lease_holds()
+    }
+
     /// Returns once a read of the own store is current: it contains every write that was acknowledged before the call.
-    /// `quorum`: proven by asking a quorum; else the lease will do, while it lasts.
+    /// `quorum`: proven by asking a quorum; else the lease will do, while it lasts. Takes two rounds at most.
     pub async fn make_current(&self, quorum: bool) -> Result<(), NotLeading> {
+        if !quorum && self.is_current() {
+            return Ok(());
+        }
         if *self.stopping.borrow() {
             return Err(NotLeading);
-        }
-        if !quorum && self.lease_holds() {
-            return Ok(());
         }
         let (done, proven) = oneshot::channel();
         // A full queue is as good as no proof: the caller tries again in a moment.

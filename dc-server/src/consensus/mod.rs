@@ -4,6 +4,7 @@ pub mod driver;
 pub mod log;
 pub mod machine;
 pub mod network;
+mod rounds;
 pub mod service;
 #[cfg(test)]
 pub(crate) mod suite;

@@ -94,7 +94,7 @@ impl<L: Log> Service<L> {
                 consistency: meta.consistency,
                 // A site must not learn from us what a third would not tell it.
                 from: meta.from.clone(),
-                trace: meta.trace.clone(),
+                trace: meta.trace,
                 ..Meta::default()
             };
             let request = ExecuteRemoteRequest { query: Some(query.clone()), limit };
