@@ -124,6 +124,15 @@ impl Space {
         words.next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{said}"))
     }
 
+    /// Packets that did not fit where they were to go on to, and were not to be divided.
+    pub fn too_large(&self) -> u64 {
+        // Lines by pairs: names, values.
+        let said = self.within(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap();
+        let mut lines = said.lines().filter(|l| l.starts_with("Ip: ")).map(str::split_whitespace);
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        names.zip(values).find(|(name, _)| *name == "FragFails").and_then(|(_, n)| n.parse().ok()).unwrap()
+    }
+
     /// The NAT and the firewall in here forget all connections: each gets a new port with its next packet from inside.
     pub fn forget(&self) {
         self.within(|| {
@@ -145,8 +154,7 @@ impl Space {
             message.extend([0; 4]);
             rustix::net::send(&netlink, &message, SendFlags::empty()).unwrap();
             let mut answer = [0; 64];
-            let (_, len) =
-                rustix::net::recv(&netlink, &mut answer[..], rustix::net::RecvFlags::empty()).unwrap();
+            let (_, len) = rustix::net::recv(&netlink, &mut answer[..], rustix::net::RecvFlags::empty()).unwrap();
             // An error message (2) of the number 0.
             assert!(len >= 20 && answer[4] == 2 && answer[16..20] == [0; 4], "{:?}", &answer[..len]);
         });
@@ -197,20 +205,28 @@ table ip fw {
 }
 "#;
 
-/// What a site that accepts lets in, and counts.
+/// What a site that accepts lets in and counts, and from where it came; ICMP has no ports.
 const HUB: &str = r#"
 table ip fw {
-    counter udp { }
-    counter tcp { }
+    counter quic { }
+    counter tls { }
     counter other { }
+    set callers {
+        type ipv4_addr . inet_service
+        size 65535
+        flags dynamic
+    }
     chain input {
         type filter hook input priority 10; policy accept;
-        iifname "wan" udp dport 443 counter name udp accept
-        iifname "wan" tcp dport 443 counter name tcp accept
+        iifname "wan" meta l4proto icmp accept
+        iifname "wan" udp dport 443 add @callers { ip saddr . udp sport }
+        iifname "wan" udp dport 443 counter name quic accept
+        iifname "wan" tcp dport 443 counter name tls accept
         iifname "wan" counter name other drop
     }
     chain output {
         type filter hook output priority 10; policy accept;
+        oifname "wan" meta l4proto icmp accept
         oifname "wan" udp sport 443 accept
         oifname "wan" tcp sport 443 accept
         oifname "wan" counter name other drop
@@ -227,7 +243,11 @@ pub struct Spoke {
 impl Spoke {
     /// All of UDP vanishes, or passes again.
     pub fn block_udp(&self, block: bool) {
-        self.nats[0].nft(if block { "add rule ip fw faults meta l4proto udp drop" } else { "flush chain ip fw faults" });
+        self.nats[0].nft(if block {
+            "add rule ip fw faults meta l4proto udp drop"
+        } else {
+            "flush chain ip fw faults"
+        });
     }
 
     /// Both NATs forget.
@@ -240,7 +260,7 @@ impl Spoke {
     /// Packets of more than so many bytes vanish between the NATs, and nobody says so.
     pub fn black_hole(&self, mtu: usize) {
         for (nat, dev) in self.nats.iter().zip(["wan", "lan"]) {
-            nat.nft("add rule ip fw output meta l4proto icmp drop");
+            nat.nft("add rule ip fw output meta l4proto icmp drop; add rule ip fw faults meta l4proto icmp drop");
             nat.ip(&format!("link set {dev} mtu {mtu}"));
         }
     }
@@ -272,6 +292,13 @@ impl Lab {
         Self { hub, spokes, inet, wire }
     }
 
+    /// Addresses with ports from which UDP came to the hub so far.
+    pub fn callers(&self) -> usize {
+        let args = ["netns", "exec", &self.hub.name, "nft", "list", "set", "ip", "fw", "callers"];
+        // Its type has a dot as well.
+        output("ip", &args, "").unwrap().matches(" . ").count() - 1
+    }
+
     fn spoke(n: usize, inet: &Space) -> Spoke {
         let site = Space::new(&format!("site{n}"));
         let nats = [Space::router(&format!("site{n}-nat1")), Space::router(&format!("site{n}-nat2"))];
@@ -300,23 +327,16 @@ const KERNEL: u16 = 4790;
 const OURS: u16 = 4791;
 
 impl Wire {
-    fn between(
-        a: &Space,
-        dev_a: &str,
-        addr_a: &str,
-        b: &Space,
-        dev_b: &str,
-        addr_b: &str,
-        one_way: Duration,
-    ) -> Self {
+    fn between(a: &Space, dev_a: &str, addr_a: &str, b: &Space, dev_b: &str, addr_b: &str, one_way: Duration) -> Self {
         let end = |space: &Space, dev: &str, addr: &str| {
             space.ip(&format!("link add {dev} type vxlan id 7 dstport {KERNEL} nolearning"));
-            let peer = format!("fdb append 00:00:00:00:00:00 dev {dev} dst 127.0.0.1 port {OURS}");
+            // Broadcast on the loopback: what goes to an address of this machine, a VXLAN keeps inside the kernel.
+            let peer = format!("fdb append 00:00:00:00:00:00 dev {dev} dst 127.255.255.255 port {OURS}");
             let args: Vec<&str> = ["netns", "exec", &space.name, "bridge"].into_iter().chain(peer.split(' ')).collect();
             attempt("ip", &args, "").unwrap();
             space.ip(&format!("addr add {addr} dev {dev}"));
             space.ip(&format!("link set {dev} mtu 1500 up"));
-            let socket = space.within(|| UdpSocket::bind(("127.0.0.1", OURS))).unwrap();
+            let socket = space.within(|| UdpSocket::bind(("0.0.0.0", OURS))).unwrap();
             socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
             Arc::new(socket)
         };
