@@ -49,8 +49,6 @@ mod suite {
 
     const SOON: Duration = Duration::from_secs(30);
     const ONE_WAY: Duration = Duration::from_millis(40);
-    /// What a busy machine may add to a figure before it counts as missed.
-    const BUSY: Duration = Duration::from_secs(2);
     /// Of the keys that are read: one that fits a packet, and one of many.
     const SMALL: &str = "small";
     const BIG: &str = "big";
@@ -77,6 +75,13 @@ mod suite {
 
     fn said(out: &Output) -> String {
         format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+    }
+
+    /// By what a gateway that answered this reaches another site.
+    fn path_in(sites: &Answer, other: &str) -> Result<String, String> {
+        let sites = sites.json()?;
+        let site = sites.as_array().and_then(|s| s.iter().find(|s| s["Datacenter"] == other));
+        Ok(site.and_then(|s| s["Path"].as_str()).unwrap_or_default().to_owned())
     }
 
     /// The hub dc1 and the spokes dc2 and dc3. Of the spokes a server and a gateway run, with what joining wrote.
@@ -151,9 +156,7 @@ mod suite {
 
         /// By what the gateway of a site reaches another.
         fn path(&self, dc: &str, other: &str) -> Result<String, String> {
-            let sites = self.get(&format!("{dc}-gateway"), "/v1/federation/sites").json()?;
-            let site = sites.as_array().and_then(|s| s.iter().find(|s| s["Datacenter"] == other));
-            Ok(site.and_then(|s| s["Path"].as_str()).unwrap_or_default().to_owned())
+            path_in(&self.get(&format!("{dc}-gateway"), "/v1/federation/sites"), other)
         }
 
         fn await_path(&self, dc: &str, other: &str, path: &str, within: Duration) {
@@ -163,11 +166,29 @@ mod suite {
             });
         }
 
-        fn show(&mut self, what: &str, took: Duration, target: Duration) {
+        /// A figure; one that is beyond its limit is told at the end. The limit leaves room for a machine that is busy.
+        fn show(&mut self, what: &str, took: Duration, target: Duration, limit: Duration) {
             println!("{what}: {took:?} (target: {target:?})");
-            if took > target + BUSY {
-                self.missed.push(format!("{what}: {took:?} (target: {target:?})"));
+            if took > limit {
+                self.missed.push(format!("{what}: {took:?} (target: {target:?}, at most {limit:?})"));
             }
+        }
+
+        /// When the path from dc2 to dc1 is QUIC again, looked at from now on while other things go on.
+        fn back_on_quic(&self) -> JoinHandle<Result<Duration, String>> {
+            let begun = Instant::now();
+            let (space, port) = (self.space("dc2").name.clone(), self.federation.node("dc2-gateway").http);
+            std::thread::spawn(move || {
+                enter(&space);
+                loop {
+                    let sites = http::request(port, "GET", "/v1/federation/sites", b"");
+                    match path_in(&sites, "dc1") {
+                        Ok(path) if path == "quic" => return Ok(begun.elapsed()),
+                        other if begun.elapsed() > SOON * 2 => return Err(format!("still {other:?}")),
+                        _ => pause(),
+                    }
+                }
+            })
         }
 
         /// Who is asked in each site.
@@ -331,6 +352,7 @@ mod suite {
             "R2 both ways by API and DNS, from `federation join` on, with all of the site's starts",
             all,
             seconds(1),
+            seconds(8),
         );
         println!("R2 of it since the site's server and gateway were started: {started:?}");
         assert_eq!(world.path("dc2", "dc1").unwrap(), "quic");
@@ -338,21 +360,22 @@ mod suite {
         println!("R3: {} packets of UDP to port 443 of the hub, none to another", world.lab.hub.counted("quic"));
 
         survives_the_end_of_udp(&mut world);
-        let restored = Instant::now();
         joins_without_udp(&mut world);
+        world.lab.spokes[0].block_udp(false);
+        let back = world.back_on_quic();
         asks_through_the_hub(&mut world);
-        world.await_path("dc2", "dc1", "quic", seconds(45).saturating_sub(restored.elapsed()));
-        world.show("S4 back on UDP after it was restored", restored.elapsed(), seconds(30));
+        let back = back.join().unwrap().unwrap();
+        world.show("S4 back on UDP after it was restored", back, seconds(30), seconds(45));
         survives_rebinding(&mut world);
         passes_a_black_hole(&mut world);
 
         world.only_one_port();
         counts_what_it_says(&world);
         println!("all took {:?}", begun.elapsed());
-        assert!(world.missed.is_empty(), "missed by more than {BUSY:?}: {:#?}", world.missed);
+        assert!(world.missed.is_empty(), "missed: {:#?}", world.missed);
     }
 
-    /// S4: UDP vanishes in mid-session; TCP takes over.
+    /// S4: UDP vanishes in mid-session; TCP takes over. It stays away.
     fn survives_the_end_of_udp(world: &mut World) {
         wait("a TCP link that stands by", SOON, || match world.lab.hub.counted("tls") {
             0 => Err("none".to_owned()),
@@ -364,11 +387,10 @@ mod suite {
         world.lab.spokes[0].block_udp(true);
         let dead = Instant::now();
         world.await_path("dc2", "dc1", "tcp", SOON);
-        world.show("S4 UDP dead, declared bad", dead.elapsed(), Duration::from_secs(2));
+        world.show("S4 UDP dead, declared bad", dead.elapsed(), Duration::from_secs(2), Duration::from_secs(5));
         pass(Duration::from_millis(600));
         let worst = load.unharmed("S4 UDP dies in mid-session");
-        world.show("S4 the worst read", worst, Duration::from_millis(2500));
-        world.lab.spokes[0].block_udp(false);
+        world.show("S4 the worst read", worst, Duration::from_millis(2500), Duration::from_secs(5));
     }
 
     /// R4: UDP is dropped before the site dials for the first time.
@@ -377,7 +399,12 @@ mod suite {
         let (_, linking) = world.join("dc3", true);
         assert_eq!(world.path("dc3", "dc1").unwrap(), "tcp");
         let target = Duration::from_secs(1) + 6 * ONE_WAY;
-        world.show("R4 without UDP, both ways by API and DNS, from the gateway's start on", linking, target);
+        world.show(
+            "R4 without UDP, both ways by API and DNS, from the gateway's start on",
+            linking,
+            target,
+            Duration::from_secs(10),
+        );
     }
 
     /// T1: two sites that both can reach the hub only.
@@ -401,7 +428,7 @@ mod suite {
         println!("T1: dc2 to dc3 by {path}, in {whole:?}; {first:?} + {second:?} to the hub");
         assert_eq!(path, "relay via dc1");
         let more = whole.saturating_sub(first + second);
-        world.show("T1 more than to the hub from both", more, Duration::from_millis(5));
+        world.show("T1 more than to the hub from both", more, Duration::from_millis(5), Duration::from_secs(1));
     }
 
     /// S1: both NATs forget, three times; each connection goes on from another port.
@@ -414,7 +441,7 @@ mod suite {
         }
         pass(Duration::from_millis(800));
         let worst = load.unharmed("S1 both NATs forget, three times");
-        world.show("S1 the worst read", worst, Duration::from_millis(500));
+        world.show("S1 the worst read", worst, Duration::from_millis(500), Duration::from_secs(3));
         assert_eq!(world.path("dc2", "dc1").unwrap(), "quic");
         let ports = world.lab.callers() - callers;
         assert!(ports >= 3, "the hub saw {ports} new ports");
