@@ -360,7 +360,10 @@ mod suite {
         println!("R3: {} packets of UDP to port 443 of the hub, none to another", world.lab.hub.counted("quic"));
 
         survives_the_end_of_udp(&mut world);
+        let dead = Instant::now();
         joins_without_udp(&mut world);
+        // So long that the gateway gives the connection up and must dial another.
+        pass(seconds(13).saturating_sub(dead.elapsed()));
         world.lab.spokes[0].block_udp(false);
         let back = world.back_on_quic();
         asks_through_the_hub(&mut world);
