@@ -33,7 +33,8 @@ fn sites_behind_two_nats_each() {
 #[cfg(target_os = "linux")]
 mod suite {
     use std::fs;
-    use std::net::UdpSocket;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::process::{Command, Output};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -455,6 +456,7 @@ mod suite {
         for spoke in &world.lab.spokes {
             spoke.black_hole(1280);
         }
+        nothing_large_passes(world);
         for dc in ["dc2", "dc3"] {
             let gateway = format!("{dc}-gateway");
             world.federation.node_mut(&gateway).kill();
@@ -475,6 +477,17 @@ mod suite {
             assert!(path == "tcp" || world.lab.spokes[0].nats[0].too_large() > 0, "nothing was too large");
             println!("R7 MTU 1280 and no ICMP, {path}: 10 reads of 200 KB, 0 failed, worst {worst:?} (target: works)");
         }
+    }
+
+    /// A plain TCP connection hangs there.
+    fn nothing_large_passes(world: &World) {
+        let listener = world.lab.inet.within(|| TcpListener::bind("203.0.1.1:443")).unwrap();
+        let near = world.lab.spokes[0].site.within(|| TcpStream::connect("203.0.1.1:443")).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        far.write_all(&[b'.'; 10_000]).unwrap();
+        near.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let got = (&near).read(&mut [0; 10_000]);
+        assert!(got.is_err(), "{got:?} bytes came through");
     }
 
     /// The counters that stayed at 0 count.
