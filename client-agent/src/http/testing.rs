@@ -598,6 +598,7 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
         registry: registry.clone(),
         members: Arc::new(FakeMembers),
         views: Some(Arc::new(FakeViews)),
+        events: crate::events::tests::agent(&crate::events::tests::Echo::new()),
         failover: None,
         federation: None,
         info: Arc::new(info),

@@ -40,7 +40,11 @@ impl Machine {
                 record: book.record(&id.name).cloned(),
             })
         });
-        Snapshot { from: self.id().clone(), members: std::iter::once(own).chain(others).collect() }
+        Snapshot {
+            from: self.id().clone(),
+            members: std::iter::once(own).chain(others).collect(),
+            clock: book.heard.clock(),
+        }
     }
 
     /// May the sender of a snapshot exchange states with us?
@@ -100,6 +104,7 @@ impl Machine {
         if self.silent || self.departed || self.foreign(snapshot).is_some() {
             return;
         }
+        self.book.lock().heard.witness(snapshot.clock, self.foca.num_members() == 0);
         let mut updates = Vec::new();
         let mut items = Vec::new();
         let mut renew = None;
