@@ -9,7 +9,7 @@ pub mod filter;
 pub mod ring;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use causeway_proto::event::Event as Message;
 use futures::future::BoxFuture;

@@ -3,6 +3,8 @@
 //! An event is heard once by every agent that is up: whoever hears it for the first time hands it on for a while, as with all that
 //! gossip spreads. No more than the latest [`QUEUE`] are handed on at a time. A node remembers the last [`REMEMBERED`] by their ids;
 //! what is older by Lamport time than all of these is never news, so that a node which was frozen cannot tell the old as new.
+//!
+//! Packets get lost, and with enough of them a member misses an event: those of the last minutes are part of exchanges of state.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use std::sync::Arc;
 pub const QUEUE: u64 = 256;
 /// Events remembered.
 pub const REMEMBERED: usize = 4096;
+/// For so many ticks of the machine (half a second each) an event is part of exchanges.
+const TOLD: u64 = 600;
 /// Events heard that wait for the driver.
 const WAITING: usize = 1024;
 /// A Lamport time that lies further ahead is nobody's.
@@ -113,6 +117,11 @@ pub struct Heard {
     floor: u64,
     /// How many there were.
     count: u64,
+    /// The latest, with the tick at which each was heard.
+    recent: VecDeque<(u64, Arc<Event>)>,
+    ticks: u64,
+    /// Whether another node was met since the start.
+    met: bool,
     waiting: VecDeque<Arc<Event>>,
 }
 
@@ -127,15 +136,34 @@ impl Heard {
         self.clock
     }
 
-    /// Another node's clock. `joining`: nothing before it is for us.
-    pub fn witness(&mut self, clock: u64, joining: bool) {
+    /// Another node's clock. What was fired before the first one was met is not for us.
+    pub fn witness(&mut self, clock: u64) {
+        let met = std::mem::replace(&mut self.met, true);
         if clock > self.clock.saturating_add(LEAP) {
             return;
         }
         self.clock = self.clock.max(clock);
-        if joining {
+        if !met {
             self.floor = self.floor.max(clock);
         }
+    }
+
+    /// Half a second has passed.
+    pub fn tick(&mut self) {
+        self.ticks += 1;
+        while self.recent.front().is_some_and(|(at, _)| at + TOLD < self.ticks) {
+            self.recent.pop_front();
+        }
+    }
+
+    /// The events of the last minutes, for others who may have missed one.
+    pub fn recent(&self) -> Vec<Arc<Event>> {
+        self.recent.iter().map(|(_, event)| Arc::clone(event)).collect()
+    }
+
+    /// Whether an event would be news.
+    pub fn is_news(&self, event: &Event) -> bool {
+        event.ltime > self.floor && event.ltime <= self.clock.saturating_add(LEAP) && !self.ids.contains(&event.id)
     }
 
     /// Takes note; whether it is news.
@@ -158,7 +186,12 @@ impl Heard {
         if self.waiting.len() >= WAITING {
             self.waiting.pop_front();
         }
-        self.waiting.push_back(Arc::new(event));
+        let event = Arc::new(event);
+        if self.recent.len() >= QUEUE as usize {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((self.ticks, Arc::clone(&event)));
+        self.waiting.push_back(event);
         true
     }
 
@@ -244,13 +277,29 @@ mod tests {
     #[test]
     fn who_joins_hears_only_what_comes_after() {
         let mut heard = Heard::default();
-        heard.witness(50, true);
+        heard.witness(50);
         assert!(!heard.learn(event(1, 50)));
         assert!(heard.learn(event(2, 51)));
-        heard.witness(90, false);
-        assert!(heard.learn(event(3, 60)), "in flight while states were exchanged");
-        heard.witness(u64::MAX, true);
+        heard.witness(90);
+        assert!(heard.learn(event(3, 60)), "missed until states were exchanged");
+        heard.witness(u64::MAX);
         assert_eq!(heard.next(), 91);
+    }
+
+    #[test]
+    fn the_recent_is_bounded_in_time_and_number() {
+        let mut heard = Heard::default();
+        for id in 1..=1000 {
+            heard.learn(event(id, id as u64));
+        }
+        assert_eq!((heard.recent().len() as u64, heard.recent()[0].id), (QUEUE, 1001 - u128::from(QUEUE)));
+        for _ in 0..TOLD {
+            heard.tick();
+        }
+        heard.learn(event(2000, 2000));
+        assert_eq!(heard.recent().len() as u64, QUEUE);
+        heard.tick();
+        assert_eq!(heard.recent().iter().map(|e| e.id).collect::<Vec<_>>(), [2000]);
     }
 
     #[test]

@@ -472,6 +472,7 @@ impl Machine {
             self.health -= 1;
             self.calm_at = now + CALM_AFTER;
         }
+        self.book.lock().heard.tick();
         self.challenge_suspects();
         // foca keeps rivals of our own name as down entries.
         let rival = self

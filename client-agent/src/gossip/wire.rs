@@ -130,6 +130,8 @@ pub struct Snapshot {
     pub members: Vec<Known>,
     /// Lamport time of the latest event it heard.
     pub clock: u64,
+    /// The events that it heard in the last minutes.
+    pub events: Vec<Arc<Event>>,
 }
 
 /// Who claims a name, and since when.
@@ -416,6 +418,10 @@ impl Frame {
                     }
                 }
                 out.put_u64(snapshot.clock);
+                out.put_u16(snapshot.events.len() as u16);
+                for event in &snapshot.events {
+                    put_event(&mut out, event);
+                }
             }
             Self::Packets(packets) => {
                 out.put_u8(2);
@@ -460,7 +466,12 @@ impl Frame {
                     let record = if r.flag()? { Some(r.record()?) } else { None };
                     members.push(Known { id, incarnation, state, forced, age, record });
                 }
-                Self::State(Snapshot { from, members, clock: r.u64()? })
+                let clock = r.u64()?;
+                let mut events = Vec::new();
+                for _ in 0..r.u16()? {
+                    events.push(Arc::new(r.event()?));
+                }
+                Self::State(Snapshot { from, members, clock, events })
             }
             2 => {
                 let mut packets = Vec::new();
@@ -529,6 +540,7 @@ mod tests {
                 from: id("a", "1.2.3.4:5"),
                 members: vec![known(None), known(Some(record()))],
                 clock: 9,
+                events: vec![Arc::new(event())],
             }),
             Frame::Packets(vec![vec![1, 2, 3], vec![]]),
             Frame::WhoIs,

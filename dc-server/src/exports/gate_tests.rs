@@ -222,7 +222,7 @@ fn no_method_is_forgotten() {
 
 #[test]
 fn events_alone_can_be_granted() {
-    let rule = |services: &[&str], write, methods: &[Family]| Rule {
+    let rule = |services: &[&str], write: bool, methods: &[Family]| Rule {
         site: "dc2".into(),
         services: texts(services),
         read: !write,

@@ -9,6 +9,7 @@ use foca::State;
 
 use super::listing::Since;
 use super::{Machine, Verdict};
+use crate::gossip::event::Event;
 use crate::gossip::wire::{Claim, Id, Item, Known, Snapshot};
 
 impl Machine {
@@ -44,6 +45,7 @@ impl Machine {
             from: self.id().clone(),
             members: std::iter::once(own).chain(others).collect(),
             clock: book.heard.clock(),
+            events: book.heard.recent(),
         }
     }
 
@@ -104,9 +106,15 @@ impl Machine {
         if self.silent || self.departed || self.foreign(snapshot).is_some() {
             return;
         }
-        self.book.lock().heard.witness(snapshot.clock, self.foca.num_members() == 0);
         let mut updates = Vec::new();
         let mut items = Vec::new();
+        {
+            let heard = &mut self.book.lock().heard;
+            heard.witness(snapshot.clock);
+            // Missed, and told on: where one missed it, others may have.
+            let missed = snapshot.events.iter().filter(|event| heard.is_news(event));
+            items.extend(missed.map(|event| Item::Event(Event::clone(event))));
+        }
         let mut renew = None;
         let held: HashMap<Arc<str>, u64> =
             self.foca.iter_members().map(|m| (Arc::clone(&m.id().name), m.id().generation)).collect();
