@@ -3,6 +3,7 @@
 
 pub mod checks;
 pub mod dns;
+pub mod events;
 pub mod failover;
 pub mod gossip;
 pub mod http;

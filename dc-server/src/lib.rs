@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod consensus;
+mod events;
 pub mod exports;
 pub mod leader;
 mod query;

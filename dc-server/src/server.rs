@@ -9,6 +9,7 @@ use causeway_certs::dial::Dialer;
 use causeway_proto::command;
 use causeway_proto::config::{ApplyReply, ApplyRequest, Entry};
 use causeway_proto::door::Door;
+use causeway_proto::event::events_server::EventsServer;
 use causeway_proto::federation::SitesRequest;
 use causeway_proto::federation::directory_client::DirectoryClient;
 use causeway_proto::kv;
@@ -34,6 +35,7 @@ use crate::consensus::log::Options;
 use crate::consensus::network::{Addresses, Doors, MAX_MESSAGE};
 use crate::consensus::types::{Peer, raft_id};
 use crate::consensus::{Consensus, Leadership, OpenError, Settings};
+use crate::events::Events;
 use crate::exports::Policy;
 use crate::exports::driver::Exports;
 use crate::leader::{Leader, Timers};
@@ -125,6 +127,8 @@ pub struct World {
     pub dialer: Dialer,
     /// The gateway in this process.
     pub local_gateway: Option<Door>,
+    /// Service `Events` of the agent in this process, which gossips; `None`: no events are taken from other sites.
+    pub events: Option<Door>,
 }
 
 /// Why a server could not be started.
@@ -269,7 +273,7 @@ impl rpc::Log for Node {
 impl Server {
     /// Opens the data and starts everything. Returns before there is a leader.
     pub async fn start(config: ServerConfig, world: World) -> Result<Self, StartError> {
-        let World { members, dialer, local_gateway } = world;
+        let World { members, dialer, local_gateway, events } = world;
         let (to_servers, to_gateways) = (dialer.clone(), dialer);
         let doors: Doors = Arc::new(move |address| to_servers.door(address, Role::Server));
         let gateways = Gateways {
@@ -277,7 +281,7 @@ impl Server {
             dial: Arc::new(move |address| to_gateways.door(address, Role::Gateway)),
             local: local_gateway,
         };
-        Self::start_with(config, members, doors, gateways).await
+        Self::start_with(config, members, doors, gateways, events).await
     }
 
     /// As [`Server::start`], with doors from elsewhere.
@@ -286,6 +290,7 @@ impl Server {
         members: watch::Receiver<Members>,
         doors: Doors,
         gateways: Gateways,
+        events: Option<Door>,
     ) -> Result<Self, StartError> {
         let uuid = config.node_uuid.clone();
         let id = raft_id(&config.node_uuid).ok_or_else(|| StartError::Identity(config.node_uuid.clone()))?;
@@ -326,6 +331,7 @@ impl Server {
             .max_encoding_message_size(MAX_MESSAGE);
         let services = rpc::services(handlers)
             .add_service(raft)
+            .add_service(EventsServer::new(Events(events)))
             .add_service(StatusServer::new(StatusService::new(
                 consensus.clone(),
                 store.clone(),

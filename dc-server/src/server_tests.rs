@@ -61,6 +61,7 @@ impl Site {
             members: self.members.subscribe(),
             dialer: Dialer::new(None, "dc1", "consul"),
             local_gateway: None,
+            events: None,
         };
         let server = Server::start(config, world).await.unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -334,8 +335,12 @@ async fn one_directory_serves_one_process() {
     let mut site = Site::new(1, |c| c.bootstrap = true);
     site.start(0, 0).await;
     let config = ServerConfig::new("s0", &uuid(0), "dc1", site.dirs[0].0.clone(), "127.0.0.1:1".parse().unwrap());
-    let world =
-        || World { members: site.members.subscribe(), dialer: Dialer::new(None, "dc1", "consul"), local_gateway: None };
+    let world = || World {
+        members: site.members.subscribe(),
+        dialer: Dialer::new(None, "dc1", "consul"),
+        local_gateway: None,
+        events: None,
+    };
     let error = Server::start(config.clone(), world()).await.err().unwrap();
     assert!(error.to_string().contains("another process uses this data directory"), "{error}");
     let world2 = world();

@@ -38,6 +38,7 @@ package!(txn, "causeway.txn.v1", "Transactions; service `Txn`.");
 package!(status, "causeway.status.v1", "Service `Status`.");
 package!(query, "causeway.query.v1", "Prepared queries; service `Queries`.");
 package!(config, "causeway.config.v1", "Definitions of the whole federation; service `Config`.");
+package!(event, "causeway.event.v1", "User events; service `Events`.");
 package!(raft, "causeway.raft.v1", "Raft between the servers of a datacenter; service `Raft`.");
 package!(command, "causeway.command.v1", "What the replicated log and snapshots carry.");
 package!(federation, "causeway.federation.v1", "Between sites; services `Gossip` and `Directory`.");

@@ -43,6 +43,7 @@ pub const TABLE: &[Method] = &[
     row("/causeway.catalog.v1.Catalog/ServiceNodes", Kind::Read, true),
     row("/causeway.config.v1.Config/Apply", Kind::Write, true),
     row("/causeway.config.v1.Config/List", Kind::Read, true),
+    row("/causeway.event.v1.Events/Fire", Kind::Local, true),
     row("/causeway.federation.v1.Directory/Sites", Kind::Gateways, false),
     row("/causeway.federation.v1.Gossip/Echo", Kind::Gateways, false),
     row("/causeway.federation.v1.Gossip/Exchange", Kind::Gateways, false),

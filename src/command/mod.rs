@@ -9,6 +9,7 @@ pub mod api;
 pub mod catalog;
 pub mod config;
 pub mod dev;
+pub mod event;
 mod exports;
 pub mod federation;
 pub mod info;
@@ -66,6 +67,7 @@ pub static COMMANDS: &[&Command] = &[
     &config::READ,
     &config::WRITE,
     &dev::COMMAND,
+    &event::COMMAND,
     &federation::DOCTOR,
     &exports::EXPORTS,
     &federation::JOIN,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use causeway_agent::checks::{self, Checks};
 use causeway_agent::dns::Dns;
+use causeway_agent::events::Events;
 use causeway_agent::failover::Failover;
 use causeway_agent::gossip::{Gossip, RetryJoin};
 use causeway_agent::http::ports::{Action, BodyLimits, RenderMetrics};
@@ -248,13 +249,15 @@ impl Node {
         let dialer = Dialer::new(material.clone(), &plan.datacenter, &plan.domain);
         let members = watch::Sender::new(Members::default());
         let later_gateway = Later::default();
+        let later_events = Later::default();
 
         // The server before gossip: a damaged log must end the start before anyone hears of this node.
         let server = match plan.server {
             false => None,
             true => {
                 let local_gateway = plan.gateway.is_some().then(|| later_gateway.door());
-                let world = World { members: members.subscribe(), dialer: dialer.clone(), local_gateway };
+                let events = Some(later_events.door());
+                let world = World { members: members.subscribe(), dialer: dialer.clone(), local_gateway, events };
                 Some(Server::start(server_config(&plan, &node_id), world).await?)
             }
         };
@@ -288,6 +291,7 @@ impl Node {
         }
 
         let gossip = Gossip::start(gossip_config, stop.clone()).await?;
+        let heard = gossip.events();
         {
             let (mut from, to, stop) = (gossip.members(), members, stop.clone());
             tasks.spawn(async move {
@@ -363,6 +367,9 @@ impl Node {
             enable_local_script_checks: plan.settings.on(&t::ENABLE_LOCAL_SCRIPT_CHECKS),
         };
         let registry = Registry::open(plan.data_dir.clone(), &plan.node_name, policy)?;
+        let (air, node) = (Arc::new(gossip.clone()), plan.node_name.clone());
+        let events = Events::start(air, heard, node, registry.clone(), stop.clone());
+        later_events.set(events.door());
         let sync_settings = sync::Settings {
             check_update_interval: plan.settings.duration(&t::CHECK_UPDATE_INTERVAL),
             members: Some(gossip.members()),
@@ -415,6 +422,7 @@ impl Node {
             registry: Arc::new(adapters::RegistryPort(registry.clone())),
             members: Arc::new(adapters::MembersPort(gossip.clone())),
             views: Some(Arc::new(adapters::ViewsPort(views))),
+            events,
             failover: Some(failover),
             federation: gateway
                 .clone()

@@ -1,5 +1,5 @@
-//! What spreads beside foca's updates: records (tags, leaving), force-leaves, and calls to renew. The book keeps the newest of each
-//! and decides what is news.
+//! What spreads beside foca's updates: records (tags, leaving), force-leaves, calls to renew, and events. The book keeps the newest
+//! of each and decides what is news.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use foca::{BroadcastHandler, Invalidates};
 
 use super::codec::Farewells;
+use super::event::Heard;
 use super::wire::{Id, Item, Record, WireError};
 
 /// Names the book holds at most; a flood of invented names must not fill memory.
@@ -24,6 +25,8 @@ pub struct Book {
     /// Someone holds this generation of ours for failed.
     doubted: Option<u64>,
     changed: bool,
+    /// Events.
+    pub heard: Heard,
 }
 
 impl Book {
@@ -37,6 +40,7 @@ impl Book {
             overtaken: None,
             doubted: None,
             changed: false,
+            heard: Heard::default(),
         }
     }
 
@@ -81,6 +85,7 @@ impl Book {
                 self.renews.insert(name, generation);
                 true
             }
+            Item::Event(event) => self.heard.learn(event),
         }
     }
 
@@ -138,9 +143,14 @@ impl Shared {
     }
 }
 
-/// What an item replaces: an older one of its kind and name.
+/// What an item replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key(u8, Arc<str>);
+pub enum Key {
+    /// An older one of its kind and name.
+    Of(u8, Arc<str>),
+    /// The event that has the same place.
+    Event(u64),
+}
 
 impl Invalidates for Key {
     fn invalidates(&self, other: &Self) -> bool {
@@ -166,12 +176,15 @@ impl BroadcastHandler<Id> for Shared {
 
     fn receive_item(&mut self, data: &[u8], sender: Option<&Id>) -> Result<Option<Key>, WireError> {
         let item = Item::decode(data)?;
-        let key = match &item {
-            Item::Record(record) => Key(1, Arc::clone(&record.name)),
-            Item::Forced { name, .. } => Key(2, Arc::clone(name)),
-            Item::Renew { name, .. } => Key(3, Arc::clone(name)),
+        let named = match &item {
+            Item::Record(record) => Some(Key::Of(1, Arc::clone(&record.name))),
+            Item::Forced { name, .. } => Some(Key::Of(2, Arc::clone(name))),
+            Item::Renew { name, .. } => Some(Key::Of(3, Arc::clone(name))),
+            Item::Event(_) => None,
         };
-        Ok(self.lock().learn(item, sender.is_none()).then_some(key))
+        let mut book = self.lock();
+        let news = book.learn(item, sender.is_none());
+        Ok(news.then(|| named.unwrap_or_else(|| Key::Event(book.heard.place()))))
     }
 }
 

@@ -16,13 +16,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causeway_proto::member::{MemberStatus, Members};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::envelope::Envelope;
+use super::event::{Event, FireError};
 use super::machine::{Effect, ForceLeaveError, MAX_PACKET, Machine, Timing, Verdict};
 use super::wire::{Claim, Id, MAX_TAGS, Snapshot, tags_len};
 use super::{Config, JoinError, StartError};
@@ -31,6 +32,8 @@ use super::{Config, JoinError, StartError};
 const CONNECTIONS: usize = 32;
 /// The file of members is written no more often than this.
 const FILE_EVERY: Duration = Duration::from_secs(10);
+/// Events heard that wait for their followers; who is further behind misses the oldest.
+const EVENTS: usize = 1024;
 /// Leaving takes no longer than this.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
 /// Between rounds of gossip while leaving.
@@ -48,6 +51,7 @@ enum Command {
     Packets(Vec<Vec<u8>>, Option<oneshot::Sender<Vec<Vec<u8>>>>),
     ForceLeave(String, bool, oneshot::Sender<Result<(), ForceLeaveError>>),
     Leave(LeaveStep, oneshot::Sender<bool>),
+    Fire(Event, oneshot::Sender<Result<(), FireError>>),
 }
 
 /// Leaving, step by step; the answer says whether all that can be told was told.
@@ -116,6 +120,7 @@ struct Inner {
     link: Arc<Link>,
     members: watch::Receiver<Members>,
     tags: watch::Sender<BTreeMap<String, String>>,
+    events: broadcast::Sender<Arc<Event>>,
     tracker: TaskTracker,
 }
 
@@ -174,8 +179,10 @@ impl Gossip {
             port: advertise.port(),
             stop: stop.clone(),
         });
+        let events = broadcast::Sender::new(EVENTS);
         let tracker = TaskTracker::new();
         let owner = Owner {
+            events: events.clone(),
             machine,
             start,
             udp,
@@ -190,7 +197,7 @@ impl Gossip {
         };
         tracker.spawn(owner.run(inbox, tags_rx));
         tracker.spawn(accept(Arc::clone(&link), listener, tracker.clone()));
-        let gossip = Self(Arc::new(Inner { link, members, tags, tracker }));
+        let gossip = Self(Arc::new(Inner { link, members, tags, events, tracker }));
         if !known.peers.is_empty() {
             let link = Arc::clone(&gossip.0.link);
             gossip.0.tracker.spawn(async move { join::rejoin(&link, known.peers).await });
@@ -255,6 +262,18 @@ impl Gossip {
         let (tx, rx) = oneshot::channel();
         self.0.link.send(Command::ForceLeave(name.to_owned(), prune, tx)).await;
         rx.await.unwrap_or(Err(ForceLeaveError::Stopped))
+    }
+
+    /// Tells all members that are up of an event, this node among them. An event is told once, by its id.
+    pub async fn fire(&self, event: Event) -> Result<(), FireError> {
+        let (tx, rx) = oneshot::channel();
+        self.0.link.send(Command::Fire(event, tx)).await;
+        rx.await.unwrap_or(Err(FireError::Stopped))
+    }
+
+    /// Every event that is heard from now on.
+    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.0.events.subscribe()
     }
 
     /// Replaces this node's tags and tells all. Tags beyond 512 bytes in all do not travel.
@@ -367,6 +386,7 @@ struct Owner {
     udp: UdpSocket,
     link: Arc<Link>,
     members: watch::Sender<Members>,
+    events: broadcast::Sender<Arc<Event>>,
     dial: Arc<Semaphore>,
     tracker: TaskTracker,
     file: Option<PathBuf>,
@@ -512,6 +532,7 @@ impl Owner {
                     drop(reply.send(answers));
                 }
             }
+            Command::Fire(event, reply) => drop(reply.send(machine.fire(now, event))),
             Command::ForceLeave(name, prune, reply) => drop(reply.send(machine.force_leave(now, &name, prune))),
             Command::Leave(step, reply) => {
                 match step {
@@ -550,6 +571,8 @@ impl Owner {
                         tracing::debug!(%with, %error, "exchange of state");
                     }
                 }),
+                // Fails only while nobody follows.
+                Effect::Event(event) => drop(self.events.send(event)),
                 Effect::Changed => {
                     self.members.send_replace(Arc::new(self.machine.members().to_vec()));
                 }

@@ -27,6 +27,7 @@ use rand_foca::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::book::Shared;
 use super::envelope::OVERHEAD;
+use super::event::{Event, FireError};
 use listing::Since;
 
 use super::codec::{ACK, Codec, PING, peek};
@@ -99,6 +100,8 @@ pub enum Effect {
     },
     /// [`Machine::members`] shows something new.
     Changed,
+    /// A user event was heard, of this node or another; each once.
+    Event(Arc<Event>),
 }
 
 /// What to do with who wants to exchange states.
@@ -419,6 +422,19 @@ impl Machine {
         self.settle(now);
     }
 
+    /// Tells all members that are up of an event, ourselves among them. One whose id was heard before is not told again.
+    pub fn fire(&mut self, now: Duration, mut event: Event) -> Result<(), FireError> {
+        if self.silent || self.departed {
+            return Err(FireError::Stopped);
+        }
+        event.ltime = self.book.lock().heard.next();
+        event.check_size()?;
+        let result = self.foca.add_broadcast(&Item::Event(event).encode()).map(|_| ());
+        self.log(result);
+        self.gossip(now);
+        Ok(())
+    }
+
     /// Makes a failed member one that left; with `prune` it is taken from the list at once. A member that lives is not harmed.
     pub fn force_leave(&mut self, now: Duration, name: &str, prune: bool) -> Result<(), ForceLeaveError> {
         if *name == *self.record.name {
@@ -456,6 +472,7 @@ impl Machine {
             self.health -= 1;
             self.calm_at = now + CALM_AFTER;
         }
+        self.book.lock().heard.tick();
         self.challenge_suspects();
         // foca keeps rivals of our own name as down entries.
         let rival = self
@@ -519,10 +536,11 @@ impl Machine {
 
     /// After each call into foca: keep our record in step with our identity, take over its wishes, refresh the list.
     fn settle(&mut self, now: Duration) {
-        let (overtaken, doubted, mut changed) = {
+        let (overtaken, doubted, mut changed, events) = {
             let mut book = self.book.lock();
-            (book.take_overtaken(), book.take_doubted(), book.take_changed())
+            (book.take_overtaken(), book.take_doubted(), book.take_changed(), book.heard.take())
         };
+        self.effects.extend(events.into_iter().map(Effect::Event));
         if doubted.is_some_and(|g| g >= self.id().generation) && !self.silent && !self.departed {
             self.renew_above(self.id().generation);
         }

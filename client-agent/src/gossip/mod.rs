@@ -10,6 +10,7 @@ pub mod book;
 pub mod codec;
 pub mod driver;
 pub mod envelope;
+pub mod event;
 pub mod machine;
 pub mod wire;
 
@@ -24,6 +25,7 @@ use std::time::Duration;
 pub use driver::Gossip;
 pub use driver::join::{RetryJoin, RetryJoinError};
 pub use envelope::{Key, KeyError};
+pub use event::{Event, FireError};
 pub use machine::ForceLeaveError;
 
 /// What gossip needs to start.

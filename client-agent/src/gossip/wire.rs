@@ -10,6 +10,8 @@ use std::sync::Arc;
 use bytes::BufMut;
 use foca::State;
 
+use super::event::Event;
+
 /// Longest node name in bytes, as `causeway_proto::name::node` allows.
 pub const MAX_NAME: usize = 128;
 /// Tags of a member in bytes as they travel.
@@ -98,6 +100,8 @@ pub enum Item {
         /// Which life.
         generation: u64,
     },
+    /// A user event.
+    Event(Event),
 }
 
 /// One member as another node knows it, in a [`Frame::State`].
@@ -124,6 +128,10 @@ pub struct Snapshot {
     pub from: Id,
     /// Itself included.
     pub members: Vec<Known>,
+    /// Lamport time of the latest event it heard.
+    pub clock: u64,
+    /// The events that it heard in the last minutes.
+    pub events: Vec<Arc<Event>>,
 }
 
 /// Who claims a name, and since when.
@@ -204,6 +212,28 @@ impl<'a> Reader<'a> {
         let name = self.text(len)?;
         causeway_proto::name::node(name).map_err(|_| WireError::Bad("name"))?;
         Ok(name.into())
+    }
+
+    fn u128(&mut self) -> Result<u128, WireError> {
+        Ok(u128::from_be_bytes(self.array()?))
+    }
+
+    /// Bytes behind their length.
+    fn block(&mut self) -> Result<&'a [u8], WireError> {
+        let len = usize::from(self.u16()?);
+        self.take(len)
+    }
+
+    fn event(&mut self) -> Result<Event, WireError> {
+        let (version, id, ltime) = (self.u8()?, self.u128()?, self.u64()?);
+        let text = |r: &mut Self| {
+            let bytes = r.block()?;
+            std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| WireError::Bad("text"))
+        };
+        let (name, node_filter) = (text(self)?, text(self)?);
+        let (service_filter, tag_filter) = (text(self)?, text(self)?);
+        let payload = self.block()?.to_vec();
+        Ok(Event { id, name, payload, node_filter, service_filter, tag_filter, version, ltime })
     }
 
     fn addr(&mut self) -> Result<SocketAddr, WireError> {
@@ -290,6 +320,18 @@ fn put_record(out: &mut Vec<u8>, record: &Record) {
     out.put_slice(&tags);
 }
 
+fn put_event(out: &mut Vec<u8>, event: &Event) {
+    out.put_u8(event.version);
+    out.put_u128(event.id);
+    out.put_u64(event.ltime);
+    let texts = [&event.name, &event.node_filter, &event.service_filter, &event.tag_filter].map(|t| t.as_bytes());
+    for block in texts.into_iter().chain([event.payload.as_slice()]) {
+        // All together are bounded before an event is fired.
+        out.put_u16(block.len() as u16);
+        out.put_slice(block);
+    }
+}
+
 /// Bytes these tags need on the wire; more than [`MAX_TAGS`] do not travel.
 pub fn tags_len(tags: &BTreeMap<String, String>) -> usize {
     tags.iter().map(|(k, v)| 3 + k.len() + v.len()).sum()
@@ -315,6 +357,10 @@ impl Item {
                 put_name(&mut out, name);
                 out.put_u64(*generation);
             }
+            Self::Event(event) => {
+                out.put_u8(4);
+                put_event(&mut out, event);
+            }
         }
         out
     }
@@ -326,6 +372,7 @@ impl Item {
             1 => Self::Record(r.record()?),
             2 => Self::Forced { name: r.name()?, generation: r.u64()?, prune: r.flag()? },
             3 => Self::Renew { name: r.name()?, generation: r.u64()? },
+            4 => Self::Event(r.event()?),
             _ => return Err(WireError::Bad("kind of item")),
         };
         r.end()?;
@@ -369,6 +416,11 @@ impl Frame {
                     if let Some(record) = &known.record {
                         put_record(&mut out, record);
                     }
+                }
+                out.put_u64(snapshot.clock);
+                out.put_u16(snapshot.events.len() as u16);
+                for event in &snapshot.events {
+                    put_event(&mut out, event);
                 }
             }
             Self::Packets(packets) => {
@@ -414,7 +466,12 @@ impl Frame {
                     let record = if r.flag()? { Some(r.record()?) } else { None };
                     members.push(Known { id, incarnation, state, forced, age, record });
                 }
-                Self::State(Snapshot { from, members })
+                let clock = r.u64()?;
+                let mut events = Vec::new();
+                for _ in 0..r.u16()? {
+                    events.push(Arc::new(r.event()?));
+                }
+                Self::State(Snapshot { from, members, clock, events })
             }
             2 => {
                 let mut packets = Vec::new();
@@ -456,6 +513,19 @@ mod tests {
         Record { name: "a".into(), generation: 7, version: 9, leaving: true, tags }
     }
 
+    fn event() -> Event {
+        Event {
+            id: u128::MAX - 1,
+            name: "deploy".into(),
+            payload: vec![0, 255],
+            node_filter: "^s".into(),
+            service_filter: "web".into(),
+            tag_filter: String::new(),
+            version: 1,
+            ltime: 77,
+        }
+    }
+
     fn frames() -> Vec<Frame> {
         let known = |record| Known {
             id: id("b", "[::1]:8301"),
@@ -466,7 +536,12 @@ mod tests {
             record,
         };
         vec![
-            Frame::State(Snapshot { from: id("a", "1.2.3.4:5"), members: vec![known(None), known(Some(record()))] }),
+            Frame::State(Snapshot {
+                from: id("a", "1.2.3.4:5"),
+                members: vec![known(None), known(Some(record()))],
+                clock: 9,
+                events: vec![Arc::new(event())],
+            }),
             Frame::Packets(vec![vec![1, 2, 3], vec![]]),
             Frame::WhoIs,
             Frame::IAm(Claim { id: id("a", "1.2.3.4:5"), started: 4 }),
@@ -484,6 +559,7 @@ mod tests {
             Item::Record(record()),
             Item::Forced { name: "a".into(), generation: 1, prune: true },
             Item::Renew { name: "a".into(), generation: u64::MAX },
+            Item::Event(event()),
         ] {
             assert_eq!(Item::decode(&item.encode()), Ok(item));
         }
@@ -499,6 +575,10 @@ mod tests {
                     assert!(Frame::decode(&bytes[..end]).is_err(), "{frame:?} {end}");
                 }
             }
+        }
+        let bytes = Item::Event(event()).encode();
+        for end in 0..bytes.len() {
+            assert!(Item::decode(&bytes[..end]).is_err(), "{end}");
         }
         let mut long = Frame::WhoIs.encode();
         long.push(0);
@@ -535,6 +615,10 @@ mod tests {
                 bytes[at] ^= 1 << rng.random_range(0..8);
             }
             let _ = Frame::decode(&bytes);
+            let _ = Item::decode(&bytes);
+            let mut bytes = Item::Event(event()).encode();
+            let at = rng.random_range(0..bytes.len());
+            bytes[at] ^= 1 << rng.random_range(0..8);
             let _ = Item::decode(&bytes);
         }
     }

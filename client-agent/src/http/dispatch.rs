@@ -18,7 +18,9 @@ use super::query::{self, Options, Params};
 use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
-use super::{agent, catalog, config, federation, health, internal, kv, operator, prepared, session, status, txn};
+use super::{
+    agent, catalog, config, event, federation, health, internal, kv, operator, prepared, session, status, txn,
+};
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
 const CALL: Duration = Duration::from_secs(10);
@@ -293,6 +295,8 @@ async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
         Endpoint::CatalogNodeServices => catalog::node_services(c).await,
         Endpoint::Config => config::one(c).await,
         Endpoint::Configs => config::write(c).await,
+        Endpoint::EventFire => event::fire(c).await,
+        Endpoint::EventList => event::list(c).await,
         Endpoint::HealthNode => health::node(c).await,
         Endpoint::HealthChecks => health::checks(c).await,
         Endpoint::HealthService => health::service(c).await,

@@ -73,6 +73,8 @@ pub(crate) enum Endpoint {
     Query,
     Config,
     Configs,
+    EventFire,
+    EventList,
     Acl,
 }
 
@@ -108,6 +110,8 @@ impl Row {
 const GET: &[(&str, Access)] = &[("GET", Access::Read)];
 const PUT: &[(&str, Access)] = &[("PUT", Access::Write)];
 const KV: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write), ("DELETE", Access::Write)];
+/// Spring posts; Consul takes PUT alone.
+const FIRE: &[(&str, Access)] = &[("PUT", Access::Write), ("POST", Access::Write)];
 const QUERIES: &[(&str, Access)] = &[("GET", Access::Read), ("POST", Access::Write)];
 const READ_DELETE: &[(&str, Access)] = &[("GET", Access::Read), ("DELETE", Access::Write)];
 const ANY: &[(&str, Access)] =
@@ -155,6 +159,8 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/catalog/services", GET, Endpoint::CatalogServices),
     row("/v1/config", PUT, Endpoint::Configs),
     row("/v1/config/", READ_DELETE, Endpoint::Config),
+    row("/v1/event/fire/", FIRE, Endpoint::EventFire),
+    row("/v1/event/list", GET, Endpoint::EventList),
     row("/v1/federation/doctor/", GET, Endpoint::FederationDoctor),
     row("/v1/federation/readmit/", PUT, Endpoint::FederationReadmit),
     row("/v1/federation/remove/", PUT, Endpoint::FederationRemove),

@@ -10,6 +10,7 @@ mod decode;
 mod dispatch;
 pub mod driver;
 pub mod duration;
+mod event;
 mod failure;
 mod federation;
 mod filter;

@@ -14,6 +14,7 @@ use causeway_proto::memory::MemoryReads;
 use causeway_proto::rejection::Reason;
 use futures::future::BoxFuture;
 
+use crate::events::Events;
 use crate::failover::Failover;
 use crate::registry::definition::{CheckDefinition, ServiceDefinition, Status};
 
@@ -243,6 +244,8 @@ pub struct Context {
     pub members: Arc<dyn LocalMembers>,
     /// Views, for `?cached`; `None`: asked of the servers.
     pub views: Option<Arc<dyn CachedReads>>,
+    /// User events.
+    pub events: Events,
     /// Which site answers for a service; `None`: always our own.
     pub failover: Option<Failover>,
     /// The gateway; `None`: this process is none.

@@ -166,16 +166,23 @@ pub(crate) fn meta(params: &Params, headers: &HeaderMap, own_datacenter: &str) -
     })
 }
 
+/// Reads what a blocking read says: the index it knows, and how long it waits for another.
+pub(crate) fn blocking(params: &Params) -> Result<(u64, Option<Duration>), Failure> {
+    let (mut index, mut wait) = (0, None);
+    if !params.get("wait").is_empty() {
+        let asked = duration::parse(params.get("wait")).map_err(|_| Failure::bad("Invalid wait time"))?;
+        wait = Some(asked.min(MAX_WAIT));
+    }
+    if !params.get("index").is_empty() {
+        index = params.get("index").parse().map_err(|_| Failure::bad("Invalid index"))?;
+    }
+    Ok((index, wait))
+}
+
 /// Reads the options of a read. Texts are Consul's.
 pub(crate) fn options(params: &Params, headers: &HeaderMap, own_datacenter: &str) -> Result<Options, Failure> {
     let mut meta = meta(params, headers, own_datacenter)?;
-    if !params.get("wait").is_empty() {
-        let wait = duration::parse(params.get("wait")).map_err(|_| Failure::bad("Invalid wait time"))?;
-        meta.wait = Some(wait.min(MAX_WAIT));
-    }
-    if !params.get("index").is_empty() {
-        meta.min_index = params.get("index").parse().map_err(|_| Failure::bad("Invalid index"))?;
-    }
+    (meta.min_index, meta.wait) = blocking(params)?;
     let cached = params.has("cached");
     let mut stale = params.has("stale");
     let consistent = params.has("consistent");

@@ -9,6 +9,8 @@ use std::time::Duration;
 use causeway_proto::catalog::catalog_server::{Catalog, CatalogServer};
 use causeway_proto::catalog::{self, Check, Node, Service, ServiceHealth, ServiceNode, StringList, Weights};
 use causeway_proto::door::Door;
+use causeway_proto::event::events_server::{Events, EventsServer};
+use causeway_proto::event::{FireReply, FireRequest};
 use causeway_proto::health::health_server::{Health, HealthServer};
 use causeway_proto::health::{self};
 use causeway_proto::kv::kv_server::{Kv, KvServer};
@@ -115,6 +117,7 @@ impl Servers {
             .add_service(KvServer::new(self.clone()).max_decoding_message_size(1 << 30))
             .add_service(SessionsServer::new(self.clone()))
             .add_service(TxnServer::new(self.clone()))
+            .add_service(EventsServer::new(self.clone()))
             .add_service(StatusServer::new(self.clone()));
         Door::new(routes)
     }
@@ -413,6 +416,14 @@ impl causeway_proto::status::status_server::Status for Servers {
     }
 }
 
+#[tonic::async_trait]
+impl Events for Servers {
+    async fn fire(&self, r: Request<FireRequest>) -> Result<Response<FireReply>, Status> {
+        self.note(&r)?;
+        Ok(self.answer(FireReply {}))
+    }
+}
+
 /// A registry that keeps what it is given and shows it, without checking it.
 pub(crate) struct FakeRegistry {
     local: watch::Sender<Arc<Local>>,
@@ -598,6 +609,7 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
         registry: registry.clone(),
         members: Arc::new(FakeMembers),
         views: Some(Arc::new(FakeViews)),
+        events: crate::events::tests::agent(&crate::events::tests::Echo::new()),
         failover: None,
         federation: None,
         info: Arc::new(info),

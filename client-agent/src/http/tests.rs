@@ -564,3 +564,48 @@ async fn a_socket_in_the_file_system() {
     task.await.unwrap();
     let _ = std::fs::remove_file(&path);
 }
+
+/// Texts and shapes are those of the real Consul 1.8.7 to the same requests.
+#[tokio::test]
+async fn user_events() {
+    let agent = Agent::new();
+    let none = agent.ask("GET", "/v1/event/list", "").await;
+    assert_eq!((none.code, none.text(), none.header("x-consul-index")), (StatusCode::OK, "[]", "1"));
+    assert_eq!(none.header("x-consul-knownleader"), "", "no server was asked");
+    let fired = agent.ask("PUT", "/v1/event/fire/deploy?service=web&tag=v1&node=s", "payload").await;
+    let id = fired.json()["ID"].as_str().unwrap().to_owned();
+    let shape = |ltime| {
+        format!(
+            r#"{{"ID":"{id}","Name":"deploy","Payload":"cGF5bG9hZA==","NodeFilter":"s","ServiceFilter":"web","TagFilter":"v1","Version":1,"LTime":{ltime}}}"#
+        )
+    };
+    assert_eq!(fired.text(), shape(0));
+    let first = agent.ask("GET", "/v1/event/list?index=1&wait=10s", "").await;
+    assert_eq!(first.text(), format!("[{}]", shape(1)));
+    let empty = agent.ask("POST", "/v1/event/fire/a/b%20c", "").await.json();
+    assert_eq!((&empty["Name"], &empty["Payload"]), (&Value::from("a/b c"), &Value::Null));
+    let second =
+        agent.ask("GET", &format!("/v1/event/list?index={}&wait=10s", first.header("x-consul-index")), "").await;
+    assert_eq!(second.json().as_array().unwrap().len(), 2);
+    let named = agent.ask("GET", "/v1/event/list?name=deploy&node=zzz&dc=dc9&stale&consistent&filter=(", "").await;
+    assert_eq!(named.text(), first.text(), "Consul knows no other filter");
+    for (method, path, body, code, text) in [
+        ("PUT", "/v1/event/fire/", "", 400, "Missing name"),
+        ("PUT", "/v1/event/fire/x?tag=b", "", 500, "Cannot provide tag filter without service filter"),
+        (
+            "PUT",
+            "/v1/event/fire/x?node=(",
+            "",
+            500,
+            "Invalid node filter: error parsing regexp: missing closing ): `(`",
+        ),
+        ("PUT", "/v1/event/fire/x?dc=dc9", "", 500, "No path to datacenter"),
+        ("PUT", "/v1/event/list", "", 405, "method PUT not allowed"),
+        ("GET", "/v1/event/fire/x", "", 405, "method GET not allowed"),
+        ("GET", "/v1/event/list?index=x", "", 400, "Invalid index"),
+        ("GET", "/v1/event/list?wait=x", "", 400, "Invalid wait time"),
+    ] {
+        let answer = agent.ask(method, path, body).await;
+        assert_eq!((answer.code.as_u16(), answer.text()), (code, text), "{method} {path}");
+    }
+}

@@ -43,6 +43,8 @@ enum Rule {
     KvKeys,
     ExecuteRemote,
     Sessions(Op),
+    /// Every service must be granted, to be written: an event may set off anything on any node.
+    Event,
     Status,
     Open,
     Txn,
@@ -85,6 +87,7 @@ fn rule(path: &str) -> Option<(Family, Rule)> {
         // They hold for the whole federation.
         (Family::Config, "Config/Apply") => Rule::Catalog(Op::Write),
         (Family::Config, "Config/List") => Rule::Status,
+        (Family::Event, "Events/Fire") => Rule::Event,
         (Family::Health, "Health/ChecksInState" | "Health/NodeChecks") => Rule::Filtered(Filter::Checks),
         (Family::Health, "Health/ServiceHealth") => Rule::ServiceHealth,
         (Family::Health, "Health/ServiceChecks") => Rule::ServiceChecks,
@@ -167,6 +170,8 @@ pub fn enter(path: &str, rights: &Rights, request: &Bytes, state: &State) -> Res
             Rule::Catalog(_) => return Err(denied("changing the catalog or its queries")),
             Rule::Sessions(op) if rights.sessions(family, op) => {}
             Rule::Sessions(_) => return Err(denied("what this does with sessions")),
+            Rule::Event if rights.services(family, Op::Write) => {}
+            Rule::Event => return Err(denied("firing events")),
             Rule::Filtered(what) => filter = what,
             Rule::ServiceNodes => {
                 let asked: ServiceNodesRequest = message(request)?;

@@ -9,6 +9,7 @@ use causeway_proto::catalog::{
 };
 use causeway_proto::command::{Command, command};
 use causeway_proto::config;
+use causeway_proto::event;
 use causeway_proto::health::{self, ChecksReply};
 use causeway_proto::kv;
 use causeway_proto::method::{Kind, TABLE};
@@ -106,6 +107,7 @@ fn rows() -> Vec<(&'static str, bytes::Bytes, &'static str)> {
         ("catalog.v1.Catalog/Register", body(&RegisterRequest::default()), "pdddpdddd"),
         ("catalog.v1.Catalog/ServiceNodes", service_nodes("web"), "pbpppbbbb"),
         ("catalog.v1.Catalog/ServiceNodes", service_nodes("db"), "pbbppbbbb"),
+        ("event.v1.Events/Fire", body(&event::FireRequest::default()), "pdddpdddd"),
         ("health.v1.Health/ChecksInState", body(&health::ChecksInStateRequest::default()), "pffffffff"),
         ("health.v1.Health/NodeChecks", body(&health::NodeChecksRequest { node: "n1".into() }), "pffffffff"),
         ("health.v1.Health/ServiceChecks", checks("web"), "pbpppbbbp"),
@@ -215,6 +217,33 @@ fn no_method_is_forgotten() {
     }
     for path in ["/causeway.kv.v1.Kv/New", "/other.v1.X/Y", "", "/causeway.v1."] {
         assert!(enter(path, &open, &body(&status::StatsRequest {}), &store.state()).is_err(), "{path}");
+    }
+}
+
+#[test]
+fn events_alone_can_be_granted() {
+    let rule = |services: &[&str], write: bool, methods: &[Family]| Rule {
+        site: "dc2".into(),
+        services: texts(services),
+        read: !write,
+        write,
+        methods: methods.to_vec(),
+        ..Rule::default()
+    };
+    let store = store();
+    let fire = body(&event::FireRequest::default());
+    for (rule, wanted) in [
+        (rule(&["*"], true, &[Family::Event]), 'p'),
+        (rule(&["*"], false, &[Family::Event]), 'd'),
+        (rule(&["*"], true, &[Family::Kv]), 'd'),
+        (rule(&["web"], true, &[Family::Event]), 'd'),
+    ] {
+        let rights = Policy { rules: Some(vec![rule.clone()]) }.rights("dc2", "dc1");
+        assert_eq!(outcome("/causeway.event.v1.Events/Fire", &rights, &fire, &store), wanted, "{rule:?}");
+        assert_eq!(
+            outcome("/causeway.catalog.v1.Catalog/Register", &rights, &body(&RegisterRequest::default()), &store),
+            'd'
+        );
     }
 }
 

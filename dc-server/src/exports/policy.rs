@@ -20,6 +20,8 @@ pub enum Family {
     Catalog,
     /// Config entries; who has a primary datacenter copies them from it.
     Config,
+    /// User events.
+    Event,
     /// Health of services and checks.
     Health,
     /// Keys and values.
@@ -38,9 +40,10 @@ pub enum Family {
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Catalog,
         Self::Config,
+        Self::Event,
         Self::Health,
         Self::Kv,
         Self::Query,
@@ -55,6 +58,7 @@ impl Family {
         match self {
             Self::Catalog => "catalog",
             Self::Config => "config",
+            Self::Event => "event",
             Self::Health => "health",
             Self::Kv => "kv",
             Self::Query => "query",

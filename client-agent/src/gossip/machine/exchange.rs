@@ -9,6 +9,7 @@ use foca::State;
 
 use super::listing::Since;
 use super::{Machine, Verdict};
+use crate::gossip::event::Event;
 use crate::gossip::wire::{Claim, Id, Item, Known, Snapshot};
 
 impl Machine {
@@ -40,7 +41,12 @@ impl Machine {
                 record: book.record(&id.name).cloned(),
             })
         });
-        Snapshot { from: self.id().clone(), members: std::iter::once(own).chain(others).collect() }
+        Snapshot {
+            from: self.id().clone(),
+            members: std::iter::once(own).chain(others).collect(),
+            clock: book.heard.clock(),
+            events: book.heard.recent(),
+        }
     }
 
     /// May the sender of a snapshot exchange states with us?
@@ -102,6 +108,13 @@ impl Machine {
         }
         let mut updates = Vec::new();
         let mut items = Vec::new();
+        {
+            let heard = &mut self.book.lock().heard;
+            heard.witness(snapshot.clock);
+            // Missed, and told on: where one missed it, others may have.
+            let missed = snapshot.events.iter().filter(|event| heard.is_news(event));
+            items.extend(missed.map(|event| Item::Event(Event::clone(event))));
+        }
         let mut renew = None;
         let held: HashMap<Arc<str>, u64> =
             self.foca.iter_members().map(|m| (Arc::clone(&m.id().name), m.id().generation)).collect();
