@@ -169,6 +169,7 @@ fn settle(value: Value, ordered: bool) -> Value {
             let settled = entries.into_iter().map(|(key, value)| {
                 let value = match (key.as_str(), &value) {
                     ("CreateIndex" | "ModifyIndex", Value::Number(n)) if n.as_u64() != Some(0) => Value::from("<n>"),
+                    ("LTime", Value::Number(n)) if n.as_u64() != Some(0) => Value::from("<n>"),
                     ("ContentHash", _) => Value::from("<hash>"),
                     ("What", Value::String(what)) => Value::from(without_index(what)),
                     _ => settle(value, ordered),

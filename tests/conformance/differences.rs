@@ -43,6 +43,7 @@ pub const DIFFERENCES: &[Difference] = &[
         "the path is taken as it is; such keys are keys; `/v1/kv` is not an endpoint",
         "a redirected PUT loses its body in many clients: better to store what was asked for",
     ),
+    row("event-post", "an event is fired by PUT alone", "by POST, too", "Spring Cloud Consul posts"),
     row(
         "raw-characters",
         "accepts `<`, `>` and `\"` bare in a request line",

@@ -26,7 +26,7 @@ fn key_value() {
 #[test]
 fn catalog_and_agent() {
     let subject = Subject::start("catalog");
-    script::run(&subject, &["errors", "catalog", "health", "agent"]);
+    script::run(&subject, &["errors", "catalog", "health", "agent", "event"]);
 }
 
 #[test]
