@@ -164,6 +164,13 @@ fn a_site_joins_with_one_command() {
     gone(&federation);
     let out = create(federation.node("dc1-gateway"), &["--datacenter", "dc2"]);
     assert!(said(&out).contains("was removed"), "{}", said(&out));
+    // X6: nor does a log have any of it.
+    for node in &federation.nodes {
+        let log = fs::read_to_string(node.dir.join("log.1")).unwrap_or_default();
+        let shown = text.as_bytes().windows(24).skip(10).find(|part| log.as_bytes().windows(24).any(|w| w == *part));
+        assert!(shown.is_none(), "{} logs a part of the token: {shown:?}", node.name);
+    }
+
     federation.node_mut("dc1-gateway").kill();
     federation.node_mut("dc1-gateway").start();
     wait("the gateway", SOON, || federation.node("dc1-gateway").get("/v1/agent/self").ok().map(|_| ()));

@@ -273,7 +273,17 @@ fn a_frozen_site_costs_the_others_nothing() {
     let (quiet, answers) = flood(150);
     assert!(answers.iter().all(|(code, ..)| *code == 404), "{answers:?}");
     let before: Vec<u64> = near.iter().map(|n| resident_kib(n)).collect();
-    harness::signal(frozen.child.as_ref().unwrap(), "STOP");
+    let child = frozen.child.as_ref().unwrap();
+    harness::signal(child, "STOP");
+    // Its threads stop when they next come to run.
+    wait("every thread to stand still", SOON, || {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", child.id())) else { return Ok(()) };
+        let runs = threads.flatten().any(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|state| !state.starts_with('T'))
+        });
+        if runs { Err("not yet".into()) } else { Ok(()) }
+    });
     let (local, answers) = flood(150);
     let after: Vec<u64> = near.iter().map(|n| resident_kib(n)).collect();
     // The far view goes on being served: the frozen server says nothing, and that is noticed.

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use causeway_proto::federation::v1::GossipFrame;
@@ -84,6 +84,10 @@ pub(crate) struct Link {
     pub(crate) skew_ms: AtomicI64,
     /// Its progress when it was last looked at.
     pub(crate) acks: AtomicU64,
+    /// When the probe that is under way was sent, microseconds since `start`, and 0 for none; what the last one took.
+    asked_us: AtomicU64,
+    sample_us: AtomicU64,
+    start: Instant,
     /// Bytes that crossed.
     pub(crate) traffic: Arc<Traffic>,
     /// Told when the link is doubted.
@@ -103,6 +107,9 @@ impl Link {
             calls: AtomicU64::new(0),
             skew_ms: AtomicI64::new(0),
             acks: AtomicU64::new(0),
+            asked_us: AtomicU64::new(0),
+            sample_us: AtomicU64::new(0),
+            start: Instant::now(),
             traffic: Arc::default(),
             doubted: Notify::new(),
             doubt: AtomicU64::new(u64::MAX),
@@ -150,10 +157,29 @@ impl Link {
         false
     }
 
+    fn age_us(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn answered(&self) {
+        self.conn.answered();
+        let asked = self.asked_us.swap(0, Ordering::Relaxed);
+        if asked > 0 {
+            self.sample_us.store(self.age_us().saturating_sub(asked), Ordering::Relaxed);
+        }
+    }
+
+    /// The round trip as ways are chosen by it: the smoothed one, or what the last probe took where that is more. A way that became
+    /// dear is to be left within a second, and smoothing needs ten samples to say so; a lost probe is no sample.
+    pub(crate) fn cost(&self) -> Duration {
+        self.conn.rtt().max(Duration::from_micros(self.sample_us.load(Ordering::Relaxed)))
+    }
+
     /// Asks for a sign of life.
     pub(crate) fn probe(&self, digest: u64) {
         let probe = Probe { reply: false, digest, unix_ms: unix_ms() };
         self.conn.asked();
+        self.asked_us.store(self.age_us(), Ordering::Relaxed);
         let bytes = probe.encode_to_vec();
         self.traffic.gossip.sent(bytes.len());
         self.conn.send_datagram(Bytes::from(bytes));
@@ -422,7 +448,7 @@ async fn datagrams(link: &Link, notes: &mpsc::Sender<Note>) -> Closed {
         }
         let Ok(probe) = Probe::decode(bytes) else { continue };
         let note = if probe.reply {
-            link.conn.answered();
+            link.answered();
             Note::Answered(link.id)
         } else {
             let reply = Probe { reply: true, ..Probe::default() };

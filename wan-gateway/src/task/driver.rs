@@ -35,7 +35,7 @@ use crate::membership::Seldom;
 use crate::membership::driver::Roll;
 use crate::path::{self, DirectLink};
 use crate::relay;
-use crate::relay::ways::{Do, Relay, Relays};
+use crate::relay::ways::{Do, Relay, Relays, cheaper};
 use crate::relay::why::{self, Facts, Seen};
 use crate::tls::Tls;
 
@@ -475,9 +475,13 @@ impl Brain {
     }
 
     fn heard(&mut self, now: Instant, id: ConnId) {
-        if let Some(held) = self.held.get(&id) {
-            let rtt = held.link.conn.rtt();
-            self.links.handle(now, Event::Heard { conn: id, rtt });
+        let Some(rtt) = self.held.get(&id).map(|held| held.link.cost()) else { return };
+        let known = self.links.up().find(|(up, ..)| *up == id).map(|(.., rtt)| rtt);
+        self.links.handle(now, Event::Heard { conn: id, rtt });
+        // Another way may be the better one now.
+        if known.is_some_and(|known| !known.is_zero() && (cheaper(known, rtt) || cheaper(rtt, known))) {
+            self.ways = None;
+            self.speak_of_ourselves();
         }
     }
 
@@ -537,7 +541,7 @@ impl Brain {
         let mut best: BTreeMap<String, (Kind, Duration)> = BTreeMap::new();
         for (id, dc, _) in self.direct() {
             let Some(held) = self.held.get(&id) else { continue };
-            let mine = (held.link.conn.kind(), held.link.conn.rtt());
+            let mine = (held.link.conn.kind(), held.link.cost());
             best.entry(dc).and_modify(|b| *b = mine.min(*b)).or_insert(mine);
         }
         best.into_iter().map(|(dc, (_, rtt))| (dc, rtt)).collect()
