@@ -17,7 +17,9 @@ use super::query::{self, Options, Params};
 use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
-use super::{agent, catalog, config, federation, health, internal, kv, operator, prepared, session, status, txn};
+use super::{
+    agent, catalog, config, federation, health, internal, kv, operator, prepared, session, sight, status, txn,
+};
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
 const CALL: Duration = Duration::from_secs(10);
@@ -291,6 +293,7 @@ pub(crate) async fn answer(ctx: &Context, parts: &Parts, body: Bytes, trace: &st
         Endpoint::FederationReadmit => federation::remove(c, false).await,
         Endpoint::FederationDoctor => federation::doctor(c).await,
         Endpoint::InternalExports => internal::exports(c).await,
+        Endpoint::InternalFederation => sight::federation(c).await,
         Endpoint::InternalReplication => internal::replication(c).await,
         Endpoint::OperatorRaft => operator::raft_configuration(c).await,
     }
