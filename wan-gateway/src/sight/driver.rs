@@ -1,6 +1,8 @@
 #![allow(clippy::disallowed_methods, reason = "reads live connections, sets metrics")]
 //! Reads links and sets their metrics.
 
+use std::net::SocketAddr;
+
 use super::{Change, Figures, Packets};
 use crate::carrier::Kind;
 use crate::link::driver::Link;
@@ -8,9 +10,9 @@ use crate::link::driver::Link;
 impl Figures {
     /// As they are now. `moved`: changes of the other end's address that were seen from here.
     pub(crate) fn read(link: &Link, moved: u64) -> Self {
-        let counts = link.conn.counts();
+        let (counts, remote) = (link.conn.counts(), link.conn.remote());
         Self {
-            remote: link.conn.remote().to_string(),
+            remote: SocketAddr::new(remote.ip().to_canonical(), remote.port()).to_string(),
             rtt: link.conn.measured(),
             packets: counts.map(|c| Packets {
                 sent: c.sent_packets,
