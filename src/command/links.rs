@@ -63,12 +63,34 @@ fn transport(link: &Value) -> String {
 pub fn tables(sites: &[Value]) -> String {
     let head = |names: &[&str]| vec![names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()];
     let mut lines = head(&[
-        "Link", "Datacenter", "Gateway", "Transport", "State", "Use", "Dialled by", "Far end", "Up for", "RTT",
-        "Lost", "MTU", "Migrations", "Fallbacks", "Skew",
+        "Link",
+        "Datacenter",
+        "Gateway",
+        "Transport",
+        "State",
+        "Use",
+        "Dialled by",
+        "Far end",
+        "Up for",
+        "RTT",
+        "Lost",
+        "MTU",
+        "Migrations",
+        "Fallbacks",
+        "Skew",
     ]);
     let mut volume = head(&[
-        "Link", "Datacenter", "Transport", "Calls", "Calls' bytes sent / received", "Gossip", "Relayed", "Packets",
-        "Congestion", "Window", "Black holes",
+        "Link",
+        "Datacenter",
+        "Transport",
+        "Calls",
+        "Calls' bytes sent / received",
+        "Gossip",
+        "Relayed",
+        "Packets",
+        "Congestion",
+        "Window",
+        "Black holes",
     ]);
     let mut reasons = String::new();
     for site in sites {

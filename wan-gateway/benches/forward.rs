@@ -179,8 +179,7 @@ impl Bare {
     async fn open(conn: quinn::Connection) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
         let (send, recv) = conn.open_bi().await.unwrap();
         let io = TokioIo::new(tokio::io::join(recv, send));
-        let (requests, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let (requests, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
         requests
     }
