@@ -173,6 +173,93 @@ fn metrics_and_clocks_are_shown() {
     assert!(skew("dc2").unwrap().parse::<i64>().unwrap().abs() < 2000, "{text}");
 }
 
+/// The link to a site that calls take, in the JSON of `/v1/internal/federation`.
+fn chosen<'a>(found: &'a Value, dc: &str) -> Result<&'a Value, String> {
+    let sites = found["Sites"].as_array().into_iter().flatten();
+    let mut links = sites.filter(|s| s["Datacenter"] == dc).flat_map(|s| s["Links"].as_array().into_iter().flatten());
+    links.find(|l| l["Chosen"] == true).ok_or_else(|| format!("no link to {dc}: {found}"))
+}
+
+/// Each link is told of by HTTP, of a gateway and of an agent that has none, and by the command line; traces are had by a reload.
+#[test]
+fn each_link_is_shown() {
+    let federation = Federation::start("links", 2, 1);
+    let (agent, gateway) = (federation.agent("dc1"), federation.node("dc1-gateway"));
+    let look = |node: &Node, dc: &str| -> Result<Value, String> {
+        let found = node.get("/v1/internal/federation").ok()?.json()?;
+        chosen(&found, dc)?;
+        Ok(found)
+    };
+    let received = |link: &Value, class: &str| link["Bytes"][class]["Received"].as_u64().unwrap_or(0);
+    let before = wait("a link with all its figures", SOON, || {
+        let found = look(agent, "dc2")?;
+        let link = chosen(&found, "dc2")?;
+        let whole = link["MtuBytes"].as_u64() > Some(1200) && link["RttUs"].is_u64() && link["ClockSkewMs"].is_i64();
+        if whole && received(link, "Gossip") > 0 { Ok(found) } else { Err(link.to_string()) }
+    });
+    assert_eq!(before["Gateway"], "dc1-gateway");
+    let link = chosen(&before, "dc2").unwrap();
+    assert_eq!(
+        (&link["Transport"], &link["Gateway"], &link["State"]),
+        (&"quic".into(), &"dc2-gateway".into(), &"up".into())
+    );
+    // dc2 dials dc1, not the other way round.
+    assert_eq!((&link["Dialled"], &link["Fallbacks"]), (&false.into(), &0.into()));
+    assert_eq!(link["Reason"], "the other gateway dialled it by quic");
+    assert!(link["LostPackets"].is_u64() && link["SentPackets"].as_u64() > Some(0), "{link}");
+    let theirs = look(federation.node("dc2-gateway"), "dc1").unwrap();
+    let theirs = chosen(&theirs, "dc1").unwrap();
+    assert!(
+        theirs["Dialled"] == true && theirs["Reason"].as_str().unwrap().starts_with("UDP answered first"),
+        "{theirs}"
+    );
+
+    // Calls count as calls.
+    for i in 0..20 {
+        assert_eq!(agent.get(&format!("/v1/kv/{i}?dc=dc2")).code, 404);
+    }
+    wait("bytes of calls", SOON, || {
+        let found = look(gateway, "dc2")?;
+        let now = chosen(&found, "dc2")?;
+        let grown = received(now, "RPC") > received(link, "RPC") && now["Calls"].as_u64() > link["Calls"].as_u64();
+        if grown { Ok(()) } else { Err(now.to_string()) }
+    });
+
+    // TCP stands by; the kernel keeps its packets, so nothing is told of them.
+    let tcp = wait("a TCP link that stands by", SOON, || {
+        let found = look(gateway, "dc2")?;
+        let sites = found["Sites"].as_array().into_iter().flatten();
+        let mut links = sites.flat_map(|s| s["Links"].as_array().into_iter().flatten());
+        links.find(|l| l["Transport"] == "tcp").cloned().ok_or_else(|| found.to_string())
+    });
+    for key in ["LostPackets", "SentPackets", "MtuBytes", "CwndBytes", "Migrations"] {
+        assert!(tcp.get(key).is_none(), "{key}: {tcp}");
+    }
+
+    let out = Command::new(causeway())
+        .args(["federation", "status", "-detailed", &format!("-http-addr=127.0.0.1:{}", agent.http)])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    for word in ["Links of the gateway dc1-gateway", "dc2-gateway", "quic", "the other gateway dialled it by quic"] {
+        assert!(text.contains(word), "no {word:?} in\n{text}");
+    }
+    println!("{text}");
+
+    // Traces: asked for by a reload, while the gateway runs.
+    let traces = federation.dir.0.join("qlog");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(gateway.config_path()).unwrap()).unwrap();
+    config["gateway"]["qlog_dir"] = Value::from(traces.to_str().unwrap());
+    gateway.write_config(&config);
+    assert_eq!(gateway.put("/v1/agent/reload", "").code, 200);
+    wait("a trace of the link that was made anew", SOON, || {
+        let files = std::fs::read_dir(&traces).map_err(|e| e.to_string())?;
+        let longest = files.flatten().filter_map(|f| f.metadata().ok()).map(|m| m.len()).max();
+        if longest > Some(2000) { Ok(()) } else { Err(format!("{longest:?}")) }
+    });
+    assert_eq!(agent.get("/v1/kv/a?dc=dc2").code, 404);
+}
+
 /// The first certificate of a PEM text, without line ends.
 fn first_certificate(pem: &str) -> Option<String> {
     let body = pem.split("-----BEGIN CERTIFICATE-----").nth(1)?.split("-----END CERTIFICATE-----").next()?;

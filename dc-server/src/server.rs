@@ -235,7 +235,7 @@ impl rpc::Log for Node {
     async fn others(&self) -> Option<Vec<String>> {
         for door in self.gateways.doors() {
             let mut client = DirectoryClient::new(door);
-            let asked = tokio::time::timeout(Duration::from_secs(2), client.sites(SitesRequest {})).await;
+            let asked = tokio::time::timeout(Duration::from_secs(2), client.sites(SitesRequest::default())).await;
             let Ok(Ok(reply)) = asked else { continue };
             return Some(by_distance(reply.into_inner().sites, &self.datacenter));
         }

@@ -9,7 +9,7 @@ use causeway_gateway::Proxy;
 use causeway_gateway::join::{Granted, JoinError, Keys, Kind, Token, redeem_through};
 use serde_json::{Value, json};
 
-use super::{Command, Input, api, columns, exports, flag, print_out};
+use super::{Command, Input, api, columns, exports, flag, links, print_out};
 
 /// `federation token create`.
 pub static TOKEN: Command = Command {
@@ -72,9 +72,12 @@ pub static LIST: Command = Command {
 pub static STATUS: Command = Command {
     name: "federation status",
     operands: "",
-    about: "Shows the sites with path, round trip, clock skew and the last error",
-    more: "",
-    flags: &[flag("format", "pretty|json", "How to print them.")],
+    about: "Shows the sites with path, round trip, clock skew and the last error; -detailed: every link",
+    more: "Links are those of the gateway that answers. What is not known is \"-\": TCP tells nothing of packets. -format=json prints all of it.",
+    flags: &[
+        flag("detailed", "", "Shows each link: transport and why, loss, MTU, migrations, fallbacks, bytes by class."),
+        flag("format", "pretty|json", "How to print them."),
+    ],
     http: true,
     run: status,
 };
@@ -155,20 +158,11 @@ fn sites(api: &api::Api) -> Result<Vec<Value>, api::ApiError> {
 }
 
 fn milliseconds(site: &Value) -> String {
-    match site["RttUs"].as_u64() {
-        None | Some(0) => "-".to_owned(),
-        Some(us) => format!("{}.{} ms", us / 1000, us % 1000 / 100),
-    }
+    links::milliseconds(&site["RttUs"])
 }
 
 fn since(site: &Value) -> String {
-    let seconds = site["SinceMs"].as_u64().unwrap_or(0) / 1000;
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m", seconds / 60),
-        7200..172_800 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
-    }
+    links::age(&site["SinceMs"])
 }
 
 fn or_dash(text: String) -> String {
@@ -210,10 +204,11 @@ fn list(input: &Input) -> ExitCode {
 
 fn status(input: &Input) -> ExitCode {
     api::run(input, "Error asking for the sites", |api| {
-        let sites = sites(api)?;
+        let found = api.get("/v1/internal/federation")?;
         if wants_json(input) {
-            return Ok(print_json(&Value::Array(sites)));
+            return Ok(print_json(if input.on("detailed") { &found } else { &found["Sites"] }));
         }
+        let sites = found["Sites"].as_array().cloned().unwrap_or_default();
         let head = ["Datacenter", "State", "Since", "Path", "RTT", "Skew", "Last error"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         for site in &sites {
@@ -228,6 +223,10 @@ fn status(input: &Input) -> ExitCode {
             ]);
         }
         print_out(&columns(&rows));
+        if input.on("detailed") {
+            let gateway = or_dash(api::text(&found, "Gateway"));
+            print_out(&format!("\nLinks of the gateway {gateway}:\n{}", links::tables(&sites)));
+        }
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -15,6 +15,7 @@ pub mod federation;
 pub mod info;
 pub mod keygen;
 pub mod kv;
+pub mod links;
 pub mod members;
 pub mod membership;
 pub mod reference;

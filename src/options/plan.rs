@@ -39,6 +39,8 @@ pub struct GatewayPlan {
     pub bbr: bool,
     /// Whether links of other sites are carried.
     pub relay: bool,
+    /// Where traces of QUIC links are written.
+    pub qlog_dir: Option<PathBuf>,
     /// The gateway's certificate, key and authorities.
     pub tls: Files,
     /// The authority's key, where new sites can join at this gateway.
@@ -464,6 +466,7 @@ fn gateway(s: &Settings, advertise: IpAddr, tls: Option<&Files>) -> Result<Optio
         lan_port: u16::try_from(s.bounded(&t::GATEWAY_LAN_PORT, 0..=65535)?).unwrap_or(0),
         bbr: congestion == "bbr",
         relay: s.on(&t::GATEWAY_RELAY),
+        qlog_dir: s.some_text(&t::GATEWAY_QLOG_DIR).map(PathBuf::from),
         tls: files,
         ca_key: s.some_text(&t::GATEWAY_CA_KEY_FILE).map(PathBuf::from),
         proxy,

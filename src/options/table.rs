@@ -328,5 +328,6 @@ options! {
     GATEWAY_CA_KEY_FILE = "gateway.ca_key_file", Text, "", None, Used, "PEM file of the key of the authority in `ca_file`: lets this gateway make join tokens and certify new sites.";
     GATEWAY_PROXY = "gateway.proxy", Text, "", None, Used, "HTTP CONNECT proxy for links where nothing gets out directly: `http://user:password@host:port`. Default: the environment's `HTTPS_PROXY` and `NO_PROXY`; `none`: no proxy.";
     GATEWAY_RELAY = "gateway.relay", Flag, "true", None, Used, "Whether sites without a direct link to each other may be linked through this gateway; what it carries is encrypted between the two.";
+    GATEWAY_QLOG_DIR = "gateway.qlog_dir", Text, "", None, Reloaded, "Directory for traces of QUIC links in the format qlog (for qvis and the like), one file a connection: at most 32 files of 16 MiB, the oldest go. Set by a reload, links are made anew, so that they are traced from their handshake. Slows links down; unset: no traces.";
     GATEWAY_CONGESTION = "gateway.congestion", Text, "bbr", None, Used, "Congestion control between sites: `bbr` or `cubic`.";
 }

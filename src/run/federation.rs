@@ -33,7 +33,7 @@ pub struct Port(pub Arc<Gateway>);
 
 impl FederationPort for Port {
     fn sites(&self) -> SitesReply {
-        SitesReply { sites: self.0.sites().borrow().as_ref().clone() }
+        SitesReply { sites: self.0.sites().borrow().as_ref().clone(), gateway: self.0.node_name().to_owned() }
     }
 
     fn create_token(&self, request: TokenRequest) -> BoxFuture<'_, Result<MadeToken, PortError>> {

@@ -161,6 +161,7 @@ struct Reloader {
     sync: Sync,
     exports: Option<Exports>,
     copies: Option<Copies>,
+    gateway: Option<Arc<Gateway>>,
 }
 
 impl Reloader {
@@ -178,6 +179,9 @@ impl Reloader {
         if let (Some(exports), Some(copies)) = (&self.exports, &self.copies) {
             exports.set(plan.exports.clone());
             copies.set(plan.copies.clone());
+        }
+        if let Some(gateway) = &self.gateway {
+            gateway.set_qlog(plan.gateway.and_then(|g| g.qlog_dir));
         }
         let paused = self.sync.pause();
         apply_definitions(&self.registry, &plan.definitions).await?;
@@ -339,6 +343,7 @@ impl Node {
                     limits: causeway_gateway::Limits::default(),
                     congestion: if wanted.bbr { Congestion::Bbr } else { Congestion::Cubic },
                     relay: wanted.relay,
+                    qlog_dir: wanted.qlog_dir.clone(),
                     proxy: settings::proxy(&wanted.proxy, |name| std::env::var(name).ok()),
                 };
                 let world = causeway_gateway::World {
@@ -415,6 +420,7 @@ impl Node {
             sync,
             exports,
             copies,
+            gateway: gateway.clone(),
         });
         let context = Context {
             door,

@@ -79,6 +79,9 @@ pub struct Config {
     pub limits: Limits,
     /// Congestion control.
     pub congestion: Congestion,
+    /// Where traces of QUIC connections are written, one file each, in the format qlog; `None`: nowhere. May be changed later by
+    /// [`crate::Gateway::set_qlog`].
+    pub qlog_dir: Option<PathBuf>,
     /// Whether other sites may be linked through this gateway. What it carries for them is encrypted from end to end.
     pub relay: bool,
     /// HTTP CONNECT proxy for TCP links, where nothing gets out directly.

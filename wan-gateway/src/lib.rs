@@ -19,6 +19,8 @@
 //! | [`membership`] | which sites were removed, and by whose word | machine + driver |
 //! | [`shelf`] | what the gateways of one site keep together | driver |
 //! | [`doctor`] | what stands between two sites | decision + driver |
+//! | [`sight`] | what is told of each link | decision + driver |
+//! | `qlog` | traces of connections, on demand | translator + driver |
 //! | [`gateway`] | all of it together | driver |
 
 pub mod accept;
@@ -33,8 +35,10 @@ pub mod join;
 pub mod link;
 pub mod membership;
 pub mod path;
+mod qlog;
 pub mod relay;
 pub mod shelf;
+pub mod sight;
 #[cfg(test)]
 mod simulation;
 mod task;

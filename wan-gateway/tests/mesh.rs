@@ -97,7 +97,7 @@ async fn servers_are_told_and_the_directory_is_served() {
         sites.iter().filter_map(|s| s.site.as_ref()).any(|s| s.servers.iter().any(|s| s.address == "10.0.0.1:8300"))
     });
     tokio::time::timeout(Duration::from_secs(3), told).await.unwrap().unwrap();
-    let reply = DirectoryClient::new(one.door()).sites(SitesRequest {}).await.unwrap().into_inner();
+    let reply = DirectoryClient::new(one.door()).sites(SitesRequest::default()).await.unwrap().into_inner();
     let shown: Vec<_> = reply.sites.iter().map(|s| (s.site.as_ref().unwrap().datacenter.as_str(), s.local)).collect();
     assert_eq!(shown, [("dc1", true), ("dc2", false)]);
     let remote = &reply.sites[1];

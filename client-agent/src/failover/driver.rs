@@ -576,7 +576,7 @@ impl Inner {
 
     async fn ask_sites(&self) {
         let mut client = DirectoryClient::new(self.door.clone()).max_decoding_message_size(MOST_BYTES);
-        match timeout(CALL, client.sites(Meta::default().request(SitesRequest {}))).await {
+        match timeout(CALL, client.sites(Meta::default().request(SitesRequest::default()))).await {
             Ok(Ok(reply)) => {
                 let site = |s: SiteStatus| {
                     let linked = s.state() == SiteState::Linked;

@@ -19,7 +19,7 @@ use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
 use super::{
-    agent, catalog, config, event, federation, health, internal, kv, operator, prepared, session, status, txn,
+    agent, catalog, config, event, federation, health, internal, kv, operator, prepared, session, sight, status, txn,
 };
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
@@ -317,6 +317,7 @@ async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
         Endpoint::FederationReadmit => federation::remove(c, false).await,
         Endpoint::FederationDoctor => federation::doctor(c).await,
         Endpoint::InternalExports => internal::exports(c).await,
+        Endpoint::InternalFederation => sight::federation(c).await,
         Endpoint::InternalReplication => internal::replication(c).await,
         Endpoint::OperatorRaft => operator::raft_configuration(c).await,
     }

@@ -1,7 +1,7 @@
 //! `/v1/federation/*`: the sites as this one sees them, and what a gateway can be told to do about them.
 
 use causeway_proto::federation::directory_client::DirectoryClient;
-use causeway_proto::federation::{Candidate, SiteState, SiteStatus, SitesRequest};
+use causeway_proto::federation::{Candidate, SiteState, SiteStatus, SitesReply, SitesRequest};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ use super::reply::Reply;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct SiteJson<'a> {
+pub(super) struct SiteJson<'a> {
     datacenter: &'a str,
     local: bool,
     /// `linked`, `unreachable` or `left`.
@@ -55,7 +55,7 @@ struct GatewayJson<'a> {
     addresses: &'a [String],
 }
 
-fn shown(status: &SiteStatus) -> Option<SiteJson<'_>> {
+pub(super) fn shown(status: &SiteStatus) -> Option<SiteJson<'_>> {
     let site = status.site.as_ref()?;
     Some(SiteJson {
         datacenter: &site.datacenter,
@@ -90,14 +90,17 @@ fn candidate(c: &Candidate) -> CandidateJson<'_> {
     }
 }
 
+/// Asks the gateway of this process, or one of this site.
+pub(super) async fn ask_sites(call: &Call<'_>, links: bool) -> Result<SitesReply, Failure> {
+    if let Some(port) = &call.ctx.federation {
+        return Ok(port.sites());
+    }
+    let meta = causeway_proto::meta::Meta { datacenter: None, ..call.meta()? };
+    Ok(ask!(call, meta, DirectoryClient<_>, sites, SitesRequest { links })?.0)
+}
+
 pub(crate) async fn sites(call: &Call<'_>) -> Result<Reply, Failure> {
-    let reply = match &call.ctx.federation {
-        Some(port) => port.sites(),
-        None => {
-            let meta = causeway_proto::meta::Meta { datacenter: None, ..call.meta()? };
-            ask!(call, meta, DirectoryClient<_>, sites, SitesRequest {})?.0
-        }
-    };
+    let reply = ask_sites(call, false).await?;
     call.json(&Seq(reply.sites.iter().filter_map(shown)))
 }
 

@@ -27,6 +27,7 @@ mod render;
 mod reply;
 mod session;
 mod shape;
+mod sight;
 mod status;
 #[cfg(test)]
 mod testing;

@@ -27,7 +27,7 @@ pub(crate) enum Carrier {
     Tcp(Box<Tcp>),
 }
 
-/// What is counted of a carrier. The kernel keeps TCP's to itself: zeros there.
+/// What QUIC counts of a connection.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Counts {
     pub(crate) sent_packets: u64,
@@ -118,12 +118,13 @@ impl Carrier {
         }
     }
 
-    pub(crate) fn counts(&self) -> Counts {
+    /// What is counted; `None`: the kernel keeps it to itself.
+    pub(crate) fn counts(&self) -> Option<Counts> {
         match self {
             Self::Quic(conn) => {
                 let stats = conn.stats();
                 let path = stats.path;
-                Counts {
+                Some(Counts {
                     sent_packets: path.sent_packets,
                     lost_packets: path.lost_packets,
                     congestion_events: path.congestion_events,
@@ -131,9 +132,9 @@ impl Carrier {
                     cwnd: path.cwnd,
                     mtu: u64::from(path.current_mtu),
                     proven_paths: stats.frame_rx.path_challenge,
-                }
+                })
             }
-            Self::Tcp(_) => Counts::default(),
+            Self::Tcp(_) => None,
         }
     }
 

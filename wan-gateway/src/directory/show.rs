@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use causeway_proto::federation::v1::{Candidate, SiteState, SiteStatus};
+use causeway_proto::federation::v1::{Candidate, LinkStatus, SiteState, SiteStatus};
 
 use super::{Directory, Known};
 
@@ -22,6 +22,8 @@ pub struct LinkView {
     pub candidates: Vec<Candidate>,
     /// What went wrong last.
     pub last_error: String,
+    /// Each link, the one that takes calls first.
+    pub links: Vec<LinkStatus>,
 }
 
 /// Remembers since when each site is in its state.
@@ -60,6 +62,7 @@ impl Status {
                 path: link.path.clone(),
                 last_error: link.last_error.clone(),
                 candidates: link.candidates.clone(),
+                links: link.links.clone(),
                 since_ms: u64::try_from(now.saturating_duration_since(since.1).as_millis()).unwrap_or(u64::MAX),
             });
         }

@@ -152,7 +152,7 @@ impl Doctor {
             deadline: TIME,
         };
         let began = Instant::now();
-        let conn = Box::pin(self.dialler.dial(&aim)).await?;
+        let conn = Box::pin(self.dialler.dial(&aim)).await?.carrier;
         let took = began.elapsed();
         let mtu = match &conn {
             Carrier::Quic(conn) => Some(conn.stats().path.current_mtu),

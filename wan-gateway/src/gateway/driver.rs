@@ -2,6 +2,7 @@
 //! Starts a gateway, offers its door, stops it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::link::CloseCode;
 use crate::link::driver as links;
 use crate::membership::Membership;
 use crate::membership::driver::{self as roll, Roll};
+use crate::qlog::driver::Qlog;
 use crate::shelf::Shelf;
 use crate::task::driver::{Brain, Order};
 use crate::task::routes::Routes;
@@ -107,8 +109,8 @@ impl Gateway {
             .unwrap_or_else(|_| (Vec::new(), rand::random())),
             None => (Vec::new(), rand::random()),
         };
-        let endpoint = links::endpoint(&config, &tls, &reset_key)?;
-        let mut endpoint = endpoint;
+        let server = links::server(&config, &tls)?;
+        let mut endpoint = links::endpoint(&config, server.clone(), &reset_key)?;
         let mut local_addr =
             endpoint.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
         let mut listener = None;
@@ -121,7 +123,7 @@ impl Gateway {
                         break;
                     }
                     Err(_) if listen.port() == 0 && left > 0 => {
-                        endpoint = links::endpoint(&config, &tls, &reset_key)?;
+                        endpoint = links::endpoint(&config, server.clone(), &reset_key)?;
                         local_addr =
                             endpoint.local_addr().map_err(|source| StartError::Bind { addr: config.listen, source })?;
                     }
@@ -162,10 +164,17 @@ impl Gateway {
         if let Some(listener) = listener {
             tasks.spawn(reach::accept(listener, tls.clone(), notes_tx.clone(), maker.clone(), desk.clone()));
         }
-        let dialler = Dialler { endpoint: endpoint.clone(), config: Arc::clone(&config), tls: tls.clone(), maker };
-        if config.listen.is_some() {
-            let handshakes = config.limits.handshakes;
-            tasks.spawn(links::accept(endpoint.clone(), notes_tx.clone(), tasks.clone(), stop.clone(), handshakes));
+        let qlog = Qlog::new(&config.node_name, config.qlog_dir.clone());
+        let dialler = Dialler {
+            endpoint: endpoint.clone(),
+            config: Arc::clone(&config),
+            tls: tls.clone(),
+            maker,
+            qlog: qlog.clone(),
+        };
+        if let Some(server) = server {
+            let porch = links::Porch { endpoint: endpoint.clone(), config: Arc::clone(&config), server, qlog };
+            tasks.spawn(links::accept(porch, notes_tx.clone(), tasks.clone(), stop.clone()));
         }
         if let Some(shelf) = shelf {
             tasks.spawn(roll::share(Arc::clone(&roll), shelf, stop.clone()));
@@ -214,7 +223,8 @@ impl Gateway {
     pub fn door(&self) -> Door {
         let away = away(Arc::clone(&self.routes), Arc::clone(&self.config));
         let views = self.views.clone();
-        let directory = DirectoryServer::new(Sites(self.sites.clone()));
+        let directory =
+            DirectoryServer::new(Sites { sites: self.sites.clone(), gateway: self.config.node_name.clone() });
         Door::from_fn(move |request: Request| {
             let (away, views, mut directory) = (away.clone(), views.clone(), directory.clone());
             async move {
@@ -323,6 +333,17 @@ impl Gateway {
         }]
     }
 
+    /// Where traces of QUIC connections are written from now on, one file each, in the format qlog; `None`: nowhere. Links there are
+    /// are made anew, so that they are traced too; calls under way on the old ones finish.
+    pub fn set_qlog(&self, dir: Option<PathBuf>) {
+        self.dialler.qlog.set(dir);
+    }
+
+    /// Its node name.
+    pub fn node_name(&self) -> &str {
+        &self.config.node_name
+    }
+
     /// The address, UDP and TCP.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
@@ -372,12 +393,20 @@ impl Drop for Gateway {
     }
 }
 
-struct Sites(watch::Receiver<Arc<Vec<SiteStatus>>>);
+struct Sites {
+    sites: watch::Receiver<Arc<Vec<SiteStatus>>>,
+    gateway: String,
+}
 
 #[tonic::async_trait]
 impl Directory for Sites {
-    async fn sites(&self, _: tonic::Request<SitesRequest>) -> Result<tonic::Response<SitesReply>, tonic::Status> {
-        let sites = self.0.borrow().as_ref().clone();
-        Ok(tonic::Response::new(SitesReply { sites }))
+    async fn sites(&self, request: tonic::Request<SitesRequest>) -> Result<tonic::Response<SitesReply>, tonic::Status> {
+        let mut sites = self.sites.borrow().as_ref().clone();
+        if !request.get_ref().links {
+            for site in &mut sites {
+                site.links.clear();
+            }
+        }
+        Ok(tonic::Response::new(SitesReply { sites, gateway: self.gateway.clone() }))
     }
 }

@@ -21,10 +21,12 @@ use super::{CloseCode, ConnId, State};
 use crate::accept::driver::{Desk, serve};
 use crate::carrier::Closed;
 use crate::carrier::driver::Carrier;
+use crate::carrier::reach::driver::Won;
 use crate::carrier::traffic::Traffic;
 use crate::config::{Config, Congestion};
 use crate::doctor::wire::{Question, Report};
 use crate::gateway::StartError;
+use crate::qlog::driver::Qlog;
 use crate::tls::Tls;
 
 /// QUIC's own sign of life.
@@ -80,8 +82,8 @@ pub(crate) struct Link {
     pub(crate) busy: AtomicUsize,
     /// Calls of ours in all.
     pub(crate) calls: AtomicU64,
-    /// Their clock minus ours, milliseconds.
-    pub(crate) skew_ms: AtomicI64,
+    /// Their clock minus ours, milliseconds; the least number: not known.
+    skew_ms: AtomicI64,
     /// Its progress when it was last looked at.
     pub(crate) acks: AtomicU64,
     /// When the probe that is under way was sent, microseconds since `start`, and 0 for none; what the last one took.
@@ -105,7 +107,7 @@ impl Link {
             conn,
             busy: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
-            skew_ms: AtomicI64::new(0),
+            skew_ms: AtomicI64::new(i64::MIN),
             acks: AtomicU64::new(0),
             asked_us: AtomicU64::new(0),
             sample_us: AtomicU64::new(0),
@@ -127,6 +129,15 @@ impl Link {
 
     pub(crate) fn turn(&self, state: State) {
         self.state.send_replace(state);
+    }
+
+    /// Their clock minus ours, milliseconds, once a probe told.
+    pub(crate) fn skew_ms(&self) -> Option<i64> {
+        Some(self.skew_ms.load(Ordering::Relaxed)).filter(|skew| *skew != i64::MIN)
+    }
+
+    pub(crate) fn set_skew_ms(&self, skew: i64) {
+        self.skew_ms.store(skew, Ordering::Relaxed);
     }
 
     pub(crate) fn close(&self, code: CloseCode) {
@@ -203,7 +214,7 @@ pub(crate) enum Note {
     Dialled {
         key: String,
         attempt: u64,
-        result: Result<Carrier, String>,
+        result: Result<Won, String>,
     },
     Accepted(Carrier),
     Relayed {
@@ -228,7 +239,7 @@ pub(crate) enum Note {
     Closed(ConnId, Closed),
 }
 
-pub(crate) fn transport(config: &Config) -> Arc<TransportConfig> {
+pub(crate) fn transport(config: &Config, trace: Option<quinn::QlogStream>) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     transport
         .keep_alive_interval(Some(KEEP_ALIVE))
@@ -245,6 +256,7 @@ pub(crate) fn transport(config: &Config) -> Arc<TransportConfig> {
         Congestion::Bbr => transport.congestion_controller_factory(Arc::new(BbrConfig::default())),
         Congestion::Cubic => transport.congestion_controller_factory(Arc::new(CubicConfig::default())),
     };
+    transport.qlog_stream(trace);
     Arc::new(transport)
 }
 
@@ -287,22 +299,28 @@ impl quinn::ConnectionIdGenerator for AnyId {
     }
 }
 
+/// What connections that come in are told; `None`: none may.
+pub(crate) fn server(config: &Config, tls: &Tls) -> Result<Option<quinn::ServerConfig>, StartError> {
+    if config.listen.is_none() {
+        return Ok(None);
+    }
+    let crypto = QuicServerConfig::try_from(tls.server()).map_err(|e| StartError::Tls(e.to_string()))?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    server
+        .transport_config(transport(config, None))
+        .migration(true)
+        .max_incoming(1024)
+        .incoming_buffer_size(64 << 10)
+        .incoming_buffer_size_total(8 << 20);
+    Ok(Some(server))
+}
+
 /// Opens the endpoint.
-pub(crate) fn endpoint(config: &Config, tls: &Tls, reset_key: &[u8; 32]) -> Result<Endpoint, StartError> {
-    let server = match config.listen {
-        None => None,
-        Some(_) => {
-            let crypto = QuicServerConfig::try_from(tls.server()).map_err(|e| StartError::Tls(e.to_string()))?;
-            let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-            server
-                .transport_config(transport(config))
-                .migration(true)
-                .max_incoming(1024)
-                .incoming_buffer_size(64 << 10)
-                .incoming_buffer_size_total(8 << 20);
-            Some(server)
-        }
-    };
+pub(crate) fn endpoint(
+    config: &Config,
+    server: Option<quinn::ServerConfig>,
+    reset_key: &[u8; 32],
+) -> Result<Endpoint, StartError> {
     let bind = |source| StartError::Bind { addr: config.listen, source };
     let socket = socket(config.listen).map_err(bind)?;
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, reset_key);
@@ -311,19 +329,36 @@ pub(crate) fn endpoint(config: &Config, tls: &Tls, reset_key: &[u8; 32]) -> Resu
     Endpoint::new(endpoint, server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind)
 }
 
+/// What taking connections in needs.
+pub(crate) struct Porch {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) config: Arc<Config>,
+    pub(crate) server: quinn::ServerConfig,
+    pub(crate) qlog: Qlog,
+}
+
+impl Porch {
+    /// One handshake; traced where that is wanted.
+    async fn take(&self, incoming: quinn::Incoming) -> Result<quinn::Connection, quinn::ConnectionError> {
+        if !self.qlog.on() {
+            return incoming.await;
+        }
+        let trace = self.qlog.open(false, incoming.remote_address()).await;
+        let mut server = self.server.clone();
+        server.transport_config(transport(&self.config, trace));
+        incoming.accept_with(Arc::new(server))?.await
+    }
+}
+
 /// Takes connections in until stopped.
-pub(crate) async fn accept(
-    endpoint: Endpoint,
-    notes: mpsc::Sender<Note>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-    handshakes: usize,
-) {
+pub(crate) async fn accept(porch: Porch, notes: mpsc::Sender<Note>, tasks: TaskTracker, stop: CancellationToken) {
+    let handshakes = porch.config.limits.handshakes;
+    let porch = Arc::new(porch);
     let under_way = Arc::new(AtomicUsize::new(0));
     loop {
         let incoming = tokio::select! {
             () = stop.cancelled() => return,
-            incoming = endpoint.accept() => match incoming {
+            incoming = porch.endpoint.accept() => match incoming {
                 Some(incoming) => incoming,
                 None => return,
             },
@@ -340,11 +375,12 @@ pub(crate) async fn accept(
         }
         under_way.fetch_add(1, Ordering::Relaxed);
         let (notes, under_way, stop) = (notes.clone(), Arc::clone(&under_way), stop.clone());
+        let porch = Arc::clone(&porch);
         tasks.spawn(async move {
             let from = incoming.remote_address();
             let result = tokio::select! {
                 () = stop.cancelled() => None,
-                result = tokio::time::timeout(HANDSHAKE, incoming) => Some(result),
+                result = tokio::time::timeout(HANDSHAKE, Box::pin(porch.take(incoming))) => Some(result),
             };
             under_way.fetch_sub(1, Ordering::Relaxed);
             match result {

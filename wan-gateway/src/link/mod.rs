@@ -347,6 +347,24 @@ impl Links {
         self.wishes.values().find(|w| w.datacenter().is_none() && !w.error.is_empty()).map_or("", |w| w.error.as_str())
     }
 
+    /// What went wrong last with dialling that target; `""`: nothing.
+    pub fn target_error(&self, key: &str) -> &str {
+        self.wishes.get(key).map_or("", |w| w.error.as_str())
+    }
+
+    /// What went wrong last with dialling that gateway, also with the link that is to stand beside the one there is; `""`: nothing.
+    pub fn gateway_error(&self, datacenter: &str, gateway: &str) -> &str {
+        let identity = (datacenter.to_owned(), gateway.to_owned());
+        let wishes = self.wishes.values().filter(|w| w.identity() == Some((datacenter, gateway)));
+        let second = self.seconds.get(&identity).map(|s| s.error.as_str());
+        wishes.map(|w| w.error.as_str()).chain(second).find(|e| !e.is_empty()).unwrap_or("")
+    }
+
+    /// When a connection came into its state.
+    pub fn since(&self, conn: ConnId) -> Option<Instant> {
+        self.conns.get(&conn).map(|c| c.since)
+    }
+
     /// When [`Event::Tick`] is due.
     pub fn next_wakeup(&self) -> Option<Instant> {
         let seconds = self.seconds.values().map(Second::due);
@@ -359,7 +377,7 @@ impl Links {
             Event::Targets(targets) => self.want(now, targets),
             Event::DialFailed { key, attempt, why } => {
                 for second in self.seconds.values_mut() {
-                    second.ended(now, attempt, &mut self.rng);
+                    second.ended(now, attempt, &why, &mut self.rng);
                 }
                 if let Some(wish) = self.wishes.get_mut(&key) {
                     wish.failed(now, attempt, why, &mut self.rng);

@@ -35,6 +35,8 @@ pub(super) struct Second {
     next: Instant,
     pause: Duration,
     attempt: Option<u64>,
+    /// What went wrong last.
+    pub(super) error: String,
 }
 
 impl Second {
@@ -42,7 +44,7 @@ impl Second {
         let wait = if quic { PAUSE_MIN } else { STANDBY_AFTER };
         let wait = wait + if patient { PATIENT } else { Duration::ZERO };
         let next = now + wait.mul_f64(rng.random_range(0.8..1.0));
-        Self { quic, since: now, next, pause: PAUSE_MIN, attempt: None }
+        Self { quic, since: now, next, pause: PAUSE_MIN, attempt: None, error: String::new() }
     }
 
     /// When it needs attention next.
@@ -63,7 +65,7 @@ impl Second {
             return None;
         }
         if let Some(attempt) = self.attempt {
-            self.ended(now, attempt, rng);
+            self.ended(now, attempt, "no answer from the dialler", rng);
             return None;
         }
         *attempts += 1;
@@ -87,11 +89,12 @@ impl Second {
     }
 
     /// A dial ended without a link, if it was ours.
-    pub(super) fn ended(&mut self, now: Instant, attempt: u64, rng: &mut StdRng) {
+    pub(super) fn ended(&mut self, now: Instant, attempt: u64, why: &str, rng: &mut StdRng) {
         if self.attempt != Some(attempt) {
             return;
         }
         self.attempt = None;
+        why.clone_into(&mut self.error);
         self.next = now + self.pause.mul_f64(rng.random_range(0.8..1.0));
         let old = now.saturating_duration_since(self.since) >= OLD;
         self.pause = (self.pause * 2).min(if old { PAUSE_OLD } else { PAUSE_MAX });

@@ -320,6 +320,8 @@ fn surplus<'a>(lesser: bool, ways: &'a [&'a Way], up: &'a [&'a Relay]) -> impl I
                 _ if !sound(mine) => true,
                 // What was dialled last was dialled for a reason.
                 _ if other.ours => other.conn > mine.conn,
+                // The same way: what they seem to take is chance.
+                _ if other.via == mine.via => !lesser,
                 (Some(rtt), Some(theirs)) if lesser => cheaper(theirs, rtt),
                 (Some(rtt), Some(theirs)) => rtt + Duration::from_millis(5) >= theirs - theirs / 10,
                 _ => false,

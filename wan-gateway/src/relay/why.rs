@@ -51,16 +51,21 @@ fn show(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
-/// All candidates, the chosen one first.
-pub fn candidates(facts: &Facts<'_>) -> Vec<Candidate> {
+/// The link that calls take.
+fn chosen(links: &[Seen]) -> Option<&Seen> {
     let usable = |l: &&Seen| l.state == State::Up;
-    let class = facts.links.iter().filter(usable).map(|l| l.kind.class()).min();
-    let chosen = facts.links.iter().filter(usable).filter(|l| Some(l.kind.class()) == class).min_by_key(|l| l.rtt);
-    let mut out: Vec<Candidate> = Vec::new();
-    for link in &facts.links {
+    let class = links.iter().filter(usable).map(|l| l.kind.class()).min();
+    links.iter().filter(usable).filter(|l| Some(l.kind.class()) == class).min_by_key(|l| l.rtt)
+}
+
+/// Of each link whether calls take it, and why or why not.
+pub fn standings(links: &[Seen]) -> Vec<(bool, String)> {
+    let usable = links.iter().filter(|l| l.state == State::Up).count();
+    let chosen = chosen(links);
+    let standing = |link: &Seen| {
         let is_chosen = chosen.is_some_and(|c| std::ptr::eq(c, link));
         let reason = match (link.state, chosen) {
-            (State::Up, Some(c)) if is_chosen => match (c.kind, facts.links.iter().filter(usable).count()) {
+            (State::Up, Some(c)) if is_chosen => match (c.kind, usable) {
                 (Kind::Quic, 1) => "the direct link".to_owned(),
                 (Kind::Quic, _) => "a direct link by QUIC, and the nearest".to_owned(),
                 (Kind::Tcp | Kind::Proxy, _) => "a direct link; none by QUIC works".to_owned(),
@@ -78,6 +83,16 @@ pub fn candidates(facts: &Facts<'_>) -> Vec<Candidate> {
             (State::Draining, _) => "given up: what is under way on it may finish".to_owned(),
             (State::Suspected | State::Lost | State::Closed, _) => "does not answer".to_owned(),
         };
+        (is_chosen, reason)
+    };
+    links.iter().map(standing).collect()
+}
+
+/// All candidates, the chosen one first.
+pub fn candidates(facts: &Facts<'_>) -> Vec<Candidate> {
+    let chosen = chosen(&facts.links);
+    let mut out: Vec<Candidate> = Vec::new();
+    for (link, (is_chosen, reason)) in facts.links.iter().zip(standings(&facts.links)) {
         let hops = facts.ways.iter().find(|(w, _)| Some(&w.via) == link.via.as_ref()).map_or(2, |(w, _)| w.hops);
         out.push(Candidate {
             path: link.path.clone(),

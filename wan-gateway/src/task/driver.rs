@@ -2,6 +2,7 @@
 //! The task that owns directory and links: feeds them what happens, does what they say, publishes what follows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use causeway_certs::notice::still_gateway;
 use causeway_proto::door::Door;
-use causeway_proto::federation::v1::{Candidate, Gateway, GossipFrame, Server, Site, SiteStatus};
+use causeway_proto::federation::v1::{Candidate, Gateway, GossipFrame, LinkStatus, Server, Site, SiteStatus};
 use causeway_proto::member::Members;
 use quinn::{Endpoint, VarInt};
 use rand::SeedableRng;
@@ -24,7 +25,7 @@ use super::routes::{self, Routes, Sources};
 use crate::accept::driver::Desk;
 use crate::carrier::Kind;
 use crate::carrier::driver::Carrier;
-use crate::carrier::reach::driver::{Aim, Dialler};
+use crate::carrier::reach::driver::{Aim, Dialler, Won};
 use crate::config::Config;
 use crate::directory::{Directory, LinkView, SkewWarnings, Status};
 use crate::doctor::driver::Doctor;
@@ -37,6 +38,8 @@ use crate::path::{self, DirectLink};
 use crate::relay;
 use crate::relay::ways::{Do, Relay, Relays, cheaper};
 use crate::relay::why::{self, Facts, Seen};
+use crate::sight::driver as gauges;
+use crate::sight::{self, Figures, Shown, Transports};
 use crate::tls::Tls;
 
 /// Connections are looked at this often at least.
@@ -93,6 +96,13 @@ struct Held {
     told: Told,
     /// Whether we dialled it.
     ours: bool,
+    /// How it came about.
+    origin: String,
+    born: Instant,
+    /// Where the other end was when it was last looked at, and how often that changed.
+    remote: (SocketAddr, u64),
+    /// Read once a second.
+    figures: Figures,
     /// Calls made on it when it was last looked at, and when that last changed.
     calls: (u64, Instant),
     /// Bytes of calls, either end's, and when they last grew.
@@ -145,6 +155,10 @@ pub(crate) struct Brain {
     review_at: Instant,
     /// The certificate that our links were made with.
     shown: Vec<u8>,
+    /// What calls to each gateway take, and took.
+    transports: Transports,
+    /// Datacenters, gateways and kinds of the links that worked a second ago.
+    carried: BTreeSet<(String, String, Kind)>,
     /// Sites that were asked what they find in the way, by number of the question.
     examined: BTreeMap<u64, (ConnId, oneshot::Sender<Report>)>,
     /// Links whose other end waits for what we find.
@@ -189,6 +203,8 @@ impl Brain {
             seldom: Seldom::default(),
             review_at: now + REVIEW,
             shown: parts.tls.material().shown(),
+            transports: Transports::default(),
+            carried: BTreeSet::new(),
             examined: BTreeMap::new(),
             examining: Arc::default(),
             parts,
@@ -200,6 +216,7 @@ impl Brain {
         let stop = self.parts.stop.clone();
         let mut removals = self.parts.roll.changes();
         let mut certificates = self.parts.tls.material().changes();
+        let mut qlog = self.parts.dialler.qlog.changes();
         let mut members_open = true;
         let mut orders_open = true;
         loop {
@@ -228,6 +245,7 @@ impl Brain {
                 // Neither sender goes before we do.
                 Ok(()) = removals.changed() => self.tell_removals(),
                 Ok(()) = certificates.changed() => self.certificates_changed(),
+                Ok(()) = qlog.changed() => self.qlog_changed(),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
@@ -262,7 +280,13 @@ impl Brain {
     fn note(&mut self, note: Note) {
         let now = Instant::now();
         match note {
-            Note::Dialled { key, attempt, result: Ok(conn) } => self.connected(now, conn, Some((key, attempt))),
+            Note::Dialled { key, attempt, result: Ok(Won { carrier, mut why }) } => {
+                let before = self.links.target_error(&key);
+                if !before.is_empty() {
+                    why.push_str(&format!("; the dial before: {before}"));
+                }
+                self.connected(now, carrier, Some((key, attempt)), why);
+            }
             Note::Dialled { key, attempt, result: Err(why) } => {
                 tracing::debug!(target = key, why, "a dial failed");
                 self.links.handle(now, Event::DialFailed { key, attempt, why });
@@ -273,10 +297,17 @@ impl Brain {
                     self.parts.tasks.spawn(crate::join::driver::serve(desk, conn));
                 }
             }
-            Note::Accepted(conn) => self.connected(now, conn, None),
+            Note::Accepted(conn) => {
+                let why = sight::accepted(conn.kind());
+                self.connected(now, conn, None, why);
+            }
             Note::Relayed { target, attempt, result: Ok(conn) } => {
                 self.relays.connected(&target, attempt);
-                self.connected(now, conn, Some((format!("relay/{target}"), attempt)));
+                let why = match self.links.last_error(&target) {
+                    "" => "no direct link works".to_owned(),
+                    why => format!("no direct link works: {why}"),
+                };
+                self.connected(now, conn, Some((format!("relay/{target}"), attempt)), why);
             }
             Note::Relayed { target, attempt, result: Err(why) } => {
                 tracing::debug!(target, why, "a relayed link could not be had");
@@ -302,6 +333,11 @@ impl Brain {
             Note::Closed(id, error) => {
                 if let Some(held) = self.held.remove(&id) {
                     held.link.turn(State::Closed);
+                    if let Some(gateway) = self.links.gateway(id) {
+                        let kind = held.link.conn.kind();
+                        let why = format!("{}: {}", kind.as_str(), error.why);
+                        self.transports.ended(&held.link.datacenter, gateway, kind, why);
+                    }
                     let about = format!("closed {}", held.link.datacenter);
                     if error.end != End::Refused || self.seldom.due(now, &about) {
                         tracing::info!(datacenter = held.link.datacenter, link = id, %error, "a link closed");
@@ -312,7 +348,7 @@ impl Brain {
         }
     }
 
-    fn connected(&mut self, now: Instant, conn: Carrier, dialled: Option<(String, u64)>) {
+    fn connected(&mut self, now: Instant, conn: Carrier, dialled: Option<(String, u64)>, origin: String) {
         let identities = links::identities(&conn, &self.parts.tls);
         let config = Arc::clone(&self.parts.config);
         let from = conn.remote();
@@ -377,7 +413,17 @@ impl Brain {
             traffic: Arc::clone(&link.traffic),
         };
         let ours = dialled.is_some();
-        let held = Held { link: Arc::clone(&link), told: Told::default(), ours, calls: (0, now), used: (0, now) };
+        let held = Held {
+            figures: Figures::read(&link, 0),
+            link: Arc::clone(&link),
+            told: Told::default(),
+            ours,
+            origin,
+            born: now,
+            remote: (from, 0),
+            calls: (0, now),
+            used: (0, now),
+        };
         self.held.insert(id, held);
         self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone(), kind });
         if self.links.state(id) == State::Closed {
@@ -490,7 +536,7 @@ impl Brain {
         let Some(held) = self.held.get_mut(&id) else { return };
         let half = i64::try_from(held.link.conn.rtt().as_millis() / 2).unwrap_or(0);
         let skew = their_ms.cast_signed().wrapping_add(half).wrapping_sub(our_ms.cast_signed());
-        held.link.skew_ms.store(skew, Ordering::Relaxed);
+        held.link.set_skew_ms(skew);
         let datacenter = &held.link.datacenter;
         if self.skew_warnings.due(now, datacenter, skew) {
             tracing::warn!(
@@ -675,8 +721,22 @@ impl Brain {
             links = self.held.len(),
             "our certificate was renewed: links are made anew with it, the old ones drained"
         );
+        self.renew(|_| true);
+    }
+
+    /// Links are to be traced: they are made anew, since a trace begins with the handshake.
+    fn qlog_changed(&mut self) {
+        let on = self.parts.dialler.qlog.on();
+        tracing::info!(on, "traces of QUIC connections (gateway.qlog_dir)");
+        if on {
+            self.renew(|kind| kind == Kind::Quic);
+        }
+    }
+
+    /// Has links of these kinds made anew, the old ones drained.
+    fn renew(&mut self, wanted: impl Fn(Kind) -> bool) {
         let now = Instant::now();
-        for (id, held) in &self.held {
+        for (id, held) in self.held.iter().filter(|(_, h)| wanted(h.link.conn.kind())) {
             if self.links.dialled(*id) {
                 self.links.handle(now, Event::Renew { conn: *id });
             } else {
@@ -829,6 +889,16 @@ impl Brain {
                     linked = true;
                     if let Some(held) = self.held.get(&id) {
                         tracing::debug!(link = id, datacenter = held.link.datacenter, state = state.as_str(), "link");
+                        let left = match state {
+                            State::Suspected => "no answer to probes",
+                            State::Draining => "given up: another takes its place, or the other gateway stops",
+                            _ => "",
+                        };
+                        if let Some(gateway) = self.links.gateway(id).filter(|_| !left.is_empty()) {
+                            let kind = held.link.conn.kind();
+                            let why = format!("{}: {left}", kind.as_str());
+                            self.transports.ended(&held.link.datacenter, gateway, kind, why);
+                        }
                         // Calls learn of the end only once there is a table without it.
                         if state < State::Draining {
                             held.link.turn(state);
@@ -884,6 +954,7 @@ impl Brain {
 
     fn publish(&mut self, now: Instant) {
         (self.changed, self.published) = (false, now);
+        self.look_at_transports(now);
         let own = self.parts.config.datacenter.clone();
         let removed = self.parts.removed.load_full();
         let ways = self.ways(now);
@@ -911,14 +982,21 @@ impl Brain {
         routes.mark_cut(&self.parts.routes.load(), now);
         self.parts.routes.swap(Arc::new(routes)).retire();
 
+        let mut grouped: BTreeMap<&str, Vec<(ConnId, &Held)>> = BTreeMap::new();
+        for (id, held) in &self.held {
+            grouped.entry(&held.link.datacenter).or_default().push((*id, held));
+        }
         let mut views: BTreeMap<String, LinkView> = BTreeMap::new();
         for dc in known.keys() {
-            let candidates = self.candidates(now, dc, table);
+            let links = grouped.get(dc).map_or(&[][..], Vec::as_slice);
+            let seen: Vec<Seen> = links.iter().map(|(id, held)| self.seen(*id, held)).collect();
+            let links = self.shown(now, dc, links, &seen);
+            let candidates = self.candidates(now, dc, table, seen);
             let mut last_error = self.links.last_error(dc).to_owned();
             if last_error.is_empty() {
                 last_error = self.relays.last_error(dc).unwrap_or_default().to_owned();
             }
-            views.insert((*dc).to_owned(), LinkView { last_error, candidates, ..LinkView::default() });
+            views.insert((*dc).to_owned(), LinkView { last_error, candidates, links, ..LinkView::default() });
         }
         let mut best: BTreeMap<&str, (Kind, Duration)> = BTreeMap::new();
         for link in &up {
@@ -929,7 +1007,7 @@ impl Brain {
             best.insert(&link.datacenter, mine);
             let view = views.entry(link.datacenter.clone()).or_default();
             view.rtt = mine.1;
-            view.skew_ms = link.skew_ms.load(Ordering::Relaxed);
+            view.skew_ms = link.skew_ms().unwrap_or(0);
             view.up = true;
             view.path = link.conn.path();
             view.last_error.clear();
@@ -950,20 +1028,66 @@ impl Brain {
         self.parts.sites.send_replace(Arc::new(shown));
     }
 
-    fn candidates(&self, now: Instant, datacenter: &str, table: &path::Table) -> Vec<Candidate> {
-        let links = self.held.iter().filter(|(_, h)| h.link.datacenter == datacenter).map(|(id, held)| Seen {
+    /// Notices when calls to a gateway take another transport.
+    fn look_at_transports(&mut self, now: Instant) {
+        let mut gateways: BTreeMap<(&str, &str), Vec<(Kind, &str)>> = BTreeMap::new();
+        for (id, held) in &self.held {
+            let Some(gateway) = self.links.gateway(*id) else { continue };
+            let up = gateways.entry((&held.link.datacenter, gateway)).or_default();
+            if self.links.state(*id) == State::Up {
+                up.push((held.link.conn.kind(), &held.origin));
+            }
+        }
+        self.transports.unlinked(|datacenter, gateway| gateways.contains_key(&(datacenter, gateway)));
+        for ((datacenter, gateway), up) in gateways {
+            if let Some(change) = self.transports.look(now, datacenter, gateway, &up) {
+                gauges::changed(datacenter, gateway, &change);
+            }
+        }
+    }
+
+    fn seen(&self, id: ConnId, held: &Held) -> Seen {
+        Seen {
             kind: held.link.conn.kind(),
             path: held.link.conn.path(),
-            gateway: self.links.gateway(*id).unwrap_or_default().to_owned(),
+            gateway: self.links.gateway(id).unwrap_or_default().to_owned(),
             via: held.link.conn.via().map(str::to_owned),
-            state: self.links.state(*id),
+            state: self.links.state(id),
             rtt: held.link.conn.rtt(),
-        });
+        }
+    }
+
+    /// Links to a site as they are shown, the one that takes calls first. `seen`: the same links.
+    fn shown(&self, now: Instant, datacenter: &str, links: &[(ConnId, &Held)], seen: &[Seen]) -> Vec<LinkStatus> {
+        let standings = why::standings(seen);
+        let mut out: Vec<LinkStatus> = Vec::with_capacity(links.len());
+        for (((id, held), seen), standing) in links.iter().zip(seen).zip(standings) {
+            let link = Shown {
+                id: *id,
+                gateway: &seen.gateway,
+                kind: seen.kind,
+                via: seen.via.as_deref(),
+                ours: held.ours,
+                state: seen.state,
+                since: self.links.since(*id).unwrap_or(now),
+                born: held.born,
+                origin: &held.origin,
+                standing,
+                last_error: self.links.gateway_error(datacenter, &seen.gateway),
+                figures: &held.figures,
+            };
+            out.push(self.transports.show(now, datacenter, link));
+        }
+        out.sort_by_key(|l| !l.chosen);
+        out
+    }
+
+    fn candidates(&self, now: Instant, datacenter: &str, table: &path::Table, links: Vec<Seen>) -> Vec<Candidate> {
         let ways = table.get(datacenter).map_or(&[][..], Vec::as_slice).iter().filter(|w| w.hops > 1);
         let error = |via: &str| self.relays.error(now, datacenter, via).map(str::to_owned);
         let neighbours = self.links.neighbours();
         why::candidates(&Facts {
-            links: links.collect(),
+            links,
             ways: ways.map(|way| (way, error(&way.via))).collect(),
             neighbours: neighbours.iter().map(String::as_str).filter(|n| *n != datacenter).collect(),
             dialable: self.directory.dialable().any(|(dc, ..)| dc == datacenter),
@@ -980,43 +1104,31 @@ impl Brain {
             let value = if linked.contains(dc) { 1.0 } else { 0.0 };
             metrics::gauge!("causeway_gateway_site_linked", "datacenter" => (*dc).to_owned()).set(value);
         }
+        for held in self.held.values_mut() {
+            let remote = held.link.conn.remote();
+            if remote != held.remote.0 {
+                held.remote = (remote, held.remote.1 + 1);
+            }
+            held.figures = Figures::read(&held.link, held.remote.1);
+        }
         for (id, dc, gateway) in &up {
             self.directory.linked(now, dc, gateway);
-            let Some(held) = self.held.get(id) else { continue };
-            let counts = held.link.conn.counts();
-            let kind = held.link.conn.kind().as_str();
-            let labels = [("datacenter", dc.clone()), ("gateway", gateway.clone()), ("path", kind.to_owned())];
-            metrics::gauge!("causeway_gateway_link_rtt_seconds", &labels).set(held.link.conn.rtt().as_secs_f64());
-            #[allow(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
-            {
-                metrics::gauge!("causeway_gateway_link_lost_packets", &labels).set(counts.lost_packets as f64);
-                metrics::gauge!("causeway_gateway_link_black_holes", &labels).set(counts.black_holes as f64);
-                metrics::gauge!("causeway_gateway_link_sent_packets", &labels).set(counts.sent_packets as f64);
-                metrics::gauge!("causeway_gateway_link_congestion_events", &labels)
-                    .set(counts.congestion_events as f64);
-                metrics::gauge!("causeway_gateway_link_cwnd_bytes", &labels).set(counts.cwnd as f64);
-                metrics::gauge!("causeway_gateway_link_mtu_bytes", &labels).set(counts.mtu as f64);
-                metrics::gauge!("causeway_gateway_link_migrations", &labels).set(counts.proven_paths as f64);
-                let skew = held.link.skew_ms.load(Ordering::Relaxed);
-                metrics::gauge!("causeway_gateway_link_clock_skew_seconds", &labels).set(skew as f64 / 1000.0);
-                let traffic = &held.link.traffic;
-                for (class, meter) in [("rpc", &traffic.rpc), ("gossip", &traffic.gossip), ("relay", &traffic.relay)] {
-                    let (sent, received) = meter.read();
-                    for (direction, bytes) in [("sent", sent), ("received", received)] {
-                        let labels = [
-                            ("datacenter", dc.clone()),
-                            ("gateway", gateway.clone()),
-                            ("path", kind.to_owned()),
-                            ("class", class.to_owned()),
-                            ("direction", direction.to_owned()),
-                        ];
-                        metrics::gauge!("causeway_gateway_link_bytes", &labels).set(bytes as f64);
-                    }
-                }
-                let calls = held.link.calls.load(Ordering::Relaxed);
-                metrics::gauge!("causeway_gateway_link_calls", &labels).set(calls as f64);
+            if let Some(held) = self.held.get(id) {
+                gauges::gauges(dc, gateway, held.link.conn.kind(), &held.figures);
             }
         }
+        let kind = |id: &ConnId| self.held.get(id).map(|h| h.link.conn.kind());
+        let carried: BTreeSet<(String, String, Kind)> =
+            up.iter().filter_map(|(id, dc, gateway)| Some((dc.clone(), gateway.clone(), kind(id)?))).collect();
+        for (dc, gateway, kind) in self.carried.difference(&carried) {
+            gauges::up(dc, gateway, *kind, false);
+        }
+        for (dc, gateway, kind) in &carried {
+            gauges::up(dc, gateway, *kind, true);
+        }
+        self.carried = carried;
+        let known = self.directory.datacenters();
+        self.transports.retain(|dc| known.contains_key(dc));
         if !self.parts.removed.load().is_empty() {
             self.shut_out();
         }

@@ -108,6 +108,7 @@ impl Plan {
             congestion: Congestion::Bbr,
             proxy: None,
             relay: true,
+            qlog_dir: None,
         };
         Self { config, material }
     }

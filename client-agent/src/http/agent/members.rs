@@ -85,7 +85,10 @@ fn own_site(members: &[Member], datacenter: &str) -> SitesReply {
         .iter()
         .filter_map(|member| Some(Server { name: member.name.clone(), address: member.rpc_addr()?.to_string() }));
     let site = Site { datacenter: datacenter.to_owned(), servers: servers.collect(), ..Site::default() };
-    SitesReply { sites: vec![SiteStatus { site: Some(site), local: true, ..SiteStatus::default() }] }
+    SitesReply {
+        sites: vec![SiteStatus { site: Some(site), local: true, ..SiteStatus::default() }],
+        ..SitesReply::default()
+    }
 }
 
 /// What is told of a server of a site.
@@ -100,7 +103,7 @@ async fn wan(call: &Call<'_>) -> Result<Reply, Failure> {
     let known = call.ctx.members.members();
     let reply = if known.iter().any(|member| member.gateway_addr().is_some()) {
         let meta = causeway_proto::meta::Meta { datacenter: None, ..call.meta()? };
-        ask!(call, meta, DirectoryClient<_>, sites, SitesRequest {})?.0
+        ask!(call, meta, DirectoryClient<_>, sites, SitesRequest::default())?.0
     } else {
         own_site(&known, &call.ctx.info.datacenter)
     };
@@ -159,6 +162,7 @@ mod tests {
                 site("dc2", SiteState::Unreachable, false),
                 site("dc1", SiteState::Linked, true),
             ],
+            ..SitesReply::default()
         };
         let members = wan_members(&reply);
         let shown: Vec<_> = members.iter().map(|m| (m.name.as_str(), m.port, m.status)).collect();

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -23,6 +23,8 @@ use super::super::proxy::{MAX_ANSWER, Proxy};
 use super::super::{Kind, Way};
 use crate::config::{Config, Limits};
 use crate::link::driver::{Note, transport};
+use crate::qlog::driver::Qlog;
+use crate::sight;
 use crate::tls::{TCP_ALPN, Tls};
 
 /// Small enough for any path, also where ICMP is dropped: 1280 bytes of MTU and less.
@@ -153,17 +155,34 @@ pub(crate) struct Dialler {
     pub(crate) config: Arc<Config>,
     pub(crate) tls: Tls,
     pub(crate) maker: Maker,
+    pub(crate) qlog: Qlog,
 }
+
+/// A connection that was dialled.
+#[derive(Debug)]
+pub(crate) struct Won {
+    pub(crate) carrier: Carrier,
+    /// Why it is this one: how the race with the other ways went.
+    pub(crate) why: String,
+}
+
+/// What went wrong on each way so far.
+type Errors = Mutex<BTreeMap<Kind, String>>;
 
 type Try<'a> = futures::future::BoxFuture<'a, (Kind, Result<Carrier, String>)>;
 
 impl Dialler {
     /// Races all ways to all addresses of a target and gives the first that is there.
-    pub(crate) async fn dial(&self, aim: &Aim) -> Result<Carrier, String> {
+    pub(crate) async fn dial(&self, aim: &Aim) -> Result<Won, String> {
         let mut failed: BTreeMap<&'static str, String> = BTreeMap::new();
-        let result = tokio::time::timeout(aim.deadline, self.race(aim, &mut failed)).await;
+        let (begun, errors) = (Instant::now(), Errors::default());
+        let result = tokio::time::timeout(aim.deadline, self.race(aim, &mut failed, &errors)).await;
         if let Ok(Some(carrier)) = result {
-            return Ok(carrier);
+            let errors = errors.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let proxy = self.config.proxy.is_some();
+            let ways: Vec<Way> = aim.ways.iter().filter(|w| w.kind != Kind::Proxy || proxy).copied().collect();
+            let why = sight::origin(carrier.kind(), &ways, begun.elapsed(), &errors, "");
+            return Ok(Won { carrier, why });
         }
         for way in aim.ways.iter().filter(|w| w.kind != Kind::Proxy || self.config.proxy.is_some()) {
             failed
@@ -173,7 +192,7 @@ impl Dialler {
         Err(failed.into_iter().map(|(kind, why)| format!("{kind}: {why}")).collect::<Vec<_>>().join("; "))
     }
 
-    async fn race(&self, aim: &Aim, failed: &mut BTreeMap<&'static str, String>) -> Option<Carrier> {
+    async fn race(&self, aim: &Aim, failed: &mut BTreeMap<&'static str, String>, errors: &Errors) -> Option<Carrier> {
         let name = match &aim.expect {
             Some(dc) => format!("gateway.{dc}.{}", self.config.domain),
             None => format!("gateway.{}", self.config.domain),
@@ -194,7 +213,7 @@ impl Dialler {
             }
         }
         tries.push(Box::pin(async move {
-            let direct = Box::pin(self.direct(aim, name)).await;
+            let direct = Box::pin(self.direct(aim, name, errors)).await;
             direct.map_or_else(|(kind, why)| (kind, Err(why)), |carrier| (carrier.kind(), Ok(carrier)))
         }));
         while let Some((kind, result)) = tries.next().await {
@@ -209,7 +228,7 @@ impl Dialler {
     }
 
     /// QUIC and TCP to every address that the names stand for.
-    async fn direct(&self, aim: &Aim, name: String) -> Result<Carrier, (Kind, String)> {
+    async fn direct(&self, aim: &Aim, name: String, told: &Errors) -> Result<Carrier, (Kind, String)> {
         let first = aim.ways.first().map_or(Kind::Quic, |w| w.kind);
         let mut last = (first, "no address".to_owned());
         let mut resolved: Vec<SocketAddr> = Vec::new();
@@ -245,6 +264,7 @@ impl Dialler {
             match result {
                 Ok(carrier) => return Ok(carrier),
                 Err(why) => {
+                    told.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, why.clone());
                     errors.insert(kind, why);
                 }
             }
@@ -261,7 +281,8 @@ impl Dialler {
     async fn quic(&self, addr: SocketAddr, expect: Option<&str>, name: &str) -> Result<Carrier, String> {
         let crypto = QuicClientConfig::try_from(self.tls.client(expect)).map_err(|e| e.to_string())?;
         let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-        client.transport_config(transport(&self.config));
+        let trace = self.qlog.open(true, addr).await;
+        client.transport_config(transport(&self.config, trace));
         let connecting = self.endpoint.connect_with(client, addr, name).map_err(|e| e.to_string())?;
         connecting.await.map(Carrier::Quic).map_err(|e| e.to_string())
     }
