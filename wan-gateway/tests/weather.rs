@@ -272,6 +272,8 @@ async fn x5_junk_disturbs_no_link() {
     let target = two.addr();
     let stop = CancellationToken::new();
     let stopped = stop.clone();
+    // Ends the junk however the test ends.
+    let _end = stop.clone().drop_guard();
     let junk = tokio::task::spawn_blocking(move || {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let (begun, mut sent) = (Instant::now(), 0_u32);
@@ -283,9 +285,9 @@ async fn x5_junk_disturbs_no_link() {
             packet[14] = 8;
             let _ = socket.send_to(&packet, target);
             sent += 1;
-            // Five thousand a second, in pieces: an unoptimised build is not asked for more.
-            if sent % 100 == 0 {
-                std::thread::sleep((ms(20) * (sent / 100)).saturating_sub(begun.elapsed()));
+            // Two thousand a second, in pieces: an unoptimised build is not asked for more.
+            if sent % 40 == 0 {
+                std::thread::sleep((ms(20) * (sent / 40)).saturating_sub(begun.elapsed()));
             }
         }
         (sent, begun.elapsed())
@@ -313,7 +315,7 @@ async fn s9_fifty_sites_are_back_after_the_hub_restarts() {
         let mut watch = hub.gateway().sites();
         async move {
             let linked = |s: &Arc<Vec<SiteStatus>>| s.iter().filter(|s| s.state() == SiteState::Linked).count() == 50;
-            let whole = tokio::time::timeout(Duration::from_secs(30), watch.wait_for(linked)).await;
+            let whole = tokio::time::timeout(Duration::from_secs(90), watch.wait_for(linked)).await;
             drop(whole.expect("not all came back").unwrap());
         }
     };
@@ -329,5 +331,5 @@ async fn s9_fifty_sites_are_back_after_the_hub_restarts() {
     );
     answered(&sites[49], "dc0", Duration::from_secs(20)).await;
     // Fifty-one gateways of an unoptimised build share the cores of this machine.
-    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(80), "{:?}", begun.elapsed());
 }

@@ -56,6 +56,8 @@ const REVIEW: Duration = Duration::from_secs(3);
 const QUESTIONS: usize = 64;
 /// News is gathered for so long before it is sent on and shown: when many sites come at once, each need not tell of each.
 const GATHER: Duration = Duration::from_millis(20);
+/// Ways are weighed anew at most this often because a round trip changed.
+const WEIGH: Duration = Duration::from_millis(200);
 /// Notes taken up before effects are done.
 const BATCH: usize = 256;
 
@@ -139,6 +141,8 @@ pub(crate) struct Brain {
     farewells: Vec<JoinHandle<()>>,
     stopping: bool,
     changed: bool,
+    /// When ways were weighed anew for a round trip that had changed.
+    weighed: Instant,
     /// When the table of routes was made last.
     published: Instant,
     /// News to be told, each with the link that it came over; `None`: our own.
@@ -195,6 +199,7 @@ impl Brain {
             farewells: Vec::new(),
             stopping: false,
             changed: true,
+            weighed: now,
             published: now,
             news: BTreeMap::new(),
             news_at: None,
@@ -524,8 +529,10 @@ impl Brain {
         let Some(rtt) = self.held.get(&id).map(|held| held.link.cost()) else { return };
         let known = self.links.up().find(|(up, ..)| *up == id).map(|(.., rtt)| rtt);
         self.links.handle(now, Event::Heard { conn: id, rtt });
-        // Another way may be the better one now.
-        if known.is_some_and(|known| !known.is_zero() && (cheaper(known, rtt) || cheaper(rtt, known))) {
+        // Another way may be the better one now. On a busy machine all links seem to change at once: not more often than it matters.
+        let jumped = known.is_some_and(|known| !known.is_zero() && (cheaper(known, rtt) || cheaper(rtt, known)));
+        if jumped && now >= self.weighed + WEIGH {
+            self.weighed = now;
             self.ways = None;
             self.speak_of_ourselves();
         }
