@@ -203,25 +203,25 @@ fn each_link_is_shown() {
         (&link["Transport"], &link["Gateway"], &link["State"]),
         (&"quic".into(), &"dc2-gateway".into(), &"up".into())
     );
-    // dc2 dials dc1, not the other way round.
-    assert_eq!((&link["Dialled"], &link["Fallbacks"]), (&false.into(), &0.into()));
+    // dc2 dials dc1, not the other way round. On a busy machine TCP may have won the first race: then that is told.
+    assert_eq!(link["Dialled"], false);
+    assert_eq!(link["Fallbacks"] != 0, link["FallbackReason"].is_string(), "{link}");
     assert_eq!(link["Reason"], "the other gateway dialled it by quic");
     assert!(link["LostPackets"].is_u64() && link["SentPackets"].as_u64() > Some(0), "{link}");
     let theirs = look(federation.node("dc2-gateway"), "dc1").unwrap();
     let theirs = chosen(&theirs, "dc1").unwrap();
-    assert!(
-        theirs["Dialled"] == true && theirs["Reason"].as_str().unwrap().starts_with("UDP answered first"),
-        "{theirs}"
-    );
+    assert!(theirs["Dialled"] == true && theirs["Reason"].as_str().unwrap().starts_with("UDP answer"), "{theirs}");
 
     // Calls count as calls.
-    for i in 0..20 {
-        assert_eq!(agent.get(&format!("/v1/kv/{i}?dc=dc2")).code, 404);
-    }
+    let mut first: Option<Value> = None;
     wait("bytes of calls", SOON, || {
+        assert_eq!(agent.get("/v1/kv/a?dc=dc2").code, 404);
         let found = look(gateway, "dc2")?;
         let now = chosen(&found, "dc2")?;
-        let grown = received(now, "RPC") > received(link, "RPC") && now["Calls"].as_u64() > link["Calls"].as_u64();
+        // Figures are read once a second; on a busy machine another link may take over meanwhile.
+        let before = first.take_if(|f| f["ID"] == now["ID"]).unwrap_or_else(|| now.clone());
+        let before = first.insert(before);
+        let grown = received(now, "RPC") > received(before, "RPC") && now["Calls"].as_u64() > before["Calls"].as_u64();
         if grown { Ok(()) } else { Err(now.to_string()) }
     });
 
