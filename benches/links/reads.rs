@@ -8,7 +8,7 @@ use hickory_proto::rr::RecordType;
 
 use crate::harness::{dns, http};
 
-/// How long a DNS client of these waits: so long that Consul's own timeout is seen.
+/// How long clients wait, by DNS as the harness's do by HTTP: so long that Consul's own timeouts are seen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One read.
@@ -35,9 +35,9 @@ pub fn by_http(port: u16, path: &str) -> Seen {
     let took = begun.elapsed();
     let text = answer.text();
     let said = match answer.code {
-        0 => format!("no answer: {text}"),
+        0 => unanswered(took, &text),
         200 => "200".to_owned(),
-        code => format!("{code} {}", text.chars().take(70).collect::<String>().trim().replace('|', "/")),
+        code => format!("{code} {}", text.chars().take(120).collect::<String>().trim().replace('|', "/")),
     };
     let said = match (answer.header("x-causeway-view-age"), answer.header("x-causeway-reason")) {
         (Some(age), Some(reason)) => format!("{said}, age {age} ms, {reason}"),
@@ -58,19 +58,28 @@ pub fn by_dns(port: u16, name: &str) -> Seen {
             let n = reply.answers.len();
             Seen { took, good: n > 0, said: format!("{:?}, {n} addresses", reply.code) }
         }
-        Err(e) => Seen { took, good: false, said: format!("no answer: {e}") },
+        Err(e) => Seen { took, good: false, said: unanswered(took, &e) },
     }
 }
 
-/// So many readers at once, each so many reads in a row; `read` is given the number of its read.
-pub fn at_once(readers: usize, each: usize, read: impl Fn(usize) -> Seen + Sync) -> Vec<Seen> {
+fn unanswered(took: Duration, why: &str) -> String {
+    if took >= PATIENCE { format!("none in {} s", PATIENCE.as_secs()) } else { format!("no answer: {why}") }
+}
+
+/// So many readers at once, each one read after the other for so long, and one at least; `read` is given the reader's number.
+pub fn at_once(readers: usize, time: Duration, read: impl Fn(usize) -> Seen + Sync) -> Vec<Seen> {
     let (read, start) = (&read, &std::sync::Barrier::new(readers));
     std::thread::scope(|scope| {
         let all: Vec<_> = (0..readers)
             .map(|reader| {
                 scope.spawn(move || {
                     start.wait();
-                    (0..each).map(|n| read(reader * each + n)).collect::<Vec<_>>()
+                    let begun = Instant::now();
+                    let mut seen = vec![read(reader)];
+                    while begun.elapsed() < time {
+                        seen.push(read(reader));
+                    }
+                    seen
                 })
             })
             .collect();

@@ -18,6 +18,10 @@ const SOON: Duration = Duration::from_secs(120);
 const COLD: usize = 50;
 /// Readers at once where packets are lost.
 const READERS: usize = 200;
+/// Changes of a round, for each way to see them.
+const CHANGES: u32 = 11;
+/// How long these read what must be current.
+const LOAD: Duration = Duration::from_secs(5);
 
 /// What must be current.
 fn current(service: &str) -> String {
@@ -44,8 +48,9 @@ fn settle(subject: &Subject, service: &str) {
     let (http, dns) = ports(subject);
     let mut well = 0;
     wait(&format!("{} to answer well", subject.kind().name()), SOON, || {
-        let seen = subject
-            .within("dc1", || [by_http(http, &current(service)), by_http(http, &stale(service)), by_dns(dns, &domain(service))]);
+        let seen = subject.within("dc1", || {
+            [by_http(http, &current(service)), by_http(http, &stale(service)), by_dns(dns, &domain(service))]
+        });
         let good = seen.iter().all(|s| s.good && s.took < ONE_WAY * 8);
         well = if good { well + 1 } else { 0 };
         if well == 3 { Ok(()) } else { Err(format!("{seen:?}")) }
@@ -80,6 +85,13 @@ pub fn cold(subject: &Subject, round: usize, table: &mut Table) {
     ];
     for (by, seen) in answers {
         let times: Vec<f64> = seen.iter().map(Seen::ms).collect();
+        println!(
+            "  {} {by}: least {:.1}, quarter {:.1}, three quarters {:.1} ms",
+            subject.kind().name(),
+            percentile(&times, 0),
+            percentile(&times, 25),
+            percentile(&times, 75)
+        );
         for (percent, goal) in [(50, "2"), (99, "10")] {
             let name = format!("first remote query of a name, {by}, p{percent}");
             let figure = Figure { number: 7, name: &name, unit: "ms above round trip", goal };
@@ -98,10 +110,10 @@ pub fn loss(subject: &Subject, round: usize, table: &mut Table) {
         let lost = subject.pair.lost();
         subject.pair.lose(percent);
         let answers = subject.within("dc1", || {
-            let by_name = |n: usize| &names[n % READERS];
+            let by_name = |n: usize| &names[n];
             [
-                ("DNS, cold", reads::at_once(READERS, 1, |n| by_dns(dns, &domain(by_name(n))))),
-                ("HTTP, current", reads::at_once(READERS, 3, |n| by_http(http, &current(by_name(n))))),
+                ("DNS, cold", reads::at_once(READERS, Duration::ZERO, |n| by_dns(dns, &domain(by_name(n))))),
+                ("HTTP, current", reads::at_once(READERS, LOAD, |n| by_http(http, &current(by_name(n))))),
             ]
         });
         println!("  {} lost {} packets", subject.kind().name(), subject.pair.lost() - lost);
@@ -109,8 +121,10 @@ pub fn loss(subject: &Subject, round: usize, table: &mut Table) {
         for (by, seen) in answers {
             let times: Vec<f64> = seen.iter().map(Seen::ms).collect();
             let name = format!("{READERS} at once at {percent} % loss, {by}, p99");
-            let said = format!("p50 {:.2}", percentile(&times, 50) / RTT_MS);
-            let said = [said, tell("reads", &seen)].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", ");
+            let good = seen.iter().filter(|s| s.good).count();
+            let said = format!("p50 {:.2}, {good} answers", percentile(&times, 50) / RTT_MS);
+            let said =
+                [said, tell("reads", &seen)].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", ");
             let figure = Figure { number: 8, name: &name, unit: "RTT", goal };
             table.add(figure, subject.kind(), percentile(&times, 99) / RTT_MS, &said);
         }
@@ -126,10 +140,12 @@ pub fn change(subject: &Subject, table: &mut Table) {
             "Node": "ext-change", "Address": "10.9.0.3",
             "Service": {"ID": "change", "Service": "change", "Address": "10.9.0.4", "Port": port},
         });
-        harness::http::request(leader, "PUT", "/v1/catalog/register", body.to_string().as_bytes()).ok().map(|_| ()).unwrap();
+        harness::http::request(leader, "PUT", "/v1/catalog/register", body.to_string().as_bytes())
+            .ok()
+            .map(|_| ())
+            .unwrap();
     };
     let has = |answer: &harness::http::Answer, port: u32| answer.text().contains(&format!("\"Port\":{port}"));
-    let ports: Vec<u32> = (0..11).map(|n| 2000 + n).collect();
     subject.within("dc2", || write(1999));
     settle_on(subject, "change", 1999);
     let one_way = subject.round_trip() / 2.0;
@@ -158,12 +174,10 @@ pub fn change(subject: &Subject, table: &mut Table) {
         }
         None
     };
-    let kinds: [(&str, &(dyn Fn(u32) -> Option<Instant> + Sync)); 2] =
-        [("a waiting reader", &waiting), ("the agent's copy (`?cached`)", &copy)];
-    for (number, (who, reader)) in kinds.into_iter().enumerate() {
-        let offset = u32::try_from(number).unwrap_or_default() * 100;
+    for (who, from) in [("a waiting reader", 2000), ("the agent's copy (`?cached`)", 3000)] {
+        let reader = |port| if from == 2000 { waiting(port) } else { copy(port) };
         let mut times = Vec::new();
-        for port in ports.iter().map(|p| p + offset) {
+        for port in from..from + CHANGES {
             let seen = std::thread::scope(|scope| {
                 let reader = scope.spawn(|| subject.within("dc1", || reader(port)));
                 // So long that the reader has asked, and waits at the other end.
@@ -219,16 +233,22 @@ pub fn cut(subject: &Subject, table: &mut Table) {
 
     subject.pair.cut(true);
     let begun = Instant::now();
-    let seen = three(subject);
+    let (seen, known) = std::thread::scope(|scope| {
+        let known = scope.spawn(|| {
+            wait("dc1 to know", SOON, || if subject.knows_dead() { Ok(()) } else { Err("not yet".to_owned()) });
+            begun.elapsed()
+        });
+        (three(subject), known.join().unwrap())
+    });
     let deadline = "its deadline (HTTP client's, or 10 s)";
     show_three(table, kind, "at that moment", &seen, [deadline, "local speed, age shown", "local speed"]);
-    wait("dc1 to know", SOON, || if subject.knows_dead() { Ok(()) } else { Err("not yet".to_owned()) });
-    let figure = Figure { number: 20, name: "link cut until dc1's own list says so, at most", unit: "s", goal: "–" };
-    table.add(figure, kind, begun.elapsed().as_secs_f64(), "");
+    let figure = Figure { number: 20, name: "link cut until dc1's own list says so", unit: "s", goal: "–" };
+    table.add(figure, kind, known.as_secs_f64(), "");
     let seen = three(subject);
     show_three(table, kind, "known dead", &seen, ["5", "local speed, age shown", "local speed"]);
-    let long = begun.elapsed().as_secs();
-    let healed = heal(subject, Duration::ZERO);
+    let reads = Duration::from_secs(5);
+    let long = (begun.elapsed() + reads).as_secs();
+    let healed = heal(subject, reads);
     let figure = Figure { number: 21, name: "healed after it was known dead, first good answer", unit: "s", goal: "1" };
     table.add(figure, kind, healed, &format!("cut for {long} s"));
     settle(subject, "any");
@@ -245,17 +265,17 @@ pub fn cut(subject: &Subject, table: &mut Table) {
 fn heal(subject: &Subject, after: Duration) -> f64 {
     let (http, _) = ports(subject);
     let stop = AtomicBool::new(false);
-    let first = Mutex::new(None::<Instant>);
+    let first = Mutex::new(None::<(Instant, Duration)>);
     let path = current("any");
     let read = || {
         let seen = by_http(http, &path);
         if seen.good {
-            first.lock().unwrap().get_or_insert_with(Instant::now);
+            first.lock().unwrap().get_or_insert_with(|| (Instant::now(), seen.took));
         }
         seen
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| subject.within("dc1", || reads::steadily(Duration::from_millis(100), &stop, &read)));
+        scope.spawn(|| subject.within("dc1", || reads::steadily(Duration::from_millis(100), &stop, read)));
         pass(after);
         // What was on its way when the wire was cut does not count.
         *first.lock().unwrap() = None;
@@ -264,10 +284,11 @@ fn heal(subject: &Subject, after: Duration) -> f64 {
         let mut took = None;
         while took.is_none() && healed.elapsed() < SOON {
             pause();
-            took = first.lock().unwrap().map(|at| at.saturating_duration_since(healed).as_secs_f64());
+            took = first.lock().unwrap().map(|(at, read)| (at.saturating_duration_since(healed), read));
         }
+        println!("  {} healed: first good answer after, of a read that took: {took:?}", subject.kind().name());
         stop.store(true, Ordering::SeqCst);
-        took.unwrap_or(f64::NAN)
+        took.map_or(f64::NAN, |(took, _)| took.as_secs_f64())
     })
 }
 
@@ -296,7 +317,12 @@ pub fn gateway(subject: &mut Subject, table: &mut Table) {
         let times: Vec<f64> = seen.iter().filter(|(_, s)| s.good).map(|(_, s)| s.ms()).collect();
         let extra = (percentile(&times, 100) - percentile(&times, 50)) / RTT_MS;
         let bad: Vec<&Seen> = seen.iter().map(|(_, s)| s).filter(|s| !s.good).collect();
-        println!("  {} {victim} killed: {} of {} reads failed, worst extra {extra:.2} RTT", kind.name(), bad.len(), seen.len());
+        println!(
+            "  {} {victim} killed: {} of {} reads failed, worst extra {extra:.2} RTT",
+            kind.name(),
+            bad.len(),
+            seen.len()
+        );
         if let (true, Some(bad)) = (first.is_empty(), bad.first()) {
             first = format!("{} after {:.0} ms", bad.said, bad.ms());
         }
@@ -305,7 +331,8 @@ pub fn gateway(subject: &mut Subject, table: &mut Table) {
         settle(subject, "any");
     }
     let said = format!("of {reads}{}{first}", if first.is_empty() { "" } else { ": " });
-    let figure = Figure { number: 22, name: "gateway killed (Consul: a server of dc2): reads failed", unit: "reads", goal: "0" };
+    let figure =
+        Figure { number: 22, name: "gateway killed (Consul: a server of dc2): reads failed", unit: "reads", goal: "0" };
     table.add(figure, kind, failed as f64, &said);
     let figure = Figure { number: 22, name: "the same: the worst good read above p50", unit: "RTT", goal: "2" };
     table.add(figure, kind, worst, "");

@@ -59,8 +59,10 @@ impl Subject {
                 let mut config = read_config(federation.node(&format!("{dc}-gateway")));
                 config["node_name"] = json!(node.name);
                 config["data_dir"] = json!(node.dir.join("data"));
-                config["ports"] = json!({"serf_lan": node.serf, "http": node.http, "dns": node.dns, "server": node.rpc});
-                config["retry_join"] = json!([format!("127.0.0.1:{}", federation.node(&format!("{dc}-server-1")).serf)]);
+                config["ports"] =
+                    json!({"serf_lan": node.serf, "http": node.http, "dns": node.dns, "server": node.rpc});
+                config["retry_join"] =
+                    json!([format!("127.0.0.1:{}", federation.node(&format!("{dc}-server-1")).serf)]);
                 config["gateway"]["lan_port"] = json!(node.lan);
                 node.write_config(&config);
                 federation.nodes.push(node);
@@ -101,10 +103,8 @@ impl Subject {
             });
             if node.part == Part::Server {
                 let other = Pair::ADDRESSES[1 - side(&node.dc)];
-                let wan: Vec<String> = among(false)
-                    .filter(|n| n.part == Part::Server)
-                    .map(|n| format!("{other}:{}", n.wan))
-                    .collect();
+                let wan: Vec<String> =
+                    among(false).filter(|n| n.part == Part::Server).map(|n| format!("{other}:{}", n.wan)).collect();
                 config["server"] = json!(true);
                 config["bootstrap_expect"] =
                     json!(nodes.iter().filter(|n| n.dc == node.dc && n.part == Part::Server).count());
@@ -231,25 +231,22 @@ impl Subject {
     /// Registers services of one instance in dc2.
     pub fn fill(&self, names: &[String]) {
         let server = self.node("dc2-server-1");
-        let register = |name: &str, node_too: bool| {
+        let register = &|name: &str, node_too: bool| {
             let check = format!("c-{name}");
             let body = json!({
                 "Node": "ext", "Address": "10.9.0.1", "SkipNodeUpdate": !node_too,
                 "Service": {"ID": name, "Service": name, "Address": "10.9.0.2", "Port": 80},
                 "Check": {"Node": "ext", "CheckID": check, "Name": "c", "Status": "passing", "ServiceID": name},
             });
-            wait("a registration", SOON, || {
-                server.put("/v1/catalog/register", &body.to_string()).ok().map(|_| ())
-            });
+            wait("a registration", SOON, || server.put("/v1/catalog/register", &body.to_string()).ok().map(|_| ()));
         };
         self.within("dc2", || {
             register(&names[0], true);
-            reads::at_once(8, names.len().div_ceil(8), |n| {
-                if let Some(name) = names.get(n) {
-                    register(name, false);
+            std::thread::scope(|scope| {
+                for part in names.chunks(names.len().div_ceil(8)) {
+                    scope.spawn(move || part.iter().for_each(|name| register(name, false)));
                 }
-                reads::Seen { took: Duration::ZERO, good: true, said: String::new() }
-            })
+            });
         });
     }
 

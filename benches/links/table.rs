@@ -47,11 +47,13 @@ impl Table {
 
     /// As Markdown.
     pub fn print(&self) {
-        println!("\n| row | figure | unit | causeway | consul | causeway / consul | goal |\n|---|---|---|---|---|---|---|");
+        println!(
+            "\n| row | figure | unit | causeway | consul | causeway / consul | goal |\n|---|---|---|---|---|---|---|"
+        );
         for key in &self.order {
             let row = &self.rows[key];
             let name = key.split_once(' ').map_or("", |(_, name)| name);
-            let of = |kind| row.values.get(&kind).and_then(|values| median(values));
+            let of = |kind| row.values.get(&kind).and_then(median);
             let text = |found: &Option<(f64, String)>| match found {
                 None => "–".to_owned(),
                 Some((value, said)) if said.is_empty() => number(*value),
@@ -60,7 +62,9 @@ impl Table {
             let (ours, theirs) = (of(Kind::Causeway), of(Kind::Consul));
             let ratio = match (&ours, &theirs) {
                 (Some((a, _)), Some((b, _))) if *a > 0.0 && *b > 0.0 => {
-                    format!("{:.2}x{}", a / b, if a > b { " (slower)" } else { "" })
+                    let ratio = a / b;
+                    let shown = if ratio < 0.01 { "< 0.01".to_owned() } else { format!("{ratio:.2}") };
+                    format!("{shown}x{}", if a > b { " (more)" } else { "" })
                 }
                 _ => "–".to_owned(),
             };

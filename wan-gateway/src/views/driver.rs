@@ -162,7 +162,11 @@ impl Hub {
             let follow = follow(Arc::clone(inner), key, Arc::clone(&seat.shared), head.clone(), ask);
             inner.tasks.spawn(follow);
         } else {
-            tracing::debug!(datacenter = key.datacenter, trace = meta.trace.map(tracing::field::display), "this view is followed already");
+            tracing::debug!(
+                datacenter = key.datacenter,
+                trace = meta.trace.map(tracing::field::display),
+                "this view is followed already"
+            );
         }
         let mut told = seat.shared.head.subscribe();
         let headers = match told.wait_for(Option::is_some).await {
