@@ -3,7 +3,8 @@
 //! cut. There is no NAT, which Consul could not pass: its servers must reach each other at every address and port.
 //!
 //! `CONSUL_BIN=/path/to/consul cargo bench --bench links [-- ROW ...]`; rows: cold loss change cut gateway. Needs root, `ip` and `nft`,
-//! and says so and measures nothing elsewhere. `ROUNDS=3` sets the repeats (medians are printed).
+//! and says so and measures nothing elsewhere. `ROUNDS=3` sets the repeats (medians are printed); `LONG_CUT=600` adds a
+//! cut of so many seconds to each round.
 #![allow(clippy::disallowed_methods, reason = "a benchmark touches the world")]
 #![allow(unreachable_pub, reason = "a benchmark is a crate of its own")]
 

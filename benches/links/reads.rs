@@ -34,7 +34,9 @@ pub fn by_http(port: u16, path: &str) -> Seen {
     let answer = http::request(port, "GET", path, b"");
     let took = begun.elapsed();
     let text = answer.text();
+    let good = answer.code == 200 && text.contains("\"Service\"");
     let said = match answer.code {
+        200 if !good => "200 without it".to_owned(),
         0 => unanswered(took, &text),
         200 => "200".to_owned(),
         code => format!("{code} {}", text.chars().take(120).collect::<String>().trim().replace('|', "/")),
@@ -45,7 +47,7 @@ pub fn by_http(port: u16, path: &str) -> Seen {
         (None, Some(reason)) => format!("{said}, {reason}"),
         (None, None) => said,
     };
-    Seen { took, good: answer.code == 200 && text.contains("\"Service\""), said }
+    Seen { took, good, said }
 }
 
 /// A read of a service by DNS.

@@ -253,11 +253,14 @@ pub fn cut(subject: &Subject, table: &mut Table) {
     table.add(figure, kind, healed, &format!("cut for {long} s"));
     settle(subject, "any");
 
-    subject.pair.cut(true);
-    let healed = heal(subject, Duration::from_secs(5));
-    let figure = Figure { number: 21, name: "healed after 5 s, first good answer", unit: "s", goal: "1" };
-    table.add(figure, kind, healed, "");
-    settle(subject, "any");
+    let long = std::env::var("LONG_CUT").ok().and_then(|s| s.parse().ok());
+    for seconds in [Some(5), long].into_iter().flatten() {
+        subject.pair.cut(true);
+        let healed = heal(subject, Duration::from_secs(seconds));
+        let name = format!("healed after {seconds} s, first good answer");
+        table.add(Figure { number: 21, name: &name, unit: "s", goal: "1" }, kind, healed, "");
+        settle(subject, "any");
+    }
     subject.await_links();
 }
 
