@@ -31,13 +31,18 @@ impl Reply {
 
 /// Asks once; an error after 5 s of silence.
 pub fn query(port: u16, name: &str, kind: RecordType) -> Result<Reply, String> {
+    query_within(port, name, kind, Duration::from_secs(5))
+}
+
+/// The same, with so much patience.
+pub fn query_within(port: u16, name: &str, kind: RecordType, patience: Duration) -> Result<Reply, String> {
     let fail = |e: &dyn std::fmt::Display| e.to_string();
     let id = std::process::id() as u16 ^ port;
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_str(name).map_err(|e| fail(&e))?, kind));
     let socket = UdpSocket::bind(("127.0.0.1", 0)).map_err(|e| fail(&e))?;
-    socket.set_read_timeout(Some(Duration::from_secs(5))).map_err(|e| fail(&e))?;
+    socket.set_read_timeout(Some(patience)).map_err(|e| fail(&e))?;
     socket.connect(("127.0.0.1", port)).map_err(|e| fail(&e))?;
     socket.send(&message.to_vec().map_err(|e| fail(&e))?).map_err(|e| fail(&e))?;
     let mut buffer = [0u8; 65_535];

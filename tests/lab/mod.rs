@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -315,10 +315,50 @@ impl Lab {
     }
 }
 
+/// Two sites with one wire between them and nothing else: no NAT, no firewall.
+pub struct Pair {
+    pub sites: [Space; 2],
+    wire: Wire,
+}
+
+impl Pair {
+    /// The sites' addresses to each other.
+    pub const ADDRESSES: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
+
+    pub fn new(name: &str, one_way: Duration) -> Self {
+        let sites = [1, 2].map(|n| Space::new(&format!("{name}{n}")));
+        let [a, b] = Self::ADDRESSES.map(|addr| format!("{addr}/24"));
+        let wire = Wire::between(&sites[0], "wan", &a, &sites[1], "wan", &b, one_way);
+        // One packet each, so that what is lost is a packet and not a train of them.
+        for site in &sites {
+            site.ip("link set wan gso_max_segs 1");
+        }
+        Self { sites, wire }
+    }
+
+    /// So many of a hundred packets of IP are lost, each way, by chance.
+    pub fn lose(&self, percent: u32) {
+        self.wire.loss.store(percent, Ordering::SeqCst);
+    }
+
+    /// Nothing passes any more, and nobody says so; or all passes again.
+    pub fn cut(&self, cut: bool) {
+        self.lose(if cut { 100 } else { 0 });
+    }
+
+    /// Packets of IP that were lost so far, both ways.
+    pub fn lost(&self) -> u32 {
+        self.wire.lost.load(Ordering::SeqCst)
+    }
+}
+
 /// A link of two namespaces through this process, which holds every packet for a while: the kernels that have no netem have VXLAN,
 /// which puts packets into UDP, and UDP anyone can pass on.
 struct Wire {
     stop: Arc<AtomicBool>,
+    /// Percent.
+    loss: Arc<AtomicU32>,
+    lost: Arc<AtomicU32>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -341,20 +381,33 @@ impl Wire {
             Arc::new(socket)
         };
         let (a, b) = (end(a, dev_a, addr_a), end(b, dev_b, addr_b));
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = [(&a, &b), (&b, &a)].map(|(from, to)| lane(from, to, one_way, &stop));
-        Self { stop, threads: threads.into_iter().flatten().collect() }
+        let (stop, loss, lost) = (Arc::default(), Arc::default(), Arc::default());
+        let threads = [(&a, &b), (&b, &a)].map(|(from, to)| lane(from, to, one_way, &stop, &loss, &lost));
+        Self { stop, loss, lost, threads: threads.into_iter().flatten().collect() }
     }
 }
 
 /// One direction: packets leave in their order, each so long after it came.
-fn lane(from: &Arc<UdpSocket>, to: &Arc<UdpSocket>, delay: Duration, stop: &Arc<AtomicBool>) -> [JoinHandle<()>; 2] {
+fn lane(
+    from: &Arc<UdpSocket>,
+    to: &Arc<UdpSocket>,
+    delay: Duration,
+    stop: &Arc<AtomicBool>,
+    loss: &Arc<AtomicU32>,
+    lost: &Arc<AtomicU32>,
+) -> [JoinHandle<()>; 2] {
     let (from, to, stopped, stop) = (Arc::clone(from), Arc::clone(to), Arc::clone(stop), Arc::clone(stop));
+    let (loss, lost) = (Arc::clone(loss), Arc::clone(lost));
     let (queue, waiting) = mpsc::sync_channel::<(Instant, Vec<u8>)>(16_384);
     let read = std::thread::spawn(move || {
         let mut buffer = vec![0; 65_536];
         while !stopped.load(Ordering::SeqCst) {
             let Ok(len) = from.recv(&mut buffer) else { continue };
+            // Behind the header of VXLAN and two addresses of Ethernet; ARP is not of the way that is to be lossy.
+            if buffer[20..22] == [8, 0] && rand::random_range(0..100) < loss.load(Ordering::Relaxed) {
+                lost.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             // A full queue loses what comes, as queues do.
             let _ = queue.try_send((Instant::now() + delay, buffer[..len].to_vec()));
         }
