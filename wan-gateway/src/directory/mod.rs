@@ -223,16 +223,26 @@ impl Directory {
     /// Gateways of other sites that can be dialled, with their addresses: as each says of itself, and where it says nothing yet as
     /// another gateway of its site says.
     pub fn dialable(&self) -> impl Iterator<Item = (&str, &str, &[String])> {
+        let all = || self.others().flat_map(|site| site.gateways.iter().map(move |gateway| (site, gateway)));
         let mut found: BTreeMap<(&str, &str), &[String]> = BTreeMap::new();
-        let others = self.records.values().map(|r| &r.site).filter(|s| s.datacenter != self.own.datacenter);
-        for (site, gateway) in others.filter(|s| !s.left).flat_map(|s| s.gateways.iter().map(move |g| (s, g))) {
-            let known = self.records.get(&(site.datacenter.clone(), gateway.name.clone()));
-            if gateway.name == site.gateway || known.is_none() {
-                found.insert((&site.datacenter, &gateway.name), &gateway.addresses);
-            }
+        for (site, gateway) in all().filter(|(site, gateway)| gateway.name != site.gateway) {
+            found.insert((&site.datacenter, &gateway.name), &gateway.addresses);
+        }
+        for (site, gateway) in all().filter(|(site, gateway)| gateway.name == site.gateway) {
+            found.insert((&site.datacenter, &gateway.name), &gateway.addresses);
         }
         let some = found.into_iter().filter(|(_, addresses)| !addresses.is_empty());
         some.map(|((datacenter, gateway), addresses)| (datacenter, gateway, addresses))
+    }
+
+    /// Whether a gateway of this datacenter can be dialled.
+    pub fn can_dial(&self, datacenter: &str) -> bool {
+        self.others().filter(|s| s.datacenter == datacenter).any(|s| s.gateways.iter().any(|g| !g.addresses.is_empty()))
+    }
+
+    /// What gateways of other sites say that did not leave.
+    fn others(&self) -> impl Iterator<Item = &Site> {
+        self.records.values().map(|r| &r.site).filter(|s| s.datacenter != self.own.datacenter && !s.left)
     }
 
     /// Whether a datacenter is known.

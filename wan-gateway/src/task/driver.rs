@@ -56,6 +56,8 @@ const REVIEW: Duration = Duration::from_secs(3);
 const QUESTIONS: usize = 64;
 /// News is gathered for so long before it is sent on and shown: when many sites come at once, each need not tell of each.
 const GATHER: Duration = Duration::from_millis(20);
+/// The sites are shown anew at most this often.
+const SHOW: Duration = Duration::from_millis(100);
 /// Ways are weighed anew at most this often because a round trip changed.
 const WEIGH: Duration = Duration::from_millis(200);
 /// Notes taken up before effects are done.
@@ -141,6 +143,9 @@ pub(crate) struct Brain {
     farewells: Vec<JoinHandle<()>>,
     stopping: bool,
     changed: bool,
+    /// Whether something changed since the sites were shown, and when that was.
+    unshown: bool,
+    shown_at: Instant,
     /// When ways were weighed anew for a round trip that had changed.
     weighed: Instant,
     /// When the table of routes was made last.
@@ -199,6 +204,8 @@ impl Brain {
             farewells: Vec::new(),
             stopping: false,
             changed: true,
+            unshown: true,
+            shown_at: now,
             weighed: now,
             published: now,
             news: BTreeMap::new(),
@@ -270,6 +277,9 @@ impl Brain {
         }
         if self.changed {
             wake = wake.min(self.published + GATHER);
+        }
+        if self.unshown {
+            wake = wake.min(self.shown_at + SHOW);
         }
         if let Some(due) = self.news_at {
             wake = wake.min(due);
@@ -865,6 +875,9 @@ impl Brain {
         if self.changed && now >= self.published + GATHER {
             self.publish(now);
         }
+        if self.unshown && now >= self.shown_at + SHOW {
+            self.show(now);
+        }
         if self.save_at.is_some_and(|at| now >= at) {
             self.save(now);
         }
@@ -965,7 +978,6 @@ impl Brain {
         let own = self.parts.config.datacenter.clone();
         let removed = self.parts.removed.load_full();
         let ways = self.ways(now);
-        let table = &ways.table;
         let up: Vec<Arc<Link>> =
             self.links.up().filter_map(|(id, ..)| self.held.get(&id).map(|h| Arc::clone(&h.link))).collect();
         let mut known = self.directory.datacenters();
@@ -988,7 +1000,23 @@ impl Brain {
         let mut routes = routes::build(sources, &mut self.permits);
         routes.mark_cut(&self.parts.routes.load(), now);
         self.parts.routes.swap(Arc::new(routes)).retire();
+        self.unshown = true;
+        if now >= self.shown_at + SHOW {
+            self.show(now);
+        }
+    }
 
+    /// What the sites look like, for people and for whoever chooses among them: less often than the table that calls need.
+    fn show(&mut self, now: Instant) {
+        (self.unshown, self.shown_at) = (false, now);
+        let own = self.parts.config.datacenter.clone();
+        let removed = self.parts.removed.load_full();
+        let ways = self.ways(now);
+        let table = &ways.table;
+        let up: Vec<Arc<Link>> =
+            self.links.up().filter_map(|(id, ..)| self.held.get(&id).map(|h| Arc::clone(&h.link))).collect();
+        let mut known = self.directory.datacenters();
+        known.retain(|dc, _| !removed.contains(*dc));
         let mut grouped: BTreeMap<&str, Vec<(ConnId, &Held)>> = BTreeMap::new();
         for (id, held) in &self.held {
             grouped.entry(&held.link.datacenter).or_default().push((*id, held));
@@ -1020,9 +1048,9 @@ impl Brain {
             view.last_error.clear();
         }
         // Linked when it is asked for.
-        for (dc, _) in promising.iter().filter(|(_, sound)| **sound) {
+        for (dc, _) in self.relays.promising(now).filter(|(_, sound)| *sound) {
             let Some(way) = table.get(dc).and_then(|ways| ways.first()) else { continue };
-            let view = views.entry(dc.clone()).or_default();
+            let view = views.entry(dc.to_owned()).or_default();
             if !view.up {
                 (view.up, view.rtt, view.path) = (true, way.cost, format!("relay via {}, when asked for", way.via));
                 view.last_error.clear();
@@ -1097,7 +1125,7 @@ impl Brain {
             links,
             ways: ways.map(|way| (way, error(&way.via))).collect(),
             neighbours: neighbours.iter().map(String::as_str).filter(|n| *n != datacenter).collect(),
-            dialable: self.directory.dialable().any(|(dc, ..)| dc == datacenter),
+            dialable: self.directory.can_dial(datacenter),
             direct_error: self.links.last_error(datacenter),
         })
     }
