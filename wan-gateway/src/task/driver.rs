@@ -946,6 +946,8 @@ impl Brain {
         if linked {
             self.ways = None;
             self.publish(now);
+            // A link that came or went is shown at once.
+            self.show(now);
             self.speak_of_ourselves();
         }
         for (id, state) in after {
