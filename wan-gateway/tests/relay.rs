@@ -76,11 +76,13 @@ async fn two_spokes_are_linked_through_their_hub() {
     // Who asks is known by its own certificate, not by that of the one in the middle.
     assert!(gateway_of(&three.toy, "dc1") && gateway_of(&one.toy, "dc3"));
     assert_eq!(two.toy.begun.load(Ordering::SeqCst), 0, "the hub's servers see none of it");
-    // A relayed link is told to nobody as an edge.
+    // A relayed link is told to nobody as an edge. That there are links at all is news on its way.
     for site in [&one, &two, &three] {
         for dc in ["dc1", "dc3"] {
-            let neighbours = status(site, dc).site.unwrap_or_default().neighbours;
-            assert_eq!(neighbours, ["dc2"], "{dc} seen from {}", site.plan.config.datacenter);
+            let neighbours = || status(site, dc).site.unwrap_or_default().neighbours;
+            let what = format!("neighbours of {dc} seen from {}", site.plan.config.datacenter);
+            until(&what, SOON, || !neighbours().is_empty()).await;
+            assert_eq!(neighbours(), ["dc2"], "{what}");
         }
     }
     let why = status(&one, "dc3").candidates;

@@ -214,6 +214,45 @@ async fn a_slow_subscriber_costs_nothing_and_misses_nothing() {
     until("one stream", SOON, || pair.names.open.load(Ordering::SeqCst) == 1).await;
 }
 
+/// A gateway that is stopped says so first: its views move to another gateway of the site, and nobody need notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_moves_before_its_gateway_stops() {
+    let federation = Federation::new(&["dc1", "dc2"]);
+    let names = Names { count: Arc::new(watch::Sender::new(3)), opened: Arc::default(), open: Arc::default(), padding: 0 };
+    let start = async |plan: Plan, servers: Door| {
+        let world = World { material: plan.material, servers, members: watch::channel(Members::default()).1 };
+        Gateway::start(plan.config, world, CancellationToken::new()).await.unwrap()
+    };
+    let far = |name: &'static str| federation.site("dc2").with(move |c| c.node_name = name.to_owned());
+    let door = || Door::new(ViewsServer::new(names.clone()));
+    let one = start(far("one"), door()).await;
+    let near = federation.site("dc1").dials(&[one.local_addr()]);
+    let near = start(near, Door::closed(Status::unimplemented("nobody asks dc1"))).await;
+    let gateways = || {
+        let sites = near.sites().borrow().clone();
+        let site = sites.iter().find(|s| s.site.as_ref().is_some_and(|s| s.datacenter == "dc2")).cloned();
+        let up = site.unwrap_or_default().links.into_iter().filter(|l| l.state == "up");
+        up.map(|l| l.gateway).collect::<BTreeSet<String>>()
+    };
+    until("a link to one", SOON, || gateways().contains("one")).await;
+    let meta = Meta { datacenter: Some("dc2".into()), ..Meta::default() };
+    let ask = SubscribeRequest { kind: TopicKind::ServiceNames.into(), key: String::new() };
+    let stream = ViewsClient::new(near.door()).subscribe(meta.request(ask)).await.unwrap().into_inner();
+    let mut view = View { stream, seen: BTreeSet::new(), resets: 0 };
+    view.until(3).await;
+    let two = start(far("two").dials(&[near.local_addr()]), door()).await;
+    until("a link to two", SOON, || gateways().contains("two")).await;
+    let begun = Instant::now();
+    one.stop().await;
+    let took = begun.elapsed();
+    assert_eq!(names.opened.load(Ordering::SeqCst), 2, "the view is open at the other gateway already");
+    names.count.send_modify(|n| *n += 1);
+    view.until(4).await;
+    println!("a gateway that carried a view stopped within {took:?}");
+    assert!(took < Duration::from_secs(2), "it waited for the view: {took:?}");
+    drop((view, two));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_link_ends_views_and_refuses_at_once() {
     let mut pair = pair(0).await;

@@ -44,6 +44,10 @@ const HEDGE: Duration = Duration::from_millis(40);
 /// Bytes of an answer up to which it is awaited whole.
 const WHOLE: usize = 256 << 10;
 
+/// Of the link that an answer comes over; an extension of the answer. Who reads it for long goes to another link once this one drains.
+#[derive(Clone)]
+pub(crate) struct Over(pub(crate) watch::Receiver<State>);
+
 /// Why there is no answer from this link.
 enum Failure {
     /// Nothing was sent on this link: any call may be made again, with this rest of its body.
@@ -457,6 +461,7 @@ impl Answer {
     fn into_response(mut self) -> Response {
         let (status, headers) = self.head.take().unwrap_or_default();
         let over = self.stage == Stage::Over;
+        let link = Over(self.state.clone());
         let stream = futures::stream::unfold(Some(self), |answer| async move {
             let answer = answer?;
             let (frame, answer) = Box::pin(answer.next_frame()).await?;
@@ -468,6 +473,7 @@ impl Answer {
         let mut response = http::Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
+        response.extensions_mut().insert(link);
         response
     }
 }

@@ -82,6 +82,8 @@ pub(crate) struct Link {
     pub(crate) busy: AtomicUsize,
     /// Calls of ours in all.
     pub(crate) calls: AtomicU64,
+    /// Calls of theirs under way on it.
+    pub(crate) serving: AtomicUsize,
     /// Their clock minus ours, milliseconds; the least number: not known.
     skew_ms: AtomicI64,
     /// Its progress when it was last looked at.
@@ -107,6 +109,7 @@ impl Link {
             conn,
             busy: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
+            serving: AtomicUsize::new(0),
             skew_ms: AtomicI64::new(i64::MIN),
             acks: AtomicU64::new(0),
             asked_us: AtomicU64::new(0),
@@ -426,12 +429,32 @@ pub(crate) async fn run(link: Arc<Link>, desk: Desk, notes: mpsc::Sender<Note>, 
     let _ = notes.send(Note::Closed(link.id, error)).await;
 }
 
-async fn calls(link: &Link, desk: &Desk, tasks: &TaskTracker) -> Closed {
+/// Counts a call of the other end for as long as it is served.
+struct Serving(Arc<Link>);
+
+impl Serving {
+    fn new(link: &Arc<Link>) -> Self {
+        link.serving.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(link))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.serving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn calls(link: &Arc<Link>, desk: &Desk, tasks: &TaskTracker) -> Closed {
     loop {
         match link.conn.accept_bi().await {
             Ok((send, recv)) => {
+                let (serving, desk) = (Serving::new(link), desk.clone());
                 // Bounded by the streams that we allow the other end; ends with the connection.
-                tasks.spawn(serve(desk.clone(), send, recv));
+                tasks.spawn(async move {
+                    let _serving = serving;
+                    serve(desk, send, recv).await;
+                });
             }
             Err(error) => return error,
         }

@@ -179,6 +179,11 @@ pub enum Event {
         /// The connection.
         conn: ConnId,
     },
+    /// A connection that drains carries nothing any more, either way.
+    Drained {
+        /// The connection.
+        conn: ConnId,
+    },
     /// Time has passed.
     Tick,
 }
@@ -391,6 +396,11 @@ impl Links {
             Event::Drain { conn } => {
                 if self.conns.get(&conn).is_some_and(|c| c.state != State::Draining) {
                     self.turn(now, conn, State::Draining);
+                }
+            }
+            Event::Drained { conn } => {
+                if self.state(conn) == State::Draining {
+                    self.drop_conn(conn, CloseCode::Superseded);
                 }
             }
             Event::Closed { conn, end, why } => self.closed(now, conn, end, why),

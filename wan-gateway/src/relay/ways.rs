@@ -2,7 +2,8 @@
 //!
 //! A machine: [`Relays::look`] is shown the links there are and the ways there would be, and says what to dial and what to give up.
 //! One relayed link to a site is enough. The end with the lesser name dials it; the other end does so only when that does not come
-//! about. It is dialled anew, over another way, at once when its way breaks, and when another way is cheaper by a margin; such
+//! about. Where both did, the end with the lesser name says which one stays: were each to judge by what it measures, both might go, or
+//! neither. It is dialled anew, over another way, at once when its way breaks, and when another way is cheaper by a margin; such
 //! changes of mind become rarer the more of them there were. A direct link that lasts ends it.
 //!
 //! Few sites are linked ahead of need. Where there are more than [`READY`], as between the spokes of a large hub, a link is made when a
@@ -31,8 +32,8 @@ const SLACK: Duration = Duration::from_secs(1);
 /// Between two changes of mind; doubles up to [`HOLD_MAX`], and begins anew after as long a rest.
 const HOLD_MIN: Duration = Duration::from_secs(2);
 const HOLD_MAX: Duration = Duration::from_secs(60);
-/// Of two links, both dialled, one is given up when both have been there for so long.
-const SETTLED: Duration = Duration::from_secs(2);
+/// Of two links one is given up when both have worked for so long.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Up to so many sites are linked through others ahead of need.
 pub const READY: usize = 16;
 /// Beyond them, a link that carries nothing for so long is given up.
@@ -59,6 +60,8 @@ pub struct Relay {
     pub rtt: Option<Duration>,
     /// Since when it carried no call.
     pub idle: Duration,
+    /// Links that it was made of when we dialled it; `None`: the other end did.
+    pub hops: Option<u32>,
 }
 
 /// What is to be done.
@@ -88,6 +91,7 @@ pub fn cheaper(new: Duration, old: Duration) -> bool {
 struct Attempt {
     number: u64,
     via: String,
+    hops: u32,
     until: Instant,
 }
 
@@ -167,7 +171,9 @@ impl Relays {
             aim.relayed = table.get(target).is_some_and(far);
             let all = table.get(target).map_or(&[][..], Vec::as_slice);
             let ways: Vec<&Way> = all.iter().filter(|w| w.hops > 1).collect();
-            let mine: Vec<&Relay> = links.iter().filter(|l| l.datacenter == *target).collect();
+            // Those that were given up are nobody's concern.
+            let given_up = |l: &Relay| matches!(l.state, State::Draining | State::Closed);
+            let mine: Vec<&Relay> = links.iter().filter(|l| l.datacenter == *target && !given_up(l)).collect();
             let up: Vec<&Relay> = mine.iter().filter(|l| l.state == State::Up).copied().collect();
             if all.iter().any(|w| w.hops == 1) {
                 // Direct is better, if it lasts.
@@ -199,14 +205,15 @@ impl Relays {
             // Who is asked for it does not wait for the other end, which may not want it.
             aim.broke |= !ahead && asked;
             let wanted = wanted(now, aim, lesser, &ways, &up, mine.iter().any(|l| l.ours));
-            // One that is being set up is waited for, unless its neighbour is gone.
-            let coming =
-                mine.iter().any(|l| l.ours && l.state == State::Greeting && ways.iter().any(|w| w.via == l.via));
+            // One that is being set up is waited for, unless its neighbour is gone. The other end's is waited for by one end only.
+            let coming = mine.iter().any(|l| {
+                l.state == State::Greeting && (l.ours || !lesser) && ways.iter().any(|w| w.via == l.via)
+            });
             if let (Some(way), None, false) = (wanted, &aim.attempt, coming) {
                 self.attempts += 1;
                 let deadline = DEADLINE + way.cost * 4;
-                aim.attempt =
-                    Some(Attempt { number: self.attempts, via: way.via.clone(), until: now + deadline + SLACK });
+                let (number, until) = (self.attempts, now + deadline + SLACK);
+                aim.attempt = Some(Attempt { number, via: way.via.clone(), hops: way.hops, until });
                 let (target, via) = (target.clone(), way.via.clone());
                 todo.push(Do::Dial { target, via, attempt: self.attempts, deadline });
             }
@@ -214,7 +221,9 @@ impl Relays {
                 aim.double = None;
             } else if now.saturating_duration_since(*aim.double.get_or_insert(now)) >= SETTLED {
                 aim.double = None;
-                todo.extend(surplus(lesser, &ways, &up).map(Do::Retire));
+                if lesser {
+                    todo.extend(surplus(&ways, &up).map(Do::Retire));
+                }
             }
         }
         todo
@@ -242,13 +251,13 @@ impl Relays {
         }
     }
 
-    /// A dial brought a connection, which is shown to [`Relays::look`] from now on.
-    pub fn connected(&mut self, target: &str, attempt: u64) {
-        if let Some(aim) = self.aims.get_mut(target)
-            && let Some(a) = aim.attempt.take_if(|a| a.number == attempt)
-        {
-            aim.avoid.remove(&a.via);
-        }
+    /// A dial brought a connection, which is shown to [`Relays::look`] from now on. Gives the links that its way is made of, where
+    /// that is still known.
+    pub fn connected(&mut self, target: &str, attempt: u64) -> Option<u32> {
+        let aim = self.aims.get_mut(target)?;
+        let made = aim.attempt.take_if(|a| a.number == attempt)?;
+        aim.avoid.remove(&made.via);
+        Some(made.hops)
     }
 
     /// Why the last dial through a neighbour failed, for as long as it is avoided.
@@ -304,30 +313,25 @@ fn wanted<'a>(
     if !lesser || !cheaper(best.cost, current) || now < aim.hold {
         return None;
     }
+    // A link of two hops is as short as its neighbour makes it: what it seems to take more is the work at its ends.
+    if sound.iter().any(|l| l.via == best.via && l.hops == Some(2)) {
+        return None;
+    }
     let rest = now.saturating_duration_since(aim.hold);
     aim.pause = if rest > HOLD_MAX { HOLD_MIN } else { (aim.pause * 2).min(HOLD_MAX) };
     aim.hold = now + aim.pause;
     Some(best)
 }
 
-/// Of several links that work, those of ours that are not needed. Both ends decide alike, by names, so that not both give up theirs.
-fn surplus<'a>(lesser: bool, ways: &'a [&'a Way], up: &'a [&'a Relay]) -> impl Iterator<Item = ConnId> + 'a {
-    let sound = |l: &Relay| ways.iter().any(|w| w.via == l.via);
-    up.iter()
-        .filter(|l| l.ours)
-        .filter(move |mine| {
-            up.iter().filter(|other| other.conn != mine.conn && sound(other)).any(|other| match (mine.rtt, other.rtt) {
-                _ if !sound(mine) => true,
-                // What was dialled last was dialled for a reason.
-                _ if other.ours => other.conn > mine.conn,
-                // The same way: what they seem to take is chance.
-                _ if other.via == mine.via => !lesser,
-                (Some(rtt), Some(theirs)) if lesser => cheaper(theirs, rtt),
-                (Some(rtt), Some(theirs)) => rtt + Duration::from_millis(5) >= theirs - theirs / 10,
-                _ => false,
-            })
-        })
-        .map(|l| l.conn)
+/// Of several links that work, all but one: the oldest of those that have their way still and are about as near as the nearest.
+fn surplus<'a>(ways: &[&Way], up: &'a [&'a Relay]) -> impl Iterator<Item = ConnId> + 'a {
+    let sound = |l: &&&Relay| ways.iter().any(|w| w.via == l.via);
+    let rtt = |l: &Relay| l.rtt.unwrap_or(Duration::MAX);
+    let any_sound = up.iter().any(|l| sound(&l));
+    let fit: Vec<&&Relay> = up.iter().filter(|l| sound(l) || !any_sound).collect();
+    let nearest = fit.iter().map(|l| rtt(l)).min().unwrap_or_default();
+    let stays = fit.iter().filter(|l| rtt(l) == nearest || !cheaper(nearest, rtt(l))).map(|l| l.conn).min();
+    up.iter().map(|l| l.conn).filter(move |conn| Some(*conn) != stays)
 }
 
 fn fail(aim: &mut Aim, now: Instant, attempt: u64, why: String, rng: &mut StdRng) {
@@ -365,7 +369,8 @@ mod tests {
 
     fn relay(conn: ConnId, via: &str, ours: bool, rtt: u64) -> Relay {
         let rtt = Some(ms(rtt));
-        Relay { conn, datacenter: "m".into(), via: via.into(), ours, state: State::Up, rtt, idle: ms(0) }
+        let hops = ours.then_some(3);
+        Relay { conn, datacenter: "m".into(), via: via.into(), ours, state: State::Up, rtt, idle: ms(0), hops }
     }
 
     fn dials(todo: &[Do]) -> Vec<&str> {
@@ -418,6 +423,8 @@ mod tests {
         assert_eq!(a.look(now, &both, &[relay(1, "b", true, 22)]), []);
         let near = table(&[("b", 20, 2), ("c", 33, 2)]);
         assert_eq!(a.look(now, &near, &[relay(1, "c", true, 33)]), [], "within the margin");
+        let direct = Relay { hops: Some(2), ..relay(1, "b", true, 500) };
+        assert_eq!(a.look(now, &table(&[("b", 20, 2), ("c", 490, 2)]), &[direct]), [], "b has no other way");
         assert_eq!(dials(&a.look(now, &both, &[relay(1, "b", true, 500)])), ["b"], "it may go another way behind b");
         let mut a = relays("a");
         assert_eq!(dials(&a.look(now, &table(&[("c", 40, 2), ("b", 300, 2)]), &[relay(1, "b", true, 20)])), ["c"]);
@@ -466,19 +473,46 @@ mod tests {
     }
 
     #[test]
-    fn of_two_links_one_goes_and_never_both() {
+    fn of_several_links_one_stays_and_one_end_says_which() {
         for (theirs, ours) in [(20, 20), (20, 22), (22, 20), (20, 500), (500, 20), (100, 130), (130, 100), (40, 55)] {
             let now = start();
-            let ways = table(&[("b", 20, 2), ("c", 20, 2)]);
-            let mut gone = 0;
+            let told = theirs.min(ours);
+            let ways = table(&[("b", told, 2), ("c", told, 2)]);
+            let mut gone = Vec::new();
             for (own, mine, other) in [("a", ours, theirs), ("z", theirs, ours)] {
                 let mut end = relays(own);
-                let links = [relay(1, "b", true, mine), relay(2, "c", false, other)];
-                end.look(now, &ways, &links);
-                gone += end.look(now + SETTLED, &ways, &links).iter().filter(|d| **d == Do::Retire(1)).count();
+                let links = [relay(1, "b", own == "a", mine), relay(2, "c", own == "z", other)];
+                assert_eq!(end.look(now, &ways, &links), []);
+                gone.extend(end.look(now + SETTLED, &ways, &links));
             }
-            assert!(gone <= 1, "{ours} {theirs}: both ends gave up theirs");
+            let goes = if cheaper(ms(theirs), ms(ours)) { 1 } else { 2 };
+            assert_eq!(gone, [Do::Retire(goes)], "{ours} {theirs}");
         }
+        // The one that has lost its way goes, however near it was.
+        let now = start();
+        let mut a = relays("a");
+        let links = [relay(1, "b", true, 5), relay(2, "c", false, 60), relay(3, "c", false, 50)];
+        let ways = table(&[("c", 60, 2)]);
+        a.look(now, &ways, &links);
+        assert_eq!(a.look(now + SETTLED, &ways, &links), [Do::Retire(1), Do::Retire(3)]);
+        // What was given up neither counts nor is given up again.
+        let draining = Relay { state: State::Draining, ..relay(1, "c", true, 5) };
+        let mut z = relays("z");
+        for i in 0..10 {
+            assert_eq!(z.look(now + ms(500) * i, &ways, &[draining.clone(), relay(2, "c", false, 60)]), []);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_the_other_end_sees_its_link_come() {
+        let now = start();
+        let ways = table(&[("b", 20, 2)]);
+        let coming = Relay { state: State::Greeting, ..relay(1, "b", false, 20) };
+        assert_eq!(relays("z").look(now + POLITE, &ways, std::slice::from_ref(&coming)), []);
+        let mut z = relays("z");
+        z.look(now, &ways, &[]);
+        assert_eq!(z.look(now + POLITE, &ways, std::slice::from_ref(&coming)), [], "nearly there");
+        assert_eq!(dials(&relays("a").look(now, &ways, &[coming])), ["b"], "one end waits for none");
     }
 
     #[test]

@@ -58,6 +58,8 @@ const QUESTIONS: usize = 64;
 const GATHER: Duration = Duration::from_millis(20);
 /// The sites are shown anew at most this often.
 const SHOW: Duration = Duration::from_millis(100);
+/// A relayed link that was given up is closed once it carried nothing for this long, and two round trips: a call may be on its way.
+const QUIET: Duration = Duration::from_millis(500);
 /// Ways are weighed anew at most this often because a round trip changed.
 const WEIGH: Duration = Duration::from_millis(200);
 /// Notes taken up before effects are done.
@@ -111,6 +113,10 @@ struct Held {
     calls: (u64, Instant),
     /// Bytes of calls, either end's, and when they last grew.
     used: (u64, Instant),
+    /// Whether we gave it up for another.
+    retired: bool,
+    /// Links that it was made of when we dialled it through others.
+    hops: Option<u32>,
 }
 
 /// What leads where: direct links that work, the sites' links among themselves, and the ways that these make.
@@ -300,7 +306,7 @@ impl Brain {
                 if !before.is_empty() {
                     why.push_str(&format!("; the dial before: {before}"));
                 }
-                self.connected(now, carrier, Some((key, attempt)), why);
+                self.connected(now, carrier, Some((key, attempt)), why, None);
             }
             Note::Dialled { key, attempt, result: Err(why) } => {
                 tracing::debug!(target = key, why, "a dial failed");
@@ -314,15 +320,15 @@ impl Brain {
             }
             Note::Accepted(conn) => {
                 let why = sight::accepted(conn.kind());
-                self.connected(now, conn, None, why);
+                self.connected(now, conn, None, why, None);
             }
             Note::Relayed { target, attempt, result: Ok(conn) } => {
-                self.relays.connected(&target, attempt);
+                let hops = self.relays.connected(&target, attempt);
                 let why = match self.links.last_error(&target) {
                     "" => "no direct link works".to_owned(),
                     why => format!("no direct link works: {why}"),
                 };
-                self.connected(now, conn, Some((format!("relay/{target}"), attempt)), why);
+                self.connected(now, conn, Some((format!("relay/{target}"), attempt)), why, hops);
             }
             Note::Relayed { target, attempt, result: Err(why) } => {
                 tracing::debug!(target, why, "a relayed link could not be had");
@@ -363,7 +369,15 @@ impl Brain {
         }
     }
 
-    fn connected(&mut self, now: Instant, conn: Carrier, dialled: Option<(String, u64)>, origin: String) {
+    /// `hops`: links that a relayed one of ours is made of.
+    fn connected(
+        &mut self,
+        now: Instant,
+        conn: Carrier,
+        dialled: Option<(String, u64)>,
+        origin: String,
+        hops: Option<u32>,
+    ) {
         let identities = links::identities(&conn, &self.parts.tls);
         let config = Arc::clone(&self.parts.config);
         let from = conn.remote();
@@ -438,6 +452,8 @@ impl Brain {
             remote: (from, 0),
             calls: (0, now),
             used: (0, now),
+            retired: false,
+            hops,
         };
         self.held.insert(id, held);
         self.links.handle(now, Event::Connected { conn: id, dialled, datacenter: datacenter.clone(), kind });
@@ -663,14 +679,17 @@ impl Brain {
                 state: self.links.state(*id),
                 rtt: conn.measured(),
                 idle: now.saturating_duration_since(held.used.1),
+                hops: held.hops,
             });
         }
+        self.close_drained(now);
         let ways = self.ways(now);
         for todo in self.relays.look(now, &ways.table, &links) {
             match todo {
                 Do::Dial { target, via, attempt, deadline } => self.dial_relay(target, via, attempt, deadline),
                 Do::Retire(id) => {
-                    let Some(held) = self.held.get(&id) else { continue };
+                    let Some(held) = self.held.get_mut(&id) else { continue };
+                    held.retired = true;
                     tracing::debug!(
                         link = id,
                         datacenter = held.link.datacenter,
@@ -680,6 +699,25 @@ impl Brain {
                     self.links.handle(now, Event::Drain { conn: id });
                 }
             }
+        }
+    }
+
+    /// Closes relayed links of ours, or given up by us, on which nothing is under way any more.
+    fn close_drained(&mut self, now: Instant) {
+        let over = |(id, held): (&ConnId, &Held)| {
+            let link = &held.link;
+            let quiet = || {
+                let rest = QUIET + link.conn.rtt() * 2;
+                link.busy.load(Ordering::Relaxed) == 0
+                    && link.serving.load(Ordering::Relaxed) == 0
+                    && self.links.since(*id).is_some_and(|at| now.saturating_duration_since(at) >= rest)
+            };
+            let ours = link.conn.via().is_some() && (held.ours || held.retired);
+            (ours && self.links.state(*id) == State::Draining && quiet()).then_some(*id)
+        };
+        let over: Vec<ConnId> = self.held.iter().filter_map(over).collect();
+        for id in over {
+            self.links.handle(now, Event::Drained { conn: id });
         }
     }
 

@@ -25,6 +25,8 @@ use super::topic::{Next, Place, Topic};
 use super::wire::Splitter;
 use super::{Key, wire};
 use crate::admission;
+use crate::forward::driver::Over;
+use crate::link::State;
 
 /// A request to subscribe is small.
 const MOST_ASK: usize = 64 << 10;
@@ -342,10 +344,20 @@ async fn carry(inner: &Inner, shared: &Shared, kept: &Kept<'_>, head: http::requ
     // What is asked later is no part of the first subscriber's question.
     let mut later = head;
     later.headers.remove(TRACEPARENT);
+    let mut link = stream.link.take();
     let mut opened = Instant::now();
     let mut refresh: Option<BoxFuture<'_, Result<(HeaderMap, Remote), Status>>> = None;
     let mut not_before = opened;
     loop {
+        let leaves = async {
+            if let Some(Over(state)) = link.as_mut()
+                && state.wait_for(|s| *s == State::Draining).await.is_ok()
+            {
+                return;
+            }
+            // No link of its own, or one that is gone: the stream says so too.
+            std::future::pending().await
+        };
         let renewed = async {
             match refresh.as_mut() {
                 Some(refresh) => refresh.await,
@@ -357,9 +369,16 @@ async fn carry(inner: &Inner, shared: &Shared, kept: &Kept<'_>, head: http::requ
                 refresh = None;
                 if let Ok((_, renewed)) = renewed {
                     (stream, opened) = (renewed, Instant::now());
+                    link = stream.link.take();
                     not_before = opened;
                     shared.topic().reopened();
                 }
+                continue;
+            }
+            () = leaves => {
+                // Another link takes its place: the view moves to it before this one is closed, and nobody need notice.
+                link = None;
+                refresh = Some(Box::pin(open(&inner.away, again(&later, &ask))));
                 continue;
             }
             event = tokio::time::timeout(SILENCE, stream.next()) => event,
@@ -399,6 +418,7 @@ async fn carry(inner: &Inner, shared: &Shared, kept: &Kept<'_>, head: http::requ
                 tracing::debug!(why = broken.message(), "a view of another site broke and is followed again");
                 metrics::counter!("causeway_gateway_view_reopened_total").increment(1);
                 (stream, opened) = (again, Instant::now());
+                link = stream.link.take();
                 shared.topic().reopened();
             }
             Ok(Err(status)) => return status,
@@ -411,6 +431,8 @@ async fn carry(inner: &Inner, shared: &Shared, kept: &Kept<'_>, head: http::requ
 struct Remote {
     body: Body,
     splitter: Splitter,
+    /// The link that it comes over.
+    link: Option<Over>,
 }
 
 impl Remote {
@@ -444,6 +466,7 @@ async fn open(away: &Door, request: Request) -> Result<(HeaderMap, Remote), Stat
     if let Some(status) = Status::from_header_map(response.headers()) {
         return Err(status);
     }
-    let (parts, body) = response.into_parts();
-    Ok((parts.headers, Remote { body, splitter: Splitter::default() }))
+    let (mut parts, body) = response.into_parts();
+    let link = parts.extensions.remove::<Over>();
+    Ok((parts.headers, Remote { body, splitter: Splitter::default(), link }))
 }
