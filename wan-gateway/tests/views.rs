@@ -218,7 +218,8 @@ async fn a_slow_subscriber_costs_nothing_and_misses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_moves_before_its_gateway_stops() {
     let federation = Federation::new(&["dc1", "dc2"]);
-    let names = Names { count: Arc::new(watch::Sender::new(3)), opened: Arc::default(), open: Arc::default(), padding: 0 };
+    let names =
+        Names { count: Arc::new(watch::Sender::new(3)), opened: Arc::default(), open: Arc::default(), padding: 0 };
     let start = async |plan: Plan, servers: Door| {
         let world = World { material: plan.material, servers, members: watch::channel(Members::default()).1 };
         Gateway::start(plan.config, world, CancellationToken::new()).await.unwrap()

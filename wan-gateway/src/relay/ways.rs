@@ -206,9 +206,9 @@ impl Relays {
             aim.broke |= !ahead && asked;
             let wanted = wanted(now, aim, lesser, &ways, &up, mine.iter().any(|l| l.ours));
             // One that is being set up is waited for, unless its neighbour is gone. The other end's is waited for by one end only.
-            let coming = mine.iter().any(|l| {
-                l.state == State::Greeting && (l.ours || !lesser) && ways.iter().any(|w| w.via == l.via)
-            });
+            let coming = mine
+                .iter()
+                .any(|l| l.state == State::Greeting && (l.ours || !lesser) && ways.iter().any(|w| w.via == l.via));
             if let (Some(way), None, false) = (wanted, &aim.attempt, coming) {
                 self.attempts += 1;
                 let deadline = DEADLINE + way.cost * 4;

@@ -1,6 +1,11 @@
 #![allow(clippy::disallowed_methods, reason = "the gateway's one task: reads the clock and does what the machines say")]
 //! The task that owns directory and links: feeds them what happens, does what they say, publishes what follows.
 
+mod relays;
+mod show;
+mod talk;
+mod trust;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -8,9 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use causeway_certs::notice::still_gateway;
 use causeway_proto::door::Door;
-use causeway_proto::federation::v1::{Candidate, Gateway, GossipFrame, LinkStatus, Server, Site, SiteStatus};
+use causeway_proto::federation::v1::{Site, SiteStatus};
 use causeway_proto::member::Members;
 use quinn::{Endpoint, VarInt};
 use rand::SeedableRng;
@@ -21,25 +25,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::gossip::{self, Told};
-use super::routes::{self, Routes, Sources};
+use super::routes::Routes;
 use crate::accept::driver::Desk;
 use crate::carrier::Kind;
 use crate::carrier::driver::Carrier;
 use crate::carrier::reach::driver::{Aim, Dialler, Won};
 use crate::config::Config;
-use crate::directory::{Directory, LinkView, SkewWarnings, Status};
+use crate::directory::{Directory, SkewWarnings, Status};
 use crate::doctor::driver::Doctor;
 use crate::doctor::wire::{Question, Report};
 use crate::link::driver::{self as links, Link, Note};
 use crate::link::{CloseCode, ConnId, Effect, End, Event, Links, State, Target};
 use crate::membership::Seldom;
 use crate::membership::driver::Roll;
-use crate::path::{self, DirectLink};
+use crate::path;
 use crate::relay;
-use crate::relay::ways::{Do, Relay, Relays, cheaper};
-use crate::relay::why::{self, Facts, Seen};
-use crate::sight::driver as gauges;
-use crate::sight::{self, Figures, Shown, Transports};
+use crate::relay::ways::Relays;
+use crate::sight::{self, Figures, Transports};
 use crate::tls::Tls;
 
 /// Connections are looked at this often at least.
@@ -48,8 +50,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const PUBLISH: Duration = Duration::from_secs(1);
 /// Changes are gathered for this long before they are written to disk.
 const SAVE: Duration = Duration::from_secs(2);
-/// A relayed link on which a call was made so lately is watched closely.
-const LIVELY: Duration = Duration::from_secs(30);
 /// Certificates of peers are looked at again this often, for those that expired.
 const REVIEW: Duration = Duration::from_secs(3);
 /// Questions about what is in the way that wait for an answer.
@@ -58,10 +58,6 @@ const QUESTIONS: usize = 64;
 const GATHER: Duration = Duration::from_millis(20);
 /// The sites are shown anew at most this often.
 const SHOW: Duration = Duration::from_millis(100);
-/// A relayed link that was given up is closed once it carried nothing for this long, and two round trips: a call may be on its way.
-const QUIET: Duration = Duration::from_millis(500);
-/// Ways are weighed anew at most this often because a round trip changed.
-const WEIGH: Duration = Duration::from_millis(200);
 /// Notes taken up before effects are done.
 const BATCH: usize = 256;
 
@@ -466,358 +462,6 @@ impl Brain {
         self.send_whole(now, id);
     }
 
-    fn send_whole(&mut self, now: Instant, id: ConnId) {
-        let mut frame = self.frame_of(self.directory.sites());
-        frame.notices = self.parts.roll.notices();
-        if let Some(held) = self.held.get_mut(&id) {
-            held.told.whole(now);
-            self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), frame));
-        }
-    }
-
-    fn frame_of(&self, sites: Vec<Site>) -> GossipFrame {
-        GossipFrame {
-            from_datacenter: self.parts.config.datacenter.clone(),
-            from_gateway: self.parts.config.node_name.clone(),
-            sent_unix_ms: links::unix_ms(),
-            sites,
-            notices: Vec::new(),
-        }
-    }
-
-    fn frame(&mut self, now: Instant, id: ConnId, frame: GossipFrame) {
-        let Some(held) = self.held.get(&id) else { return };
-        if frame.from_datacenter != held.link.datacenter || causeway_proto::name::node(&frame.from_gateway).is_err() {
-            tracing::warn!(
-                datacenter = held.link.datacenter,
-                says = frame.from_datacenter,
-                "a peer says what its certificate does not"
-            );
-            held.link.close(CloseCode::Identity);
-            return;
-        }
-        let from = held.link.datacenter.clone();
-        if !frame.notices.is_empty() && self.parts.roll.take(&frame.notices) {
-            let roll = Arc::clone(&self.parts.roll);
-            // What is news is told by `tell_removals`; it counts from now on, whatever the disk says.
-            self.parts.tasks.spawn_blocking(move || roll.save_or_tell());
-        }
-        // News as a datagram may overtake the first frame, which is the one that says which life speaks.
-        if let Some(life) = gossip::life(&frame) {
-            if self.links.state(id) == State::Greeting {
-                tracing::info!(datacenter = from, gateway = frame.from_gateway, link = id, "a link is up");
-            }
-            self.links.handle(now, Event::Hello { conn: id, gateway: frame.from_gateway.clone(), life });
-        }
-        let merged = self.directory.merge(now, frame.sites);
-        self.directory.linked(now, &from, &frame.from_gateway);
-        if !merged.news.is_empty() {
-            self.changed = true;
-            self.save_at.get_or_insert(now + SAVE);
-            (self.directory_changed, self.ways) = (now, None);
-            self.gather(now, Some(id), merged.news);
-        }
-        if merged.own {
-            (self.directory_changed, self.ways) = (now, None);
-            let own = self.directory.own().clone();
-            self.gather(Instant::now(), None, vec![own]);
-        }
-    }
-
-    /// Takes up news that is to be told to those who do not hear it from its author.
-    fn gather(&mut self, now: Instant, from: Option<ConnId>, news: Vec<Site>) {
-        for site in news {
-            self.news.insert((site.datacenter.clone(), site.gateway.clone()), (from, site));
-        }
-        self.news_at.get_or_insert(now + GATHER);
-    }
-
-    /// Tells what was gathered.
-    fn tell_news(&mut self) {
-        self.news_at = None;
-        let news = std::mem::take(&mut self.news);
-        for (id, held) in self.held.iter().filter(|(id, _)| self.links.state(**id) == State::Up) {
-            let others: Vec<Site> = news
-                .values()
-                .filter(|(from, _)| from.is_some_and(|from| from != *id))
-                .map(|(_, s)| s.clone())
-                .collect();
-            let mut theirs = gossip::passed_on(&others, &held.link.datacenter);
-            theirs.extend(news.values().filter(|(from, _)| from.is_none()).map(|(_, site)| site.clone()));
-            if !theirs.is_empty() {
-                tracing::trace!(link = id, records = theirs.len(), "telling news");
-                self.parts.tasks.spawn(links::news(Arc::clone(&held.link), self.frame_of(theirs)));
-            }
-        }
-    }
-
-    fn heard(&mut self, now: Instant, id: ConnId) {
-        let Some(rtt) = self.held.get(&id).map(|held| held.link.cost()) else { return };
-        let known = self.links.up().find(|(up, ..)| *up == id).map(|(.., rtt)| rtt);
-        self.links.handle(now, Event::Heard { conn: id, rtt });
-        // Another way may be the better one now. On a busy machine all links seem to change at once: not more often than it matters.
-        let jumped = known.is_some_and(|known| !known.is_zero() && (cheaper(known, rtt) || cheaper(rtt, known)));
-        if jumped && now >= self.weighed + WEIGH {
-            self.weighed = now;
-            self.ways = None;
-            self.speak_of_ourselves();
-        }
-    }
-
-    fn probed(&mut self, now: Instant, id: ConnId, digest: u64, their_ms: u64, our_ms: u64) {
-        let ours = self.directory.digest();
-        let Some(held) = self.held.get_mut(&id) else { return };
-        let half = i64::try_from(held.link.conn.rtt().as_millis() / 2).unwrap_or(0);
-        let skew = their_ms.cast_signed().wrapping_add(half).wrapping_sub(our_ms.cast_signed());
-        held.link.set_skew_ms(skew);
-        let datacenter = &held.link.datacenter;
-        if self.skew_warnings.due(now, datacenter, skew) {
-            tracing::warn!(
-                datacenter = %datacenter,
-                clock_skew_ms = skew,
-                "the clocks of this site and of that one differ; nothing depends on it, but their logs and certificates do: check NTP"
-            );
-        }
-        let rtt = held.link.conn.rtt();
-        if held.told.compare(now, digest == ours, self.directory_changed, rtt) {
-            self.send_whole(now, id);
-        }
-    }
-
-    /// Brings what we say of ourselves up to date.
-    fn speak_of_ourselves(&mut self) {
-        let members = Arc::clone(&self.parts.members.borrow_and_update());
-        let alive = || members.iter().filter(|m| m.is_alive());
-        let servers = alive()
-            .filter(|m| m.is_server())
-            .map(|m| Server { name: m.name.clone(), address: m.rpc_addr().map_or_else(String::new, |a| a.to_string()) })
-            .collect();
-        let colleagues = alive()
-            .filter(|m| m.gateway_addr().is_some())
-            .map(|m| Gateway { name: m.name.clone(), addresses: m.gateway_wan().map(str::to_owned).collect() })
-            .collect();
-        let neighbours = self.links.neighbours();
-        let mut news = self.directory.update(servers, neighbours);
-        news |= self.directory.colleagues(colleagues);
-        news |= self.directory.measured(Instant::now(), &self.round_trips());
-        if news {
-            self.changed = true;
-            (self.directory_changed, self.ways) = (Instant::now(), None);
-            let own = self.directory.own().clone();
-            self.gather(Instant::now(), None, vec![own]);
-        }
-    }
-
-    /// Direct links that work: connection, datacenter, round trip.
-    fn direct(&self) -> Vec<(ConnId, String, Duration)> {
-        let kind = |id: &ConnId| self.held.get(id).map(|h| h.link.conn.kind());
-        let up = self.links.up().filter(|(id, ..)| kind(id).is_some_and(|k| k != Kind::Relay));
-        up.map(|(id, dc, _, rtt)| (id, dc.to_owned(), rtt)).collect()
-    }
-
-    /// To each neighbour, on the link that calls take.
-    fn round_trips(&self) -> BTreeMap<String, Duration> {
-        let mut best: BTreeMap<String, (Kind, Duration)> = BTreeMap::new();
-        for (id, dc, _) in self.direct() {
-            let Some(held) = self.held.get(&id) else { continue };
-            let mine = (held.link.conn.kind(), held.link.cost());
-            best.entry(dc).and_modify(|b| *b = mine.min(*b)).or_insert(mine);
-        }
-        best.into_iter().map(|(dc, (_, rtt))| (dc, rtt)).collect()
-    }
-
-    /// The graph without the sites that were removed.
-    fn graph(&self) -> path::Graph {
-        let removed = self.parts.removed.load();
-        let mut graph = self.directory.graph();
-        graph.edges.retain(|dc, _| !removed.contains(dc));
-        for near in graph.edges.values_mut() {
-            near.retain(|dc, _| !removed.contains(dc));
-        }
-        graph
-    }
-
-    /// Computed anew when a link or the directory changed, and often enough for round trips that change.
-    fn ways(&mut self, now: Instant) -> Arc<Ways> {
-        if let Some((until, ways)) = self.ways.as_ref()
-            && now < *until
-        {
-            return Arc::clone(ways);
-        }
-        let (direct, graph) = (self.direct(), self.graph());
-        let links: Vec<DirectLink<'_>> =
-            direct.iter().map(|(conn, dc, rtt)| DirectLink { conn: *conn, datacenter: dc, rtt: *rtt }).collect();
-        let table = path::ways(&self.parts.config.datacenter, &links, &graph, &[]);
-        let ways = Arc::new(Ways { direct, graph, table });
-        self.ways = Some((now + LOOK, Arc::clone(&ways)));
-        ways
-    }
-
-    /// Links through other sites: which there are to be.
-    fn relay(&mut self, now: Instant) {
-        if self.stopping {
-            return;
-        }
-        let mut links = Vec::new();
-        for (id, held) in &mut self.held {
-            let conn = &held.link.conn;
-            let Some(via) = conn.via() else { continue };
-            let calls = held.link.calls.load(Ordering::Relaxed);
-            if calls != held.calls.0 || held.link.busy.load(Ordering::Relaxed) > 0 {
-                held.calls = (calls, now);
-            }
-            let (sent, received) = held.link.traffic.rpc.read();
-            if sent + received != held.used.0 {
-                held.used = (sent + received, now);
-            }
-            self.links.lively(now, *id, now.saturating_duration_since(held.calls.1) < LIVELY);
-            links.push(Relay {
-                conn: *id,
-                datacenter: held.link.datacenter.clone(),
-                via: via.to_owned(),
-                ours: held.ours,
-                state: self.links.state(*id),
-                rtt: conn.measured(),
-                idle: now.saturating_duration_since(held.used.1),
-                hops: held.hops,
-            });
-        }
-        self.close_drained(now);
-        let ways = self.ways(now);
-        for todo in self.relays.look(now, &ways.table, &links) {
-            match todo {
-                Do::Dial { target, via, attempt, deadline } => self.dial_relay(target, via, attempt, deadline),
-                Do::Retire(id) => {
-                    let Some(held) = self.held.get_mut(&id) else { continue };
-                    held.retired = true;
-                    tracing::debug!(
-                        link = id,
-                        datacenter = held.link.datacenter,
-                        "a relayed link is not needed any more"
-                    );
-                    self.parts.tasks.spawn(links::drain(Arc::clone(&held.link), None));
-                    self.links.handle(now, Event::Drain { conn: id });
-                }
-            }
-        }
-    }
-
-    /// Closes relayed links of ours, or given up by us, on which nothing is under way any more.
-    fn close_drained(&mut self, now: Instant) {
-        let over = |(id, held): (&ConnId, &Held)| {
-            let link = &held.link;
-            let quiet = || {
-                let rest = QUIET + link.conn.rtt() * 2;
-                link.busy.load(Ordering::Relaxed) == 0
-                    && link.serving.load(Ordering::Relaxed) == 0
-                    && self.links.since(*id).is_some_and(|at| now.saturating_duration_since(at) >= rest)
-            };
-            let ours = link.conn.via().is_some() && (held.ours || held.retired);
-            (ours && self.links.state(*id) == State::Draining && quiet()).then_some(*id)
-        };
-        let over: Vec<ConnId> = self.held.iter().filter_map(over).collect();
-        for id in over {
-            self.links.handle(now, Event::Drained { conn: id });
-        }
-    }
-
-    fn dial_relay(&self, target: String, via: String, attempt: u64, deadline: Duration) {
-        let (dialler, notes, stop) = (self.parts.dialler.clone(), self.parts.notes.clone(), self.parts.stop.clone());
-        tracing::debug!(target, via, "dialling through another site");
-        let link = self.parts.routes.load().neighbour(&via);
-        self.parts.tasks.spawn(async move {
-            let result = match link {
-                None => Err(format!("no link to {via}")),
-                Some(link) => {
-                    let work = tokio::time::timeout(deadline, Box::pin(relay::driver::dial(&dialler, &link, &target)));
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        result = work => result.unwrap_or_else(|_| Err(format!("no answer within {deadline:?}"))),
-                    }
-                }
-            };
-            // Fails when the gateway stops.
-            let _ = notes.send(Note::Relayed { target, attempt, result }).await;
-        });
-    }
-
-    /// Closes the links of sites that were removed.
-    fn shut_out(&mut self) {
-        self.ways = None;
-        let removed = self.parts.removed.load();
-        for held in self.held.values().filter(|h| removed.contains(&h.link.datacenter)) {
-            held.link.close(CloseCode::Removed);
-        }
-        self.changed = true;
-    }
-
-    /// Who was removed is another now: cuts their links, tells everyone else.
-    fn tell_removals(&mut self) {
-        self.shut_out();
-        let removed = self.parts.removed.load_full();
-        let notices = self.parts.roll.notices();
-        for (id, held) in &self.held {
-            if self.links.state(*id) == State::Up && !removed.contains(&held.link.datacenter) {
-                let frame = GossipFrame { notices: notices.clone(), ..self.frame_of(Vec::new()) };
-                self.parts.tasks.spawn(links::tell(Arc::clone(&held.link), frame));
-            }
-        }
-    }
-
-    /// Our certificate or the authorities are others now.
-    fn certificates_changed(&mut self) {
-        self.review();
-        let shown = self.parts.tls.material().shown();
-        if shown == self.shown {
-            return;
-        }
-        self.shown = shown;
-        tracing::info!(
-            links = self.held.len(),
-            "our certificate was renewed: links are made anew with it, the old ones drained"
-        );
-        self.renew(|_| true);
-    }
-
-    /// Links are to be traced: they are made anew, since a trace begins with the handshake.
-    fn qlog_changed(&mut self) {
-        let on = self.parts.dialler.qlog.on();
-        tracing::info!(on, "traces of QUIC connections (gateway.qlog_dir)");
-        if on {
-            self.renew(|kind| kind == Kind::Quic);
-        }
-    }
-
-    /// Has links of these kinds made anew, the old ones drained.
-    fn renew(&mut self, wanted: impl Fn(Kind) -> bool) {
-        let now = Instant::now();
-        for (id, held) in self.held.iter().filter(|(_, h)| wanted(h.link.conn.kind())) {
-            if self.links.dialled(*id) {
-                self.links.handle(now, Event::Renew { conn: *id });
-            } else {
-                self.parts.tasks.spawn(links::ask_renewal(Arc::clone(&held.link)));
-            }
-        }
-    }
-
-    /// Cuts links whose other end would not be let in now: TLS looks at the handshake only.
-    fn review(&mut self) {
-        self.review_at = Instant::now() + REVIEW;
-        let now = links::certificate_time();
-        for (id, held) in &self.held {
-            let chain = held.link.conn.chain();
-            if let Err(why) = still_gateway(self.parts.tls.material(), &chain, &held.link.datacenter, now) {
-                tracing::warn!(
-                    datacenter = held.link.datacenter,
-                    link = id,
-                    why,
-                    "a link is cut: the certificate at its other end is not believed any more"
-                );
-                held.link.close(CloseCode::Distrusted);
-            }
-        }
-    }
-
     /// Has a gateway of that site look.
     fn examine(&mut self, datacenter: String, done: oneshot::Sender<Report>) {
         self.examined.retain(|_, (_, done)| !done.is_closed());
@@ -1010,225 +654,5 @@ impl Brain {
             // Fails when the gateway stops.
             let _ = notes.send(Note::Dialled { key, attempt, result }).await;
         });
-    }
-
-    fn publish(&mut self, now: Instant) {
-        (self.changed, self.published) = (false, now);
-        self.look_at_transports(now);
-        let own = self.parts.config.datacenter.clone();
-        let removed = self.parts.removed.load_full();
-        let ways = self.ways(now);
-        let up: Vec<Arc<Link>> =
-            self.links.up().filter_map(|(id, ..)| self.held.get(&id).map(|h| Arc::clone(&h.link))).collect();
-        let mut known = self.directory.datacenters();
-        known.retain(|dc, _| !removed.contains(*dc));
-        let suspected = self.links.suspected();
-        let calls = self.parts.config.limits.calls_out;
-        let promising: BTreeMap<String, bool> =
-            self.relays.promising(now).map(|(dc, sound)| (dc.to_owned(), sound)).collect();
-        let sources = Sources {
-            own: &own,
-            known: &known,
-            up: &up,
-            suspected: &suspected,
-            promising: &promising,
-            wish: &self.parts.notes,
-            direct: ways.direct.clone(),
-            graph: ways.graph.clone(),
-            calls,
-        };
-        let mut routes = routes::build(sources, &mut self.permits);
-        routes.mark_cut(&self.parts.routes.load(), now);
-        self.parts.routes.swap(Arc::new(routes)).retire();
-        self.unshown = true;
-        if now >= self.shown_at + SHOW {
-            self.show(now);
-        }
-    }
-
-    /// What the sites look like, for people and for whoever chooses among them: less often than the table that calls need.
-    fn show(&mut self, now: Instant) {
-        (self.unshown, self.shown_at) = (false, now);
-        let own = self.parts.config.datacenter.clone();
-        let removed = self.parts.removed.load_full();
-        let ways = self.ways(now);
-        let table = &ways.table;
-        let up: Vec<Arc<Link>> =
-            self.links.up().filter_map(|(id, ..)| self.held.get(&id).map(|h| Arc::clone(&h.link))).collect();
-        let mut known = self.directory.datacenters();
-        known.retain(|dc, _| !removed.contains(*dc));
-        let mut grouped: BTreeMap<&str, Vec<(ConnId, &Held)>> = BTreeMap::new();
-        for (id, held) in &self.held {
-            grouped.entry(&held.link.datacenter).or_default().push((*id, held));
-        }
-        let mut views: BTreeMap<String, LinkView> = BTreeMap::new();
-        for dc in known.keys() {
-            let links = grouped.get(dc).map_or(&[][..], Vec::as_slice);
-            let seen: Vec<Seen> = links.iter().map(|(id, held)| self.seen(*id, held)).collect();
-            let links = self.shown(now, dc, links, &seen);
-            let candidates = self.candidates(now, dc, table, seen);
-            let mut last_error = self.links.last_error(dc).to_owned();
-            if last_error.is_empty() {
-                last_error = self.relays.last_error(dc).unwrap_or_default().to_owned();
-            }
-            views.insert((*dc).to_owned(), LinkView { last_error, candidates, links, ..LinkView::default() });
-        }
-        let mut best: BTreeMap<&str, (Kind, Duration)> = BTreeMap::new();
-        for link in &up {
-            let mine = (link.conn.kind(), link.conn.rtt());
-            if best.get(link.datacenter.as_str()).is_some_and(|other| *other <= mine) {
-                continue;
-            }
-            best.insert(&link.datacenter, mine);
-            let view = views.entry(link.datacenter.clone()).or_default();
-            view.rtt = mine.1;
-            view.skew_ms = link.skew_ms().unwrap_or(0);
-            view.up = true;
-            view.path = link.conn.path();
-            view.last_error.clear();
-        }
-        // Linked when it is asked for.
-        for (dc, _) in self.relays.promising(now).filter(|(_, sound)| *sound) {
-            let Some(way) = table.get(dc).and_then(|ways| ways.first()) else { continue };
-            let view = views.entry(dc.to_owned()).or_default();
-            if !view.up {
-                (view.up, view.rtt, view.path) = (true, way.cost, format!("relay via {}, when asked for", way.via));
-                view.last_error.clear();
-            }
-        }
-        // A configured peer that never answered belongs to no site that is known yet; our own says so.
-        views.entry(own).or_default().last_error = self.links.unplaced_error().to_owned();
-        let mut shown = self.status.show(now, &self.directory, &views);
-        shown.retain(|s| s.site.as_ref().is_none_or(|site| !removed.contains(&site.datacenter)));
-        self.parts.sites.send_replace(Arc::new(shown));
-    }
-
-    /// Notices when calls to a gateway take another transport.
-    fn look_at_transports(&mut self, now: Instant) {
-        let mut gateways: BTreeMap<(&str, &str), Vec<(Kind, &str)>> = BTreeMap::new();
-        for (id, held) in &self.held {
-            let Some(gateway) = self.links.gateway(*id) else { continue };
-            let up = gateways.entry((&held.link.datacenter, gateway)).or_default();
-            if self.links.state(*id) == State::Up {
-                up.push((held.link.conn.kind(), &held.origin));
-            }
-        }
-        self.transports.unlinked(|datacenter, gateway| gateways.contains_key(&(datacenter, gateway)));
-        for ((datacenter, gateway), up) in gateways {
-            if let Some(change) = self.transports.look(now, datacenter, gateway, &up) {
-                gauges::changed(datacenter, gateway, &change);
-            }
-        }
-    }
-
-    fn seen(&self, id: ConnId, held: &Held) -> Seen {
-        Seen {
-            kind: held.link.conn.kind(),
-            path: held.link.conn.path(),
-            gateway: self.links.gateway(id).unwrap_or_default().to_owned(),
-            via: held.link.conn.via().map(str::to_owned),
-            state: self.links.state(id),
-            rtt: held.link.conn.rtt(),
-        }
-    }
-
-    /// Links to a site as they are shown, the one that takes calls first. `seen`: the same links.
-    fn shown(&self, now: Instant, datacenter: &str, links: &[(ConnId, &Held)], seen: &[Seen]) -> Vec<LinkStatus> {
-        let standings = why::standings(seen);
-        let mut out: Vec<LinkStatus> = Vec::with_capacity(links.len());
-        for (((id, held), seen), standing) in links.iter().zip(seen).zip(standings) {
-            let link = Shown {
-                id: *id,
-                gateway: &seen.gateway,
-                kind: seen.kind,
-                via: seen.via.as_deref(),
-                ours: held.ours,
-                state: seen.state,
-                since: self.links.since(*id).unwrap_or(now),
-                born: held.born,
-                origin: &held.origin,
-                standing,
-                last_error: self.links.gateway_error(datacenter, &seen.gateway),
-                figures: &held.figures,
-            };
-            out.push(self.transports.show(now, datacenter, link));
-        }
-        out.sort_by_key(|l| !l.chosen);
-        out
-    }
-
-    fn candidates(&self, now: Instant, datacenter: &str, table: &path::Table, links: Vec<Seen>) -> Vec<Candidate> {
-        let ways = table.get(datacenter).map_or(&[][..], Vec::as_slice).iter().filter(|w| w.hops > 1);
-        let error = |via: &str| self.relays.error(now, datacenter, via).map(str::to_owned);
-        let neighbours = self.links.neighbours();
-        why::candidates(&Facts {
-            links,
-            ways: ways.map(|way| (way, error(&way.via))).collect(),
-            neighbours: neighbours.iter().map(String::as_str).filter(|n| *n != datacenter).collect(),
-            dialable: self.directory.can_dial(datacenter),
-            direct_error: self.links.last_error(datacenter),
-        })
-    }
-
-    /// What is done once a second.
-    fn second(&mut self, now: Instant) {
-        let up: Vec<(ConnId, String, String)> =
-            self.links.up().map(|(id, dc, gateway, _)| (id, dc.to_owned(), gateway.to_owned())).collect();
-        let linked: BTreeSet<&str> = up.iter().map(|(_, dc, _)| dc.as_str()).collect();
-        for dc in self.directory.datacenters().keys() {
-            let value = if linked.contains(dc) { 1.0 } else { 0.0 };
-            metrics::gauge!("causeway_gateway_site_linked", "datacenter" => (*dc).to_owned()).set(value);
-        }
-        for held in self.held.values_mut() {
-            let remote = held.link.conn.remote();
-            if remote != held.remote.0 {
-                held.remote = (remote, held.remote.1 + 1);
-            }
-            held.figures = Figures::read(&held.link, held.remote.1);
-        }
-        for (id, dc, gateway) in &up {
-            self.directory.linked(now, dc, gateway);
-            if let Some(held) = self.held.get(id) {
-                gauges::gauges(dc, gateway, held.link.conn.kind(), &held.figures);
-            }
-        }
-        let kind = |id: &ConnId| self.held.get(id).map(|h| h.link.conn.kind());
-        let carried: BTreeSet<(String, String, Kind)> =
-            up.iter().filter_map(|(id, dc, gateway)| Some((dc.clone(), gateway.clone(), kind(id)?))).collect();
-        for (dc, gateway, kind) in self.carried.difference(&carried) {
-            gauges::up(dc, gateway, *kind, false);
-        }
-        for (dc, gateway, kind) in &carried {
-            gauges::up(dc, gateway, *kind, true);
-        }
-        self.carried = carried;
-        let known = self.directory.datacenters();
-        self.transports.retain(|dc| known.contains_key(dc));
-        if !self.parts.removed.load().is_empty() {
-            self.shut_out();
-        }
-        if now >= self.review_at {
-            self.review();
-        }
-        if self.directory.expire(now) {
-            self.save_at.get_or_insert(now + SAVE);
-        }
-        self.changed = true;
-    }
-
-    fn save(&mut self, now: Instant) {
-        if self.saving.as_ref().is_some_and(|s| !s.is_finished()) {
-            // One at a time; the disk is slow.
-            self.save_at = Some(now + SAVE);
-            return;
-        }
-        self.save_at = None;
-        let Some(dir) = self.parts.config.data_dir.clone() else { return };
-        let sites = self.directory.sites();
-        self.saving = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = crate::directory::driver::save(&dir, sites) {
-                tracing::warn!(path = %dir.display(), %error, "known sites cannot be kept; a restart will need the configured peers");
-            }
-        }));
     }
 }
