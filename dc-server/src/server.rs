@@ -215,6 +215,10 @@ impl rpc::Log for Node {
         }
     }
 
+    fn term(&self) -> u64 {
+        self.consensus.term()
+    }
+
     fn lock_delay(&self, key: &str) -> bool {
         self.timers.is_delayed(key)
     }

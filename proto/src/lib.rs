@@ -34,6 +34,7 @@ package!(health, "causeway.health.v1", "Service `Health`.");
 package!(view, "causeway.view.v1", "Live copies of topics; service `Views`.");
 package!(kv, "causeway.kv.v1", "Key/value entries; service `Kv`.");
 package!(session, "causeway.session.v1", "Sessions; service `Sessions`.");
+package!(snapshot, "causeway.snapshot.v1", "Whole states, saved and put back; service `Snapshots`.");
 package!(txn, "causeway.txn.v1", "Transactions; service `Txn`.");
 package!(status, "causeway.status.v1", "Service `Status`.");
 package!(query, "causeway.query.v1", "Prepared queries; service `Queries`.");

@@ -234,6 +234,11 @@ impl Consensus {
         leadership(&self.metrics.borrow_watched(), self.id)
     }
 
+    /// The term of Raft.
+    pub fn term(&self) -> u64 {
+        self.metrics.borrow_watched().current_term
+    }
+
     /// Who leads, and where its RPC is.
     pub fn leader_address(&self) -> Option<SocketAddr> {
         let metrics = self.metrics.borrow_watched();

@@ -46,6 +46,8 @@ enum Rule {
     /// Every service must be granted, to be written: an event may set off anything on any node.
     Event,
     Status,
+    /// The whole state: everything must be granted.
+    Everything,
     Open,
     Txn,
     View,
@@ -102,6 +104,7 @@ fn rule(path: &str) -> Option<(Family, Rule)> {
         (Family::Query, "Queries/Get" | "Queries/List") => Rule::Filtered(Filter::Queries),
         (Family::Session, "Sessions/Create" | "Sessions/Destroy" | "Sessions/Renew") => Rule::Sessions(Op::Write),
         (Family::Session, "Sessions/Get" | "Sessions/List") => Rule::Sessions(Op::Read),
+        (Family::Snapshot, "Snapshots/Restore" | "Snapshots/Save") => Rule::Everything,
         // What it says of the asker only is for everybody.
         (Family::Status, "Status/Exports") => Rule::Open,
         (Family::Status, "Status/Leader" | "Status/Peers" | "Status/RaftConfiguration" | "Status/Replication") => {
@@ -164,6 +167,7 @@ pub fn enter(path: &str, rights: &Rights, request: &Bytes, state: &State) -> Res
     if !rights.is_everything() {
         match rule {
             Rule::Open => {}
+            Rule::Everything => return Err(denied("the whole state")),
             Rule::Status if rights.any(family, Op::Read) => {}
             Rule::Status => return Err(denied("what servers say of themselves")),
             Rule::Catalog(op) if rights.services(family, op) => {}

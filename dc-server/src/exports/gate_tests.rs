@@ -16,6 +16,7 @@ use causeway_proto::method::{Kind, TABLE};
 use causeway_proto::query::{self, ExecuteReply, PreparedQuery, ServiceQuery};
 use causeway_proto::rejection::Reason;
 use causeway_proto::session;
+use causeway_proto::snapshot;
 use causeway_proto::status;
 use causeway_proto::txn::{self, op};
 use causeway_proto::view::{NamesChange, SubscribeRequest, TopicKind, ViewEvent, view_event::Change};
@@ -139,6 +140,8 @@ fn rows() -> Vec<(&'static str, bytes::Bytes, &'static str)> {
         ("session.v1.Sessions/Get", body(&session::GetRequest::default()), "pddddddpd"),
         ("session.v1.Sessions/List", body(&session::ListRequest::default()), "pddddddpd"),
         ("session.v1.Sessions/Renew", body(&session::RenewRequest::default()), "pddddddpd"),
+        ("snapshot.v1.Snapshots/Restore", body(&snapshot::RestoreRequest::default()), "pdddddddd"),
+        ("snapshot.v1.Snapshots/Save", body(&snapshot::SaveRequest {}), "pdddddddd"),
         // To whom anything is granted by every method; and what is granted to itself everyone may know.
         ("status.v1.Status/Exports", body(&status::ExportsRequest {}), "ppppppppp"),
         ("status.v1.Status/Leader", body(&status::LeaderRequest {}), "pdppppppd"),

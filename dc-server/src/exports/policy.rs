@@ -30,6 +30,8 @@ pub enum Family {
     Query,
     /// Sessions.
     Session,
+    /// The whole state; only for whom everything is exported to.
+    Snapshot,
     /// Who leads, who the servers are.
     Status,
     /// Transactions.
@@ -40,7 +42,7 @@ pub enum Family {
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Catalog,
         Self::Config,
         Self::Event,
@@ -48,6 +50,7 @@ impl Family {
         Self::Kv,
         Self::Query,
         Self::Session,
+        Self::Snapshot,
         Self::Status,
         Self::Txn,
         Self::View,
@@ -63,6 +66,7 @@ impl Family {
             Self::Kv => "kv",
             Self::Query => "query",
             Self::Session => "session",
+            Self::Snapshot => "snapshot",
             Self::Status => "status",
             Self::Txn => "txn",
             Self::View => "view",

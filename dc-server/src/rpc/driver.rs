@@ -2,13 +2,15 @@
 //! Chance, and the tasks behind views: one publisher for each subject that is followed, shared by its followers.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use causeway_proto::rejection::Reason;
+use causeway_proto::snapshot::Piece;
 use causeway_proto::view::ViewEvent;
 use futures::Stream;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +19,7 @@ use tonic::Status;
 
 use super::Chance;
 use super::view::{Look, Snapshot, Subject, heartbeat};
-use crate::store::{Store, Watch};
+use crate::store::{State, Store, Watch};
 
 /// Deltas that a follower may be behind; beyond, it gets a new snapshot.
 const BACKLOG: usize = 64;
@@ -29,6 +31,51 @@ const STOP_WITHIN: Duration = Duration::from_secs(1);
 /// The operating system's chance.
 pub fn chance() -> Chance {
     Arc::new(rand::random::<u128>)
+}
+
+/// A state's snapshot in pieces of this size at most, made on a thread of its own as fast as they are taken.
+pub(super) fn pieces(state: Arc<State>, size: usize) -> impl Stream<Item = Piece> + Send {
+    let (pieces, taken) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        let mut out = Pieces { pieces, piece: Vec::with_capacity(size), size };
+        let written = Store::write_snapshot(&state, &mut out).and_then(|size| out.send().map(|()| size));
+        // Fails where nobody takes them any more.
+        if let Ok(size) = written {
+            let _ = out.pieces.blocking_send(Piece { size, ..Piece::default() });
+        }
+    });
+    futures::stream::unfold(taken, |mut taken| async move { Some((taken.recv().await?, taken)) })
+}
+
+struct Pieces {
+    pieces: mpsc::Sender<Piece>,
+    piece: Vec<u8>,
+    size: usize,
+}
+
+impl Pieces {
+    fn send(&mut self) -> io::Result<()> {
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(self.size));
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.pieces.blocking_send(Piece { bytes: piece, ..Piece::default() }).map_err(io::Error::other)
+    }
+}
+
+impl io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(self.size - self.piece.len());
+        self.piece.extend_from_slice(bytes.get(..taken).unwrap_or_default());
+        if self.piece.len() >= self.size {
+            self.send()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

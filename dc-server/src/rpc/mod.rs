@@ -8,6 +8,7 @@ mod health;
 mod kv;
 mod query;
 mod session;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod txn;
@@ -28,6 +29,7 @@ use causeway_proto::query::queries_server::QueriesServer;
 use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply};
 use causeway_proto::rejection::{Reason, UNREACHABLE};
 use causeway_proto::session::sessions_server::SessionsServer;
+use causeway_proto::snapshot::snapshots_server::SnapshotsServer;
 use causeway_proto::txn::txn_server::TxnServer;
 use causeway_proto::view::views_server::ViewsServer;
 use http::HeaderMap;
@@ -67,6 +69,10 @@ pub trait Log: Send + Sync + 'static {
     fn propose(&self, command: command::Command) -> impl Future<Output = Result<Outcome, Status>> + Send;
     /// What is known of the leader now.
     fn contact(&self) -> Contact;
+    /// The term of Raft, to be shown.
+    fn term(&self) -> u64 {
+        0
+    }
     /// Whether the key may not be acquired yet, because its lock was lost a moment ago.
     fn lock_delay(&self, key: &str) -> bool;
     /// Begins a session's time to live anew; the leader's only.
@@ -230,7 +236,7 @@ impl<L> std::ops::Deref for Service<L> {
     }
 }
 
-/// Catalog, Config, Health, Kv, Queries, Sessions, Txn and Views.
+/// Catalog, Config, Health, Kv, Queries, Sessions, Snapshots, Txn and Views.
 pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
     let service = Service(Arc::new(handlers));
     macro_rules! limited {
@@ -246,6 +252,7 @@ pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
         .add_service(limited!(KvServer))
         .add_service(limited!(QueriesServer))
         .add_service(limited!(SessionsServer))
+        .add_service(limited!(SnapshotsServer))
         .add_service(limited!(TxnServer))
         .add_service(limited!(ViewsServer));
     routes.routes()

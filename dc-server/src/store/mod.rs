@@ -9,6 +9,7 @@ mod config;
 mod health;
 mod kv;
 pub(crate) mod query;
+mod restore;
 mod session;
 mod snapshot;
 mod state;
@@ -25,6 +26,7 @@ use causeway_proto::kv::Verb;
 
 pub(crate) use config::same as same_config;
 pub use health::CheckStatus;
+pub use restore::{MAX_PIECE, MAX_STATE};
 pub use snapshot::RestoreError;
 pub(crate) use state::fold;
 pub use state::{NodeRow, Refusal, Reserved, ServiceRow, State};
@@ -127,7 +129,7 @@ impl Store {
     pub fn advance(&self, index: u64) {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = State::clone(&self.state.load());
-        state.index = state.index.max(index);
+        state.index = state.index.max(index + state.shift);
         self.state.store(Arc::new(state));
     }
 
@@ -165,8 +167,18 @@ impl Store {
 /// Applies one command, all of it or nothing.
 fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut Touched) -> Applied {
     use command::command::Command as C;
+    let index = index + state.shift;
     // A batch may hold an entry twice after a restart; the index never goes back.
     state.index = state.index.max(index);
+    restore::forget(state);
+    if let Some(C::Restore(piece)) = &command.command {
+        let taken = restore::take(state, index, piece);
+        let error = taken.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let outcome = Outcome { index: state.index, done: error.is_empty(), error, txn: None };
+        let restored = taken.ok().flatten();
+        all.everything |= restored.is_some();
+        return Applied { outcome, events: restored.unwrap_or_default() };
+    }
     // Only these can fail half way; the others refuse before they change anything, and so need no copy to go back to (writing
     // beside a copy costs several times as much).
     let fallible = matches!(command.command, Some(C::Register(_) | C::Txn(_)));
@@ -204,6 +216,8 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
             writer.reap(request.through_index);
             Ok(())
         }
+        // Was taken above: it replaces what a writer writes to.
+        Some(C::Restore(_)) => Ok(()),
     };
     writer.flush();
     let Writer { touched, events, .. } = writer;

@@ -10,6 +10,7 @@ use causeway_proto::config::Entry as ConfigEntry;
 use causeway_proto::kv::Entry;
 use causeway_proto::query::PreparedQuery;
 use causeway_proto::session::Session;
+use causeway_proto::snapshot::RestoreRequest;
 use imbl::{OrdMap, OrdSet};
 use prost::Message;
 
@@ -19,6 +20,8 @@ use super::state::{Name, NodeRow, State, Writer, fold};
 const VERSION: u32 = 1;
 /// No record is longer; a longer one is damage.
 const MAX_RECORD: usize = 64 << 20;
+/// Name of the index of a restore under way.
+const STAGED: &str = "staged";
 
 /// Why a snapshot was refused. The store is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +76,7 @@ impl<W: Write> Out<'_, W> {
 
 pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
     let mut out = Out { out, crc: crc32fast::Hasher::new(), buffer: Vec::new(), bytes: 0, records: 0 };
-    out.put(Record::Header(SnapshotHeader { version: VERSION, last_index: state.index }))?;
+    out.put(Record::Header(SnapshotHeader { version: VERSION, last_index: state.index, shift: state.shift }))?;
     let i = &state.indexes;
     let tables = [
         ("nodes", i.nodes),
@@ -120,6 +123,16 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
     }
     for (key, index) in &state.trees {
         out.put(Record::Tombstone(Tombstone { key: key.as_ref().to_owned(), index: *index, tree: true }))?;
+    }
+    if let Some(staged) = &state.staged {
+        let mut offset = 0;
+        for piece in &staged.pieces {
+            let bytes = piece.to_vec();
+            let len = bytes.len() as u64;
+            out.put(Record::Staged(RestoreRequest { id: staged.id.clone(), offset, bytes, last: false }))?;
+            offset += len;
+        }
+        out.put(Record::Index(IndexRecord { name: STAGED.to_owned(), index: staged.index }))?;
     }
     let records = out.records + 1;
     out.put(Record::End(SnapshotEnd { records }))?;
@@ -181,7 +194,7 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
     if header.version != VERSION {
         return Err(RestoreError::Version { found: header.version });
     }
-    let mut state = State { index: header.last_index, ..State::default() };
+    let mut state = State { index: header.last_index, shift: header.shift, ..State::default() };
     let mut indexes = Vec::new();
     loop {
         match input.record()? {
@@ -213,6 +226,12 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
             Record::Tombstone(Tombstone { key, index, tree }) => {
                 let graves = if tree { &mut state.trees } else { &mut state.tombstones };
                 graves.insert(key.into(), index);
+            }
+            Record::Staged(piece) => {
+                let staged = Arc::make_mut(state.staged.get_or_insert_default());
+                staged.id = piece.id;
+                staged.bytes += piece.bytes.len() as u64;
+                staged.pieces.push(piece.bytes.into());
             }
             Record::End(end) if end.records == input.records => break,
             Record::End(_) => return Err(input.damaged("the count of records does not fit")),
@@ -256,6 +275,11 @@ fn set_index(state: &mut State, record: &IndexRecord) -> bool {
         row.index = record.index;
         row.name = service.into();
         state.names.insert(fold(service), service.into());
+        return true;
+    }
+    if record.name == STAGED {
+        let Some(staged) = &mut state.staged else { return false };
+        Arc::make_mut(staged).index = record.index;
         return true;
     }
     let i = &mut state.indexes;

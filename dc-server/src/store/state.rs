@@ -11,6 +11,7 @@ use causeway_proto::session::Session;
 use imbl::{OrdMap, OrdSet};
 
 use super::Event;
+use super::restore::Staged;
 
 pub(crate) type Name = Arc<str>;
 
@@ -117,6 +118,9 @@ pub enum Refusal {
     /// No such verb.
     #[error("Invalid KVS operation")]
     Verb,
+    /// A saved state that cannot be put back.
+    #[error("the snapshot was not restored, and nothing changed: {0}")]
+    Restore(String),
     /// No such verb in a transaction.
     #[error("unknown {family} verb {verb:?}")]
     UnknownVerb {
@@ -235,6 +239,10 @@ pub(super) struct Indexes {
 #[derive(Debug, Clone, Default)]
 pub struct State {
     pub(super) index: u64,
+    /// What indexes are ahead of the log by: a state of a longer log was put back here.
+    pub(super) shift: u64,
+    /// A restore under way.
+    pub(super) staged: Option<Arc<Staged>>,
     pub(super) indexes: Indexes,
     pub(super) nodes: OrdMap<Name, Arc<NodeRow>>,
     /// Node key by UUID.
@@ -292,6 +300,8 @@ pub(super) struct Touched {
     pub(super) checks: bool,
     pub(super) queries: bool,
     pub(super) configs: bool,
+    /// All of it: another state took its place.
+    pub(super) everything: bool,
 }
 
 impl Touched {
@@ -306,6 +316,7 @@ impl Touched {
         self.checks |= other.checks;
         self.queries |= other.queries;
         self.configs |= other.configs;
+        self.everything |= other.everything;
     }
 }
 

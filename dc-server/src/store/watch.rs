@@ -144,6 +144,9 @@ impl Watches {
 
     /// Wakes the watchers of all that was touched. Called after the new state is published.
     pub(super) fn wake(&self, touched: &Touched) {
+        if touched.everything {
+            return self.wake_all();
+        }
         // No short cut past the locks: they order this after the registration of whoever read the state before this one.
         let names = |set: &std::collections::BTreeSet<Name>, topic: fn(Name) -> Topic| {
             for name in set {

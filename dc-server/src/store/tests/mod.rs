@@ -4,6 +4,7 @@ mod catalog;
 mod kv;
 mod property;
 mod query;
+mod restore;
 mod session;
 mod snapshot;
 mod txn;
