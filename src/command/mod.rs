@@ -20,6 +20,7 @@ pub mod members;
 pub mod membership;
 pub mod reference;
 pub mod services;
+pub mod snapshot;
 pub mod tls;
 pub mod validate;
 pub mod version;
@@ -95,6 +96,9 @@ pub static COMMANDS: &[&Command] = &[
     &membership::RELOAD,
     &services::DEREGISTER,
     &services::REGISTER,
+    &snapshot::INSPECT,
+    &snapshot::RESTORE,
+    &snapshot::SAVE,
     &tls::CA_CREATE,
     &tls::CERT_CREATE,
     &validate::COMMAND,

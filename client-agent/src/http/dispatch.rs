@@ -19,13 +19,17 @@ use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
 use super::{
-    agent, catalog, config, event, federation, health, internal, kv, operator, prepared, session, sight, status, txn,
+    agent, catalog, config, event, federation, health, internal, kv, operator, prepared, session, sight, snapshot,
+    status, txn,
 };
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
 const CALL: Duration = Duration::from_secs(10);
 /// Largest answer taken from a server.
 pub(crate) const MAX_ANSWER: usize = 256 << 20;
+
+/// Largest archive taken.
+const MAX_SNAPSHOT: usize = 256 << 20;
 
 /// One request on its way.
 pub(crate) struct Call<'a> {
@@ -50,6 +54,11 @@ impl Call<'_> {
 
     pub(crate) fn door(&self) -> Door {
         self.ctx.door.clone()
+    }
+
+    /// Tells this request from all others.
+    pub(crate) fn trace_id(&self) -> String {
+        self.trace.id().to_string()
     }
 
     /// Datacenter, token and trace of a call that is no read.
@@ -188,6 +197,7 @@ pub(crate) fn body_limit(ctx: &Context, endpoint: Endpoint) -> (usize, Option<&'
     match endpoint {
         Endpoint::Kv => (ctx.body_limits.kv_max_value_size, Some("kv_max_value_size")),
         Endpoint::Txn => (ctx.body_limits.txn_max_req_len, Some("txn_max_req_len")),
+        Endpoint::Snapshot => (MAX_SNAPSHOT, None),
         _ => (ctx.body_limits.other, None),
     }
 }
@@ -310,6 +320,7 @@ async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
         Endpoint::SessionInfo => session::info(c).await,
         Endpoint::SessionNode => session::node(c).await,
         Endpoint::SessionList => session::list(c).await,
+        Endpoint::Snapshot => snapshot::snapshot(c).await,
         Endpoint::Txn => txn::apply(c).await,
         Endpoint::FederationSites => federation::sites(c).await,
         Endpoint::FederationToken => federation::token(c).await,

@@ -278,7 +278,9 @@ const TRANSLATE: HeaderName = HeaderName::from_static("x-consul-translate-addres
 async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<Full<Bytes>> {
     let Reply { status, mut headers, mut body } = reply;
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    if body.len() > COMPRESS_FROM && accepts_gzip(asked) {
+    // What is an archive is no smaller for it.
+    let packed = headers.get(header::CONTENT_TYPE).is_some_and(|t| t == "application/x-gzip");
+    if body.len() > COMPRESS_FROM && !packed && accepts_gzip(asked) {
         let compressed = if body.len() > COMPRESS_APART {
             let apart = tokio::task::spawn_blocking(move || (gzip(&body), body)).await;
             match apart {

@@ -60,6 +60,7 @@ pub(crate) enum Endpoint {
     SessionInfo,
     SessionNode,
     SessionList,
+    Snapshot,
     Txn,
     OperatorRaft,
     FederationSites,
@@ -113,6 +114,7 @@ const PUT: &[(&str, Access)] = &[("PUT", Access::Write)];
 const KV: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write), ("DELETE", Access::Write)];
 /// Spring posts; Consul takes PUT alone.
 const FIRE: &[(&str, Access)] = &[("PUT", Access::Write), ("POST", Access::Write)];
+const SNAPSHOT: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write)];
 const QUERIES: &[(&str, Access)] = &[("GET", Access::Read), ("POST", Access::Write)];
 const READ_DELETE: &[(&str, Access)] = &[("GET", Access::Read), ("DELETE", Access::Write)];
 const ANY: &[(&str, Access)] =
@@ -184,6 +186,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/session/list", GET, Endpoint::SessionList),
     row("/v1/session/node/", GET, Endpoint::SessionNode),
     row("/v1/session/renew/", PUT, Endpoint::SessionRenew),
+    row("/v1/snapshot", SNAPSHOT, Endpoint::Snapshot),
     row("/v1/status/leader", GET, Endpoint::StatusLeader),
     row("/v1/status/peers", GET, Endpoint::StatusPeers),
     row("/v1/txn", PUT, Endpoint::Txn),

@@ -4,6 +4,7 @@
 //! URL family, which asks a server through a door, or the agent's own parts through [`ports`]. JSON is known in this folder only.
 
 mod agent;
+pub mod archive;
 mod catalog;
 mod config;
 mod decode;
@@ -28,6 +29,7 @@ mod reply;
 mod session;
 mod shape;
 mod sight;
+mod snapshot;
 mod status;
 #[cfg(test)]
 mod testing;
