@@ -316,7 +316,7 @@ async fn s9_fifty_sites_are_back_after_the_hub_restarts() {
         async move {
             let there = |s: &&SiteStatus| !s.local && s.state() == SiteState::Linked;
             let linked = |s: &Arc<Vec<SiteStatus>>| s.iter().filter(there).count() == 50;
-            let whole = tokio::time::timeout(Duration::from_secs(90), watch.wait_for(linked)).await;
+            let whole = tokio::time::timeout(Duration::from_secs(30), watch.wait_for(linked)).await;
             drop(whole.expect("not all came back").unwrap());
         }
     };
@@ -330,7 +330,8 @@ async fn s9_fifty_sites_are_back_after_the_hub_restarts() {
         "S9: 50 sites back {:?} after the hub was up (target: 3 s), its start took {started:?}",
         begun.elapsed() - started
     );
-    answered(&sites[49], "dc0", Duration::from_secs(20)).await;
+    let took = answered(&sites[49], "dc0", Duration::from_secs(5)).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
     // Fifty-one gateways of an unoptimised build share the cores of this machine.
-    assert!(begun.elapsed() < Duration::from_secs(80), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
 }
