@@ -21,7 +21,7 @@ use super::{CloseCode, ConnId, State};
 use crate::accept::driver::{Desk, serve};
 use crate::carrier::Closed;
 use crate::carrier::driver::Carrier;
-use crate::carrier::reach::driver::Won;
+use crate::carrier::reach::driver::{Won, nobody_listens};
 use crate::carrier::traffic::Traffic;
 use crate::config::{Config, Congestion};
 use crate::doctor::wire::{Question, Report};
@@ -47,6 +47,9 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const FRAME_TIME: Duration = Duration::from_secs(5);
 /// Bytes of one frame of gossip.
 const MAX_FRAME: usize = 4 << 20;
+
+/// A silent link's port is knocked at this often, at the longest, and so long an answer is waited for.
+const KNOCK_EVERY: Duration = Duration::from_millis(500);
 
 /// First byte of a one-way stream, or of a datagram, that carries a frame of gossip. No [`Probe`] begins with it.
 const FRAME: u8 = 1;
@@ -421,9 +424,26 @@ pub(crate) async fn run(link: Arc<Link>, desk: Desk, notes: mpsc::Sender<Note>, 
         error = calls(&link, &desk, &tasks) => error,
         error = frames(&link, &notes) => error,
         error = datagrams(&link, &notes) => error,
+        error = refused(&link) => error,
     };
     // Fails when the gateway stops.
     let _ = notes.send(Note::Closed(link.id, error)).await;
+}
+
+/// Done once a link is silent and the other end's host says that nobody listens there: the gateway's process is gone. Without this a
+/// call would wait for it for as long as for a network that is dark for a while.
+async fn refused(link: &Link) -> Closed {
+    let mut state = link.watch();
+    loop {
+        // An error means that the link is gone.
+        let _ = state.wait_for(|s| matches!(s, State::Suspected | State::Lost)).await;
+        let Some(port) = link.conn.dialled_port() else { return std::future::pending().await };
+        if nobody_listens(port, KNOCK_EVERY).await && matches!(*state.borrow(), State::Suspected | State::Lost) {
+            link.close(CloseCode::Silent);
+            return Closed::gone(format!("no answer to probes, and nobody listens at {port}"));
+        }
+        tokio::time::sleep(KNOCK_EVERY).await;
+    }
 }
 
 async fn calls(link: &Link, desk: &Desk, tasks: &TaskTracker) -> Closed {
