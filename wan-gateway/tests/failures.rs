@@ -14,18 +14,6 @@ use support::*;
 
 const UNREACHABLE: &str = "Remote DC has no server currently reachable: no link to dc2 for ";
 
-/// Asks until there is an answer; how long that took.
-async fn answered(site: &Site, datacenter: &str, within: Duration) -> Duration {
-    let begun = Instant::now();
-    loop {
-        match ask(&site.door(), GET, datacenter, "x").await {
-            Ok(_) => return begun.elapsed(),
-            Err(why) => assert!(begun.elapsed() < within, "{datacenter} from {}: {why:?}", site.plan.config.datacenter),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// dc1 dials dc2; nobody else dials.
 async fn pair() -> (Federation, Site, Site) {
     let federation = Federation::new(&["dc1", "dc2"]);
