@@ -48,6 +48,11 @@ const FRAME_TIME: Duration = Duration::from_secs(5);
 /// Bytes of one frame of gossip.
 const MAX_FRAME: usize = 4 << 20;
 
+/// What a call costs that goes out twice since its answer is late, where each call earns one: a site that is slow, since it is busy, gets
+/// at most a tenth more to do.
+const PRICE: u64 = 10;
+/// As much may be saved up: ten such calls at once.
+const CREDIT: u64 = 100;
 /// A silent link's port is knocked at this often, at the longest, and so long an answer is waited for.
 const KNOCK_EVERY: Duration = Duration::from_millis(500);
 
@@ -99,6 +104,8 @@ pub(crate) struct Link {
     pub(crate) doubted: Notify,
     /// Its progress when it was doubted.
     doubt: AtomicU64,
+    /// What calls on it have earned for those whose answers are late.
+    credit: AtomicU64,
     state: watch::Sender<State>,
 }
 
@@ -118,6 +125,7 @@ impl Link {
             traffic: Arc::default(),
             doubted: Notify::new(),
             doubt: AtomicU64::new(u64::MAX),
+            credit: AtomicU64::new(CREDIT),
             state: watch::Sender::new(State::Greeting),
         }
     }
@@ -169,6 +177,18 @@ impl Link {
         // Where it is doubted anew at this moment, that stands.
         let _ = self.doubt.compare_exchange(doubt, u64::MAX, Ordering::Relaxed, Ordering::Relaxed);
         false
+    }
+
+    /// Counts a call that goes out on it.
+    pub(crate) fn called(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |c| (c < CREDIT).then_some(c + 1));
+    }
+
+    /// Whether one more call whose answer is late may go out on another link too.
+    pub(crate) fn spare(&self) -> bool {
+        let taken = |credit: u64| credit.checked_sub(PRICE);
+        self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     fn age_us(&self) -> u64 {
