@@ -1,6 +1,8 @@
 #![allow(clippy::disallowed_methods, missing_docs, reason = "tests touch the world")]
 //! Links where UDP is blocked: from the start, in the middle, and where only a proxy lets anything out.
 
+#[path = "support/load.rs"]
+mod load;
 mod support;
 #[path = "support/wan.rs"]
 mod wan;
@@ -9,25 +11,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use causeway_gateway::Proxy;
-use causeway_proto::federation::v1::SiteStatus;
 use http_body_util::BodyExt;
+use load::through;
 use support::*;
 use wan::{ConnectProxy, Wan};
 
-/// By what `site` reaches `datacenter`.
-fn path(site: &Site, datacenter: &str) -> String {
-    let sites = site.gateway().sites();
-    let sites = sites.borrow();
-    let of = |s: &&SiteStatus| s.site.as_ref().is_some_and(|s| s.datacenter == datacenter);
-    sites.iter().find(of).map_or_else(String::new, |s| s.path.clone())
-}
-
 async fn on(site: &Site, datacenter: &str, wanted: &str, within: Duration) {
-    until(&format!("{datacenter} by {wanted}"), within, || path(site, datacenter) == wanted).await;
-}
-
-async fn hub(federation: &Federation) -> Site {
-    federation.site("dc2").with(|c| c.advertise = vec!["127.0.0.1:1".into()]).start().await
+    until(&format!("{datacenter} by {wanted}"), within, || site.path(datacenter) == wanted).await;
 }
 
 async fn both_ways(one: &Site, two: &Site) {
@@ -40,7 +30,7 @@ async fn both_ways(one: &Site, two: &Site) {
 #[tokio::test(flavor = "multi_thread")]
 async fn udp_blocked_from_the_start_costs_a_moment() {
     let federation = Federation::new(&["dc1", "dc2"]);
-    let two = hub(&federation).await;
+    let two = federation.hub().await;
     let wan = Wan::to(two.addr()).await;
     wan.block_udp(true);
     wan.delay(Duration::from_millis(20), Duration::ZERO);
@@ -50,7 +40,7 @@ async fn udp_blocked_from_the_start_costs_a_moment() {
     let took = begun.elapsed();
     assert!(took < Duration::from_millis(1000 + 3 * 40), "{took:?}");
     two.linked("dc1").await;
-    assert_eq!((path(&one, "dc2"), path(&two, "dc1")), ("tcp".into(), "tcp".into()));
+    assert_eq!((one.path("dc2"), two.path("dc1")), ("tcp".into(), "tcp".into()));
     both_ways(&one, &two).await;
     // A megabyte each way, more than the pipes and windows hold at once.
     let big = vec![7_u8; 6 << 20];
@@ -62,12 +52,7 @@ async fn udp_blocked_from_the_start_costs_a_moment() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_given_up_over_tcp_is_given_up_at_the_far_end_too() {
-    let federation = Federation::new(&["dc1", "dc2"]);
-    let two = hub(&federation).await;
-    let wan = Wan::to(two.addr()).await;
-    wan.block_udp(true);
-    let one = federation.site("dc1").outbound_only().dials(&[wan.addr]).start().await;
-    one.linked("dc2").await;
+    let (_federation, _wan, one, two) = through(|wan| wan.block_udp(true)).await;
     let mut view = one.door().call(request(SUBSCRIBE, "dc2", "")).await.unwrap().into_body();
     for _ in 0..5 {
         assert!(view.frame().await.unwrap().unwrap().is_data());
@@ -83,12 +68,8 @@ async fn a_call_given_up_over_tcp_is_given_up_at_the_far_end_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn udp_that_dies_fails_no_read_and_is_taken_up_again() {
-    let federation = Federation::new(&["dc1", "dc2"]);
-    let two = hub(&federation).await;
-    let wan = Wan::to(two.addr()).await;
-    wan.delay(Duration::from_millis(5), Duration::from_millis(2));
-    let one = federation.site("dc1").outbound_only().dials(&[wan.addr]).start().await;
-    one.linked("dc2").await;
+    let (_federation, wan, one, two) =
+        through(|wan| wan.delay(Duration::from_millis(5), Duration::from_millis(2))).await;
     on(&one, "dc2", "quic", Duration::from_secs(2)).await;
     // The one that stands by, up at both ends.
     until("a TCP link that stands by", Duration::from_secs(10), || wan.tcp_connections() == 1).await;
@@ -123,24 +104,19 @@ async fn udp_that_dies_fails_no_read_and_is_taken_up_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tcp_link_that_breaks_is_there_again_at_once() {
-    let federation = Federation::new(&["dc1", "dc2"]);
-    let two = hub(&federation).await;
-    let wan = Wan::to(two.addr()).await;
-    wan.block_udp(true);
-    let one = federation.site("dc1").outbound_only().dials(&[wan.addr]).start().await;
-    one.linked("dc2").await;
+    let (_federation, wan, one, two) = through(|wan| wan.block_udp(true)).await;
     let before = wan.tcp_connections();
     wan.cut_tcp();
     until("a new TCP connection", Duration::from_secs(3), || wan.tcp_connections() > before).await;
     one.linked("dc2").await;
-    until("an answer", Duration::from_secs(3), || path(&one, "dc2") == "tcp").await;
+    until("an answer", Duration::from_secs(3), || one.path("dc2") == "tcp").await;
     both_ways(&one, &two).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn through_a_proxy_with_and_without_a_password() {
     let federation = Federation::new(&["dc1", "dc2"]);
-    let two = hub(&federation).await;
+    let two = federation.hub().await;
     for (wanted, user) in [(None, ""), (Some("am9lOnNAY3JldA=="), "joe:s%40cret@")] {
         let proxy = ConnectProxy::start(wanted, two.addr()).await;
         let url = format!("http://{user}{}", proxy.addr);
@@ -155,7 +131,7 @@ async fn through_a_proxy_with_and_without_a_password() {
             .await;
         one.linked("dc2").await;
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-        assert_eq!(path(&one, "dc2"), "proxy");
+        assert_eq!(one.path("dc2"), "proxy");
         two.linked("dc1").await;
         both_ways(&one, &two).await;
         assert!(proxy.opened.load(Ordering::SeqCst) > 0);

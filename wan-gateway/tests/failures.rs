@@ -14,18 +14,6 @@ use support::*;
 
 const UNREACHABLE: &str = "Remote DC has no server currently reachable: no link to dc2 for ";
 
-/// Asks until there is an answer; how long that took.
-async fn answered(site: &Site, datacenter: &str, within: Duration) -> Duration {
-    let begun = Instant::now();
-    loop {
-        match ask(&site.door(), GET, datacenter, "x").await {
-            Ok(_) => return begun.elapsed(),
-            Err(why) => assert!(begun.elapsed() < within, "{datacenter} from {}: {why:?}", site.plan.config.datacenter),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// dc1 dials dc2; nobody else dials.
 async fn pair() -> (Federation, Site, Site) {
     let federation = Federation::new(&["dc1", "dc2"]);
@@ -45,7 +33,7 @@ async fn a_killed_gateway_is_unreachable_fast_and_calls_under_way_end() {
     two.kill().await;
     let killed = Instant::now();
     one.state("dc2", Some(SiteState::Unreachable), Duration::from_millis(2500)).await;
-    // While it is only suspected a call waits; it is refused once that is over.
+    // While it is only suspected a call waits; it is refused once its host says that nobody listens there.
     assert_eq!(ask(&one.door(), GET, "dc2", "").await.unwrap_err().0, Reason::Unreachable);
     let begun = Instant::now();
     let refusal = ask(&one.door(), GET, "dc2", "").await.unwrap_err();
@@ -53,7 +41,9 @@ async fn a_killed_gateway_is_unreachable_fast_and_calls_under_way_end() {
     assert!(refusal.0 == Reason::Unreachable && refusal.1.starts_with(UNREACHABLE), "{refusal:?}");
     let refusal = under_way.await.unwrap().unwrap_err();
     assert_eq!(refusal.0, Reason::Unreachable);
-    assert!(killed.elapsed() < Duration::from_secs(7), "{:?}", killed.elapsed());
+    println!("killed, with QUIC alone: calls end after {:?}", killed.elapsed());
+    // Less than the patience that a network gets which is merely dark.
+    assert!(killed.elapsed() < Duration::from_secs(3), "{:?}", killed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,11 +8,13 @@ mod support;
 #[path = "support/wan.rs"]
 mod wan;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use load::*;
 use support::*;
 use tokio_util::sync::CancellationToken;
+
+const LONELY_LINKS: usize = 8;
 
 /// Lets the load run for so long.
 async fn pass(time: Duration) {
@@ -47,6 +49,36 @@ async fn s7_loss_delays_single_calls_and_no_others() {
         let (worst, p50) = load.unharmed(&what).await;
         assert!(p50 < RTT * 2 && worst < ms(4000), "{p50:?} {worst:?}");
     }
+}
+
+/// Nothing else is under way, so that nothing but its own timers tells QUIC of a loss. What QUIC learns of a path is chance: several
+/// links, each with losses of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn s7_reads_one_after_another_do_not_stall() {
+    let mut links = tokio::task::JoinSet::new();
+    for link in 0..LONELY_LINKS {
+        links.spawn(async move {
+            let (_federation, wan, one, _two) = pair().await;
+            standby(&wan).await;
+            wan.loss(50);
+            let door = one.door();
+            let mut took = Vec::new();
+            for _ in 0..200 {
+                let begun = Instant::now();
+                let answer = ask(&door, GET, "dc2", "x").await;
+                took.push(begun.elapsed());
+                assert!(answer.is_ok(), "link {link}: {answer:?}");
+            }
+            took.sort();
+            println!("S7 link {link}: p99 {:?}, worst {:?}, {:?} packets", took[198], took[199], wan.packets());
+            took
+        });
+    }
+    let mut took: Vec<Duration> = links.join_all().await.concat();
+    took.sort();
+    let (p99, worst) = (took[took.len() * 99 / 100], took[took.len() - 1]);
+    println!("S7 {} reads one after another, 5 % loss each way, RTT 80 ms: p99 {p99:?}, worst {worst:?}", took.len());
+    assert!(p99 < RTT * 5 && worst < ms(1000), "{p99:?} {worst:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 #![allow(clippy::disallowed_methods, missing_docs, reason = "tests touch the world")]
 //! What is told of each link: transport and why, fallbacks, round trip, loss, MTU, bytes by class, and traces on demand.
 
+#[path = "support/load.rs"]
+mod load;
 mod support;
 #[path = "support/wan.rs"]
 mod wan;
@@ -9,15 +11,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use causeway_proto::federation::v1::{LinkStatus, LinkTraffic};
+use load::through;
 use support::*;
-use wan::Wan;
 
 const SOON: Duration = Duration::from_secs(12);
-
-/// It can be dialled through the emulator only.
-async fn hub(federation: &Federation) -> Site {
-    federation.site("dc2").with(|c| c.advertise = vec!["127.0.0.1:1".into()]).start().await
-}
 
 fn links(site: &Site, datacenter: &str) -> Vec<LinkStatus> {
     let sites = site.gateway().sites();
@@ -47,12 +44,7 @@ fn bytes(traffic: Option<LinkTraffic>) -> (u64, u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_tells_its_transport_and_a_fallback_its_reason() {
-    let federation = Federation::new(&["dc1", "dc2"]);
-    let two = hub(&federation).await;
-    let wan = Wan::to(two.addr()).await;
-    wan.delay(Duration::from_millis(20), Duration::ZERO);
-    let one = federation.site("dc1").outbound_only().dials(&[wan.addr]).start().await;
-    one.linked("dc2").await;
+    let (_federation, wan, one, two) = through(|wan| wan.delay(Duration::from_millis(20), Duration::ZERO)).await;
     let quic = chosen_is(&one, "dc2", "a large MTU, a round trip and a skew", |l| {
         l.mtu.is_some_and(|mtu| mtu > 1200) && l.rtt_us.is_some() && l.clock_skew_ms.is_some()
     })
@@ -110,12 +102,7 @@ async fn a_link_tells_its_transport_and_a_fallback_its_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_udp_is_blocked_from_the_first_the_link_says_so() {
-    let federation = Federation::new(&["dc1", "dc2"]);
-    let two = hub(&federation).await;
-    let wan = Wan::to(two.addr()).await;
-    wan.block_udp(true);
-    let one = federation.site("dc1").outbound_only().dials(&[wan.addr]).start().await;
-    one.linked("dc2").await;
+    let (_federation, _wan, one, _two) = through(|wan| wan.block_udp(true)).await;
     let tcp = chosen_is(&one, "dc2", "a fallback", |l| l.fallbacks == 1).await;
     assert_eq!(tcp.transport, "tcp");
     assert!(tcp.reason.starts_with("quic: no answer within ") && tcp.reason.contains("; tcp answered"), "{tcp:?}");

@@ -20,13 +20,6 @@ use support::*;
 use tokio_util::sync::CancellationToken;
 use wan::Wan;
 
-fn path(site: &Site, datacenter: &str) -> String {
-    let sites = site.gateway().sites();
-    let sites = sites.borrow();
-    let of = |s: &&SiteStatus| s.site.as_ref().is_some_and(|s| s.datacenter == datacenter);
-    sites.iter().find(of).map_or_else(String::new, |s| s.path.clone())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_a_blackout_of_three_seconds_fails_nothing_and_ends_no_view() {
     let (_federation, wan, one, two) = pair().await;
@@ -75,7 +68,7 @@ async fn s4_udp_that_dies_fails_no_call() {
     tokio::time::sleep(ms(500)).await;
     wan.block_udp(true);
     let dead = Instant::now();
-    until("TCP", Duration::from_secs(10), || path(&one, "dc2") == "tcp").await;
+    until("TCP", Duration::from_secs(10), || one.path("dc2") == "tcp").await;
     println!("S4: declared bad after {:?} (target: 2 s)", dead.elapsed());
     tokio::time::sleep(ms(1000)).await;
     let (worst, p50) = load.unharmed("S4 UDP dies in mid-session (target: 0 failed, worst 2.5 s)").await;
@@ -110,7 +103,7 @@ async fn s5_bursts_of_loss_raise_no_alarm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s8_loss_during_the_handshake_never_wedges() {
     let federation = Federation::new(&["dc1", "dc2"]);
-    let two = federation.site("dc2").with(|c| c.advertise = vec!["127.0.0.1:1".into()]).start().await;
+    let two = federation.hub().await;
     let wan = Wan::to(two.addr()).await;
     wan.delay(RTT / 2, Duration::ZERO);
     wan.block_tcp(true);
@@ -133,7 +126,7 @@ async fn r6_udp_that_is_half_blocked_or_too_narrow_is_left_for_tcp() {
     for (what, passes, mtu) in [("3 packets pass", 3, 1500), ("25 packets pass", 25, 1500), ("MTU 1220", 1 << 40, 1220)]
     {
         let federation = Federation::new(&["dc1", "dc2"]);
-        let two = federation.site("dc2").with(|c| c.advertise = vec!["127.0.0.1:1".into()]).start().await;
+        let two = federation.hub().await;
         let wan = Wan::to(two.addr()).await;
         wan.delay(RTT / 2, Duration::ZERO);
         wan.half_block_udp(passes);
@@ -141,7 +134,7 @@ async fn r6_udp_that_is_half_blocked_or_too_narrow_is_left_for_tcp() {
         let begun = Instant::now();
         let one = federation.site("dc1").outbound_only().dials(&[wan.addr]).start().await;
         one.state("dc2", Some(SiteState::Linked), Duration::from_secs(10)).await;
-        until("TCP", Duration::from_secs(10), || path(&one, "dc2") == "tcp").await;
+        until("TCP", Duration::from_secs(10), || one.path("dc2") == "tcp").await;
         let took = answered(&one, "dc2", Duration::from_secs(10)).await.max(answered(&two, "dc1", ms(10_000)).await);
         println!("R6 {what}: by TCP after {:?} (target: 3 s), an answer took {took:?}", begun.elapsed());
         assert!(begun.elapsed() < Duration::from_secs(6), "{what}: {:?}", begun.elapsed());
@@ -158,7 +151,7 @@ async fn r7_a_narrow_path_without_icmp_carries_quic_and_tcp_segments_are_small()
     assert_eq!(answer.len(), big.len());
     tokio::time::sleep(ms(500)).await;
     load.unharmed("R7 MTU 1280, no ICMP, QUIC (target: 0 failed)").await;
-    assert_eq!(path(&one, "dc2"), "quic");
+    assert_eq!(one.path("dc2"), "quic");
     // Who listens at a peer's address sees the segment size that the gateway asks for.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let plan = one.stop().await.dials(&[listener.local_addr().unwrap()]);
@@ -285,9 +278,9 @@ async fn x5_junk_disturbs_no_link() {
             packet[14] = 8;
             let _ = socket.send_to(&packet, target);
             sent += 1;
-            // Two thousand a second, in pieces: an unoptimised build is not asked for more.
-            if sent % 40 == 0 {
-                std::thread::sleep((ms(20) * (sent / 40)).saturating_sub(begun.elapsed()));
+            // Five thousand a second, in pieces: an unoptimised build is not asked for more.
+            if sent % 100 == 0 {
+                std::thread::sleep((ms(20) * (sent / 100)).saturating_sub(begun.elapsed()));
             }
         }
         (sent, begun.elapsed())
@@ -316,7 +309,7 @@ async fn s9_fifty_sites_are_back_after_the_hub_restarts() {
         async move {
             let there = |s: &&SiteStatus| !s.local && s.state() == SiteState::Linked;
             let linked = |s: &Arc<Vec<SiteStatus>>| s.iter().filter(there).count() == 50;
-            let whole = tokio::time::timeout(Duration::from_secs(90), watch.wait_for(linked)).await;
+            let whole = tokio::time::timeout(Duration::from_secs(30), watch.wait_for(linked)).await;
             drop(whole.expect("not all came back").unwrap());
         }
     };
@@ -330,7 +323,8 @@ async fn s9_fifty_sites_are_back_after_the_hub_restarts() {
         "S9: 50 sites back {:?} after the hub was up (target: 3 s), its start took {started:?}",
         begun.elapsed() - started
     );
-    answered(&sites[49], "dc0", Duration::from_secs(20)).await;
+    let took = answered(&sites[49], "dc0", Duration::from_secs(5)).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
     // Fifty-one gateways of an unoptimised build share the cores of this machine.
-    assert!(begun.elapsed() < Duration::from_secs(80), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
 }

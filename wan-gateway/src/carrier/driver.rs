@@ -83,6 +83,15 @@ impl Carrier {
         }
     }
 
+    /// The UDP port that we dialled; `None` where the other end dialled, which may be a NAT's port and open to us alone, and where the
+    /// kernel looks after the connection.
+    pub(crate) fn dialled_port(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Quic(conn) if conn.side().is_client() => Some(conn.remote_address()),
+            _ => None,
+        }
+    }
+
     /// Certificates that the other end showed.
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         match self {

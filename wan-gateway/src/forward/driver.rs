@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,8 +39,10 @@ const KEEP: usize = 8 << 20;
 const OPEN: Duration = Duration::from_secs(1);
 /// Links tried for one call.
 const TRIES: usize = 4;
-/// A link that acknowledges nothing is doubted after two round trips, or this if it is longer.
+/// A link that acknowledges nothing is doubted after two round trips, or this if it is longer; an answer is late then, too.
 const HEDGE: Duration = Duration::from_millis(40);
+/// Bytes of a request that may be sent twice since its answer is late.
+const SMALL: usize = 16 << 10;
 /// Bytes of an answer up to which it is awaited whole.
 const WHOLE: usize = 256 << 10;
 
@@ -129,7 +131,8 @@ async fn attempt_all(
             Reason::TooLarge.status(format!("the request is too large to cross: {request_limit} bytes are allowed"))
         );
     }
-    let call = Outbound { target, head, kept, request_limit, class, waits: meta.min_index > 0 };
+    let waits = meta.min_index > 0;
+    let call = Outbound { target, head, kept, request_limit, class, waits, begun: Arc::default() };
     let first = Box::pin(first_answer(routes, &call, rest));
     let mut answer = within(until, first).await.ok_or_else(|| late(target))??;
     answer.until = until;
@@ -146,6 +149,16 @@ struct Outbound<'a> {
     class: Class,
     /// Whether it is to be answered once something changes, so that a late answer means nothing.
     waits: bool,
+    /// Whether an answer has begun.
+    begun: Arc<AtomicBool>,
+}
+
+impl Outbound<'_> {
+    /// Told where an answer that has not begun is late. A large request takes its time, and is not to take it twice.
+    fn late(&self) -> Option<Arc<AtomicBool>> {
+        let size: usize = self.kept.iter().map(Bytes::len).sum();
+        (!self.waits && size <= SMALL).then(|| Arc::clone(&self.begun))
+    }
 }
 
 /// The answer of whichever link answers first. A call that may be repeated goes out on another link as soon as the one it is on
@@ -177,7 +190,7 @@ async fn first_answer(
             };
             tried.push(link.id);
             attempts += 1;
-            doubts = Box::pin(doubtful(Arc::clone(&link), call.waits));
+            doubts = Box::pin(doubtful(Arc::clone(&link), call.waits, call.late()));
             under_way.push(attempt(link, call, rest.take()));
         }
         let failure = tokio::select! {
@@ -194,7 +207,7 @@ async fn first_answer(
                             .increment(1);
                         tried.push(link.id);
                         attempts += 1;
-                        doubts = Box::pin(doubtful(Arc::clone(&link), call.waits));
+                        doubts = Box::pin(doubtful(Arc::clone(&link), call.waits, call.late()));
                         under_way.push(attempt(link, call, None));
                     }
                     // Once there is another link, or this one is itself again.
@@ -203,7 +216,7 @@ async fn first_answer(
                         doubts = Box::pin(async move {
                             table.replaced().await;
                             if let Some(link) = last {
-                                doubtful(link, true).await;
+                                doubtful(link, true, None).await;
                             }
                         });
                     }
@@ -227,8 +240,9 @@ async fn first_answer(
     }
 }
 
-/// Done once the link may not carry a call that goes out on it now. `waits`: only once the link is suspected.
-async fn doubtful(link: Arc<Link>, waits: bool) {
+/// Done once the link may not carry a call that goes out on it now, or an answer that has not begun (`late`) is late and there is credit.
+/// `waits`: only once the link is suspected.
+async fn doubtful(link: Arc<Link>, waits: bool, late: Option<Arc<AtomicBool>>) {
     let mut state = link.watch();
     let suspected = at_least(&mut state, State::Suspected);
     if waits {
@@ -238,11 +252,12 @@ async fn doubtful(link: Arc<Link>, waits: bool) {
     let before = link.conn.progress();
     let silence = async {
         tokio::time::sleep((link.conn.rtt() * 2).max(HEDGE)).await;
-        if link.conn.progress() != before {
-            // It works, so the far end takes its time.
+        if link.conn.progress() == before {
+            link.doubt(before);
+        } else if late.is_none_or(|begun| begun.load(Ordering::Relaxed)) || !link.spare() {
+            // It works. The far end takes its time, or the answer was lost, which with nothing after it QUIC learns from timers alone.
             std::future::pending::<()>().await;
         }
-        link.doubt(before);
     };
     tokio::select! {
         () = suspected => {}
@@ -343,7 +358,9 @@ async fn attempt(link: Arc<Link>, call: &Outbound<'_>, rest: Option<Body>) -> Re
         Broken::Link(why) => Failure::Broken(id, why),
         Broken::Frame(why) => Failure::Status(Reason::Internal.status(why)),
     };
-    match answer.next_item().await.map_err(broken)? {
+    let head = answer.next_item().await.map_err(broken)?;
+    call.begun.store(true, Ordering::Relaxed);
+    match head {
         Some(Item::Head { status, headers, .. }) => {
             let status = http::StatusCode::from_u16(status).map_err(|_| {
                 Failure::Status(Reason::Internal.status("the other gateway sent an impossible HTTP status"))
@@ -377,7 +394,7 @@ struct Busy(Arc<Link>);
 impl Busy {
     fn new(link: Arc<Link>) -> Self {
         link.busy.fetch_add(1, Ordering::Relaxed);
-        link.calls.fetch_add(1, Ordering::Relaxed);
+        link.called();
         Self(link)
     }
 }

@@ -21,7 +21,7 @@ use super::{CloseCode, ConnId, State};
 use crate::accept::driver::{Desk, serve};
 use crate::carrier::Closed;
 use crate::carrier::driver::Carrier;
-use crate::carrier::reach::driver::Won;
+use crate::carrier::reach::driver::{Won, nobody_listens};
 use crate::carrier::traffic::Traffic;
 use crate::config::{Config, Congestion};
 use crate::doctor::wire::{Question, Report};
@@ -47,6 +47,14 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const FRAME_TIME: Duration = Duration::from_secs(5);
 /// Bytes of one frame of gossip.
 const MAX_FRAME: usize = 4 << 20;
+
+/// What a call costs that goes out twice since its answer is late, where each call earns one: a site that is slow, since it is busy, gets
+/// at most a tenth more to do.
+const PRICE: u64 = 10;
+/// As much may be saved up: ten such calls at once.
+const CREDIT: u64 = 100;
+/// A silent link's port is knocked at this often, at the longest, and so long an answer is waited for.
+const KNOCK_EVERY: Duration = Duration::from_millis(500);
 
 /// First byte of a one-way stream, or of a datagram, that carries a frame of gossip. No [`Probe`] begins with it.
 const FRAME: u8 = 1;
@@ -98,6 +106,8 @@ pub(crate) struct Link {
     pub(crate) doubted: Notify,
     /// Its progress when it was doubted.
     doubt: AtomicU64,
+    /// What calls on it have earned for those whose answers are late.
+    credit: AtomicU64,
     state: watch::Sender<State>,
 }
 
@@ -118,6 +128,7 @@ impl Link {
             traffic: Arc::default(),
             doubted: Notify::new(),
             doubt: AtomicU64::new(u64::MAX),
+            credit: AtomicU64::new(CREDIT),
             state: watch::Sender::new(State::Greeting),
         }
     }
@@ -169,6 +180,18 @@ impl Link {
         // Where it is doubted anew at this moment, that stands.
         let _ = self.doubt.compare_exchange(doubt, u64::MAX, Ordering::Relaxed, Ordering::Relaxed);
         false
+    }
+
+    /// Counts a call that goes out on it.
+    pub(crate) fn called(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |c| (c < CREDIT).then_some(c + 1));
+    }
+
+    /// Whether one more call whose answer is late may go out on another link too.
+    pub(crate) fn spare(&self) -> bool {
+        let taken = |credit: u64| credit.checked_sub(PRICE);
+        self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     fn age_us(&self) -> u64 {
@@ -424,6 +447,7 @@ pub(crate) async fn run(link: Arc<Link>, desk: Desk, notes: mpsc::Sender<Note>, 
         error = calls(&link, &desk, &tasks) => error,
         error = frames(&link, &notes) => error,
         error = datagrams(&link, &notes) => error,
+        error = refused(&link) => error,
     };
     // Fails when the gateway stops.
     let _ = notes.send(Note::Closed(link.id, error)).await;
@@ -442,6 +466,22 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         self.0.serving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Done once a link is silent and the other end's host says that nobody listens there: the gateway's process is gone. Without this a
+/// call would wait for it for as long as for a network that is dark for a while.
+async fn refused(link: &Link) -> Closed {
+    let mut state = link.watch();
+    loop {
+        // An error means that the link is gone.
+        let _ = state.wait_for(|s| matches!(s, State::Suspected | State::Lost)).await;
+        let Some(port) = link.conn.dialled_port() else { return std::future::pending().await };
+        if nobody_listens(port, KNOCK_EVERY).await && matches!(*state.borrow(), State::Suspected | State::Lost) {
+            link.close(CloseCode::Silent);
+            return Closed::gone(format!("no answer to probes, and nobody listens at {port}"));
+        }
+        tokio::time::sleep(KNOCK_EVERY).await;
     }
 }
 

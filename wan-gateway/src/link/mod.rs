@@ -39,8 +39,9 @@ pub const RELAY_WINDOW: Duration = Duration::from_millis(300);
 pub const MISSES: u32 = 2;
 /// A suspected connection is asked more often, so that it is back sooner.
 pub const SUSPECT_EVERY: Duration = Duration::from_millis(200);
-/// A suspected connection is lost after this: calls that wait for it end. Longer than a blackout of three seconds. It may still come
-/// back, until QUIC gives it up.
+/// A suspected connection is lost after this: calls that wait for it end. It is suspected a little over a second after it fell silent;
+/// together that outlasts a blackout of three seconds, the probe after it and its round trip, on a busy machine too. Where the other
+/// host says that the gateway is gone, nobody waits for it (`driver.rs`). It may still come back, until QUIC gives it up.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// A probe is missed after this, or two round trips, where the connection beside it broke.
 pub const BEREFT_WINDOW: Duration = Duration::from_millis(300);

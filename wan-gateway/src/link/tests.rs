@@ -44,6 +44,10 @@ fn silence_is_suspected_then_lost_and_life_brings_it_back() {
         }
     });
     assert_eq!(changes, [(State::Suspected, ms(1300)), (State::Lost, ms(4300))]);
+    // After a blackout of three seconds there is time for a probe, a round trip of 300 ms, and to send what was lost again. A call with
+    // a deadline of five seconds still hears that the link is lost.
+    let blackout = ms(3000) + SUSPECT_EVERY + ms(300) * 2;
+    assert!(blackout < changes[1].1 && changes[1].1 < ms(5000));
     links.handle(t0 + ms(5000), Event::Heard { conn: 1, rtt: ms(10) });
     assert_eq!(links.state(1), State::Up);
 }

@@ -74,14 +74,20 @@ impl Load {
     }
 }
 
-/// dc1 dials dc2 through the emulator; nobody else dials.
-pub async fn pair() -> (Federation, Wan, Site, Site) {
+/// dc1 has dialled dc2 through an emulator, which was made so before; nobody else dials.
+pub async fn through(conditions: impl FnOnce(&Wan)) -> (Federation, Wan, Site, Site) {
     let federation = Federation::new(&["dc1", "dc2"]);
-    let two = federation.site("dc2").with(|c| c.advertise = vec!["127.0.0.1:1".into()]).start().await;
+    let two = federation.hub().await;
     let wan = Wan::to(two.addr()).await;
-    wan.delay(RTT / 2, Duration::ZERO);
+    conditions(&wan);
     let one = federation.site("dc1").outbound_only().dials(&[wan.addr]).start().await;
     one.linked("dc2").await;
+    (federation, wan, one, two)
+}
+
+/// The same at [`RTT`], and both have the link.
+pub async fn pair() -> (Federation, Wan, Site, Site) {
+    let (federation, wan, one, two) = through(|wan| wan.delay(RTT / 2, Duration::ZERO)).await;
     two.linked("dc1").await;
     (federation, wan, one, two)
 }
@@ -94,16 +100,4 @@ pub async fn standby(wan: &Wan) {
 
 pub fn both(one: &Site, two: &Site) -> Vec<(Door, &'static str)> {
     vec![(one.door(), "dc2"), (two.door(), "dc1")]
-}
-
-/// Asks until there is an answer; how long that took.
-pub async fn answered(site: &Site, datacenter: &str, within: Duration) -> Duration {
-    let begun = Instant::now();
-    loop {
-        match ask(&site.door(), GET, datacenter, "x").await {
-            Ok(_) => return begun.elapsed(),
-            Err(why) => assert!(begun.elapsed() < within, "{datacenter} from {}: {why:?}", site.plan.config.datacenter),
-        }
-        tokio::time::sleep(ms(10)).await;
-    }
 }

@@ -82,6 +82,11 @@ impl Federation {
         Material::load(self.servers[datacenter].clone(), "consul").unwrap()
     }
 
+    /// dc2, which can be dialled through an emulator or a proxy only: it says no address of its own.
+    pub async fn hub(&self) -> Site {
+        self.site("dc2").with(|c| c.advertise = vec!["127.0.0.1:1".into()]).start().await
+    }
+
     pub fn site(&self, datacenter: &str) -> Plan {
         Plan::new(datacenter, self.material(datacenter))
     }
@@ -183,6 +188,14 @@ impl Site {
     pub async fn stop(mut self) -> Plan {
         self.gateway.take().unwrap().stop().await;
         self.plan.clone()
+    }
+
+    /// By what it reaches a datacenter; `""`: by nothing.
+    pub fn path(&self, datacenter: &str) -> String {
+        let sites = self.gateway().sites();
+        let sites = sites.borrow();
+        let of = |s: &&SiteStatus| s.site.as_ref().is_some_and(|s| s.datacenter == datacenter);
+        sites.iter().find(of).map_or_else(String::new, |s| s.path.clone())
     }
 
     pub async fn state(&self, datacenter: &str, wanted: Option<SiteState>, within: Duration) -> Vec<SiteStatus> {
@@ -315,6 +328,18 @@ pub async fn read(response: Response) -> Answer {
     }
     assert!(collected.trailers().is_some_and(|t| t.contains_key("grpc-status")), "no trailers came");
     Ok((by, collected.to_bytes()))
+}
+
+/// Asks until there is an answer; how long that took.
+pub async fn answered(site: &Site, datacenter: &str, within: Duration) -> Duration {
+    let begun = Instant::now();
+    loop {
+        match ask(&site.door(), GET, datacenter, "x").await {
+            Ok(_) => return begun.elapsed(),
+            Err(why) => assert!(begun.elapsed() < within, "{datacenter} from {}: {why:?}", site.plan.config.datacenter),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Waits until it is so.

@@ -2,7 +2,8 @@
 //! Sockets of TCP links, and the race of all ways to a target.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
@@ -341,6 +342,31 @@ pub(crate) async fn connect(addr: SocketAddr) -> std::io::Result<TcpStream> {
     socket.connect(addr).await
 }
 
+/// Whether the host at the other end says that nobody listens at this UDP port. No answer says nothing: it may be the network that is
+/// silent. QUIC's own socket is not told of such answers, since it is connected to nobody.
+pub(crate) async fn nobody_listens(addr: SocketAddr, within: Duration) -> bool {
+    // A socket that speaks both families tells IPv4 addresses in its own way.
+    let addr = match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, addr.port()).into(),
+        IpAddr::V6(_) => addr,
+    };
+    let any: SocketAddr =
+        if addr.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let asked = async {
+        let socket = UdpSocket::bind(any).await?;
+        socket.connect(addr).await?;
+        // No packet of QUIC: who listens drops it.
+        socket.send(&[0]).await?;
+        socket.recv(&mut [0; 16]).await
+    };
+    // An unreachable network or host is told otherwise, and is no proof that the process is gone.
+    let answer: std::io::Result<usize> = match tokio::time::timeout(within, asked).await {
+        Ok(answer) => answer,
+        Err(_) => return false,
+    };
+    answer.is_err_and(|e| matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset))
+}
+
 /// Opens a way to `host:port` through a proxy; also says where the proxy is.
 pub(crate) async fn tunnel(proxy: &Proxy, target: &str) -> Result<(TcpStream, SocketAddr), String> {
     let at = |error: std::io::Error| format!("the proxy {}: {error}", proxy.address());
@@ -360,4 +386,19 @@ pub(crate) async fn tunnel(proxy: &Proxy, target: &str) -> Result<(TcpStream, So
     }
     proxy.verdict(&String::from_utf8_lossy(&answer)).map_err(|why| format!("{target}: {why}"))?;
     Ok((stream, addr))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_where_nobody_listens_says_so_and_one_where_somebody_does_says_nothing() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap();
+        let within = Duration::from_millis(200);
+        assert!(!nobody_listens(port, within).await);
+        drop(socket);
+        assert!(nobody_listens(port, within).await);
+    }
 }
