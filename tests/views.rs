@@ -132,6 +132,8 @@ fn remote_answers_cost_one_stream_come_in_one_way_and_go_on_through_a_cut() {
                 let seen = || here.get(&format!("{WEB}&stale")).json().unwrap().as_array().map_or(0, Vec::len);
                 while seen() <= round {
                     assert!(Instant::now() < until, "the change never came");
+                    // Looking without end would take from those who are measured the processor that they need.
+                    harness::blink();
                 }
                 Instant::now()
             });
@@ -152,11 +154,7 @@ fn remote_answers_cost_one_stream_come_in_one_way_and_go_on_through_a_cut() {
     println!(
         "row 13: one way {one_way:?}; from before the write there to a view here {view:?}, to a blocked reader {reader:?}"
     );
-    // The best of them: with a second trip none would be so quick, and a busy machine makes some of them slow.
-    assert!(
-        by_view[0] < one_way * 2 && by_reader[0] < one_way * 2,
-        "no second trip is needed: {by_view:?} {by_reader:?}"
-    );
+    assert!(view < one_way * 2 && reader < one_way * 2, "no second trip is needed: {by_view:?} {by_reader:?}");
     let warm = here.get(&format!("{WEB}&stale"));
     assert_eq!((warm.header("x-cache"), warm.header("x-causeway-view-age")), (None, Some("0")));
 

@@ -39,6 +39,11 @@ pub fn pause() {
     std::thread::park_timeout(Duration::from_millis(15));
 }
 
+/// As [`pause`], where the moment at which a condition came true is what is measured.
+pub fn blink() {
+    std::thread::park_timeout(Duration::from_millis(1));
+}
+
 /// A directory that is removed with the test, unless it failed.
 pub struct Dir(pub PathBuf);
 
