@@ -7,7 +7,6 @@ mod wan;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,25 +123,6 @@ impl Load {
     }
 }
 
-/// Starts a process of the new site with what joining wrote, and ports of its own.
-fn start_new(node: &mut Node, written: &Path, join: u16, more: &Value) {
-    let mut config: Value = serde_json::from_slice(&fs::read(written).unwrap()).unwrap();
-    let own = json!({
-        "node_name": node.name, "data_dir": node.dir.join("data"), "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1",
-        "retry_join": [format!("127.0.0.1:{join}")], "leave_on_terminate": false,
-        "ports": {"serf_lan": node.serf, "http": node.http, "dns": node.dns, "server": node.rpc},
-        "limits": {"http_max_conns_per_client": 1000},
-    });
-    for (key, value) in own.as_object().unwrap().iter().chain(more.as_object().unwrap()) {
-        match (config[key].as_object_mut(), value.as_object()) {
-            (Some(old), Some(new)) => old.extend(new.clone()),
-            _ => config[key] = value.clone(),
-        }
-    }
-    node.write_config(&config);
-    node.start();
-}
-
 /// A site that may only dial out joins with a token, is asked over the connection that it dialled, and stays linked while the NAT
 /// forgets, everything goes dark for three seconds, and UDP dies.
 #[test]
@@ -179,12 +159,12 @@ fn r1_r2_s1_s3_s4_an_outbound_only_site_joins_and_stays_linked() {
     // dc2 with what joining wrote.
     let serf = federation.node("dc2-server-1").serf;
     let server = federation.node_mut("dc2-server-1");
-    start_new(server, &out.join("server/server.json"), serf, &json!({"server": true, "bootstrap_expect": 1}));
+    server.start_joined(&out.join("server/server.json"), serf, &json!({"server": true, "bootstrap_expect": 1}));
     wait("dc2 to have a leader", SOON, || federation.node("dc2-server-1").put("/v1/kv/load", "there").ok().map(|_| ()));
     let gateway = federation.node_mut("dc2-gateway");
     let only_out = json!({"gateway": {"lan_port": gateway.lan, "listen": "none"}});
     let begun = Instant::now();
-    start_new(gateway, &out.join("gateway.json"), serf, &only_out);
+    gateway.start_joined(&out.join("gateway.json"), serf, &only_out);
     let (here, there) = (federation.agent("dc1"), federation.node("dc2-server-1"));
     let answers = |node: &Node, dc: &str| {
         let answer = node.get(&format!("/v1/kv/load?raw&dc={dc}"));
