@@ -44,6 +44,13 @@ pub fn blink() {
     std::thread::park_timeout(Duration::from_millis(1));
 }
 
+/// The beat of a load: back when its next call is due. For the load alone, never between what a test does and what it looks at.
+pub fn beat(due: Instant) {
+    while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        std::thread::park_timeout(left);
+    }
+}
+
 /// A directory that is removed with the test, unless it failed.
 pub struct Dir(pub PathBuf);
 
