@@ -7,14 +7,13 @@ mod wan;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use harness::{Federation, Node, Part, causeway, http, pause, wait};
+use harness::{Federation, Node, Part, beat, causeway, http, wait};
 use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -32,14 +31,6 @@ fn before(runtime: &Runtime, gateway: &Node) -> Wan {
     let wan = runtime.block_on(Wan::to(SocketAddr::from(([127, 0, 0, 1], gateway.wan))));
     wan.delay(RTT / 2, Duration::ZERO);
     wan
-}
-
-/// Lets the load run for so long.
-fn pass(time: Duration) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        pause();
-    }
 }
 
 /// Changes what is written of a node.
@@ -73,6 +64,9 @@ fn path(gateway: &Node, datacenter: &str) -> String {
 /// Reads of other sites through the HTTP API at a steady rate, whether or not those before are answered.
 struct Load {
     stop: Arc<AtomicBool>,
+    every: Duration,
+    asked: Arc<AtomicUsize>,
+    answered: Arc<AtomicUsize>,
     thread: JoinHandle<(Vec<Duration>, Vec<String>)>,
 }
 
@@ -81,6 +75,8 @@ impl Load {
     fn start(from: &[(u16, &str)], every: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let (asked, answered) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (asks, answers) = (Arc::clone(&asked), Arc::clone(&answered));
         let from: Vec<(u16, String)> = from.iter().map(|(port, dc)| (*port, (*dc).to_owned())).collect();
         let thread = std::thread::spawn(move || {
             let begun = Instant::now();
@@ -90,15 +86,18 @@ impl Load {
                     break;
                 }
                 let (port, path) = (*port, format!("/v1/kv/load?raw&dc={dc}"));
+                let answers = Arc::clone(&answers);
+                asks.fetch_add(1, Ordering::SeqCst);
                 calls.push(std::thread::spawn(move || {
                     let start = Instant::now();
                     let answer = http::request(port, "GET", &path, b"");
                     let failed = (answer.text() != "there").then(|| {
                         format!("{path} at {:?}: {} {}", start.duration_since(begun), answer.code, answer.text())
                     });
+                    answers.fetch_add(1, Ordering::SeqCst);
                     (start.elapsed(), failed)
                 }));
-                pass((every * n).saturating_sub(begun.elapsed()));
+                beat(begun + every * n);
             }
             let (mut took, mut failed) = (Vec::new(), Vec::new());
             for call in calls {
@@ -109,7 +108,26 @@ impl Load {
             took.sort();
             (took, failed)
         });
-        Self { stop, thread }
+        Self { stop, every, asked, answered, thread }
+    }
+
+    /// Done once as many more calls were made as are made in this time.
+    fn asks_for(&self, time: Duration) {
+        self.counts("calls", &self.asked, time);
+    }
+
+    /// Done once as many more calls were answered as are made in this time.
+    fn goes_on_for(&self, time: Duration) {
+        self.counts("answers", &self.answered, time);
+    }
+
+    fn counts(&self, what: &str, counter: &AtomicUsize, time: Duration) {
+        let wanted =
+            counter.load(Ordering::SeqCst) + usize::try_from(time.as_millis() / self.every.as_millis()).unwrap();
+        wait(what, SOON, || match counter.load(Ordering::SeqCst) {
+            n if n >= wanted => Ok(()),
+            n => Err(format!("{n} of {wanted}")),
+        });
     }
 
     /// All went well; the worst and the middle.
@@ -122,25 +140,6 @@ impl Load {
         assert!(failed.is_empty(), "{what}: {failed:#?}");
         (max, p50)
     }
-}
-
-/// Starts a process of the new site with what joining wrote, and ports of its own.
-fn start_new(node: &mut Node, written: &Path, join: u16, more: &Value) {
-    let mut config: Value = serde_json::from_slice(&fs::read(written).unwrap()).unwrap();
-    let own = json!({
-        "node_name": node.name, "data_dir": node.dir.join("data"), "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1",
-        "retry_join": [format!("127.0.0.1:{join}")], "leave_on_terminate": false,
-        "ports": {"serf_lan": node.serf, "http": node.http, "dns": node.dns, "server": node.rpc},
-        "limits": {"http_max_conns_per_client": 1000},
-    });
-    for (key, value) in own.as_object().unwrap().iter().chain(more.as_object().unwrap()) {
-        match (config[key].as_object_mut(), value.as_object()) {
-            (Some(old), Some(new)) => old.extend(new.clone()),
-            _ => config[key] = value.clone(),
-        }
-    }
-    node.write_config(&config);
-    node.start();
 }
 
 /// A site that may only dial out joins with a token, is asked over the connection that it dialled, and stays linked while the NAT
@@ -179,12 +178,12 @@ fn r1_r2_s1_s3_s4_an_outbound_only_site_joins_and_stays_linked() {
     // dc2 with what joining wrote.
     let serf = federation.node("dc2-server-1").serf;
     let server = federation.node_mut("dc2-server-1");
-    start_new(server, &out.join("server/server.json"), serf, &json!({"server": true, "bootstrap_expect": 1}));
+    server.start_joined(&out.join("server/server.json"), serf, &json!({"server": true, "bootstrap_expect": 1}));
     wait("dc2 to have a leader", SOON, || federation.node("dc2-server-1").put("/v1/kv/load", "there").ok().map(|_| ()));
     let gateway = federation.node_mut("dc2-gateway");
     let only_out = json!({"gateway": {"lan_port": gateway.lan, "listen": "none"}});
     let begun = Instant::now();
-    start_new(gateway, &out.join("gateway.json"), serf, &only_out);
+    gateway.start_joined(&out.join("gateway.json"), serf, &only_out);
     let (here, there) = (federation.agent("dc1"), federation.node("dc2-server-1"));
     let answers = |node: &Node, dc: &str| {
         let answer = node.get(&format!("/v1/kv/load?raw&dc={dc}"));
@@ -204,30 +203,30 @@ fn r1_r2_s1_s3_s4_an_outbound_only_site_joins_and_stays_linked() {
     let every = Duration::from_millis(40);
     // In use, so that what follows happens to a link with a measured round trip and one that stands by.
     wait("a TCP link that stands by", SOON, || if wan.tcp_connections() > 0 { Ok(()) } else { Err("none".into()) });
-    pass(Duration::from_secs(1));
+    let load = Load::start(&both, every);
+    load.goes_on_for(Duration::from_secs(1));
 
     let before = wan.handshakes();
-    let load = Load::start(&both, every);
     for _ in 0..3 {
-        pass(Duration::from_millis(600));
+        load.goes_on_for(Duration::from_millis(600));
         wan.rebind();
     }
-    pass(Duration::from_millis(600));
+    load.goes_on_for(Duration::from_millis(600));
     let (worst, _) = load.unharmed("S1 rebinding, three times (target: 0 failed, worst 500 ms)");
     assert!(worst < Duration::from_secs(3), "{worst:?}");
     assert_eq!(wan.handshakes(), before, "the connection was given up");
 
     let load = Load::start(&both, every);
-    pass(Duration::from_millis(500));
+    load.goes_on_for(Duration::from_millis(500));
     wan.blackout(true);
-    pass(Duration::from_secs(3));
+    load.asks_for(Duration::from_secs(3));
     wan.blackout(false);
-    pass(Duration::from_secs(1));
+    load.goes_on_for(Duration::from_secs(4));
     let (worst, _) = load.unharmed("S3 blackout of 3 s (target: 0 failed, each within 5 s)");
     assert!(worst < Duration::from_secs(5), "{worst:?}");
 
     let load = Load::start(&both, every);
-    pass(Duration::from_millis(500));
+    load.goes_on_for(Duration::from_millis(500));
     wan.block_udp(true);
     let dead = Instant::now();
     wait("TCP", SOON, || match path(federation.node("dc2-gateway"), "dc1") {
@@ -235,7 +234,7 @@ fn r1_r2_s1_s3_s4_an_outbound_only_site_joins_and_stays_linked() {
         p => Err(p),
     });
     println!("S4: declared bad within {:?} (target: 2 s)", dead.elapsed());
-    pass(Duration::from_millis(500));
+    load.goes_on_for(Duration::from_millis(500));
     let (worst, _) = load.unharmed("S4 UDP dies in mid-session (target: 0 failed, worst 2.5 s)");
     assert!(worst < Duration::from_secs(5), "{worst:?}");
     wan.block_udp(false);
@@ -355,11 +354,10 @@ fn t2_one_of_two_gateways_killed_fails_no_read() {
         t if t == "there" => Ok(()),
         t => Err(t),
     });
-    pass(Duration::from_secs(1));
     let load = Load::start(&[(there, "dc1")], Duration::from_millis(25));
-    pass(Duration::from_millis(700));
+    load.goes_on_for(Duration::from_millis(1700));
     federation.node_mut("dc1-second").kill();
-    pass(Duration::from_millis(2500));
+    load.goes_on_for(Duration::from_millis(2500));
     let (worst, p50) = load.unharmed("T2 one of two gateways killed with kill -9 (target: 0 failed)");
     println!(
         "T2: the worst took {:?} more than the median (target: two round trips, 160 ms)",

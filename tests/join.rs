@@ -79,24 +79,6 @@ fn first_site(name: &str) -> Federation {
     federation
 }
 
-/// Starts a process of the new site with what joining wrote, and ports of its own.
-fn start_new(node: &mut Node, written: &Path, join: u16, more: &Value) {
-    let mut config: Value = serde_json::from_slice(&fs::read(written).unwrap()).unwrap();
-    let own = json!({
-        "node_name": node.name, "data_dir": node.dir.join("data"), "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1",
-        "retry_join": [format!("127.0.0.1:{join}")], "leave_on_terminate": false,
-        "ports": {"serf_lan": node.serf, "http": node.http, "dns": node.dns, "server": node.rpc},
-    });
-    for (key, value) in own.as_object().unwrap().iter().chain(more.as_object().unwrap()) {
-        match (config[key].as_object_mut(), value.as_object()) {
-            (Some(old), Some(new)) => old.extend(new.clone()),
-            _ => config[key] = value.clone(),
-        }
-    }
-    node.write_config(&config);
-    node.start();
-}
-
 /// The site joins, both sites answer each other's DNS and HTTP, is shown, is removed and readmitted.
 #[test]
 fn a_site_joins_with_one_command() {
@@ -116,9 +98,9 @@ fn a_site_joins_with_one_command() {
     let mut server = Node::new("dc2-server", "dc2", Part::Server, &dir);
     let mut gateway = Node::new("dc2-gateway", "dc2", Part::Gateway, &dir);
     let serf = server.serf;
-    start_new(&mut server, &out.join("server/server.json"), serf, &json!({"server": true, "bootstrap_expect": 1}));
+    server.start_joined(&out.join("server/server.json"), serf, &json!({"server": true, "bootstrap_expect": 1}));
     let lan = json!({"gateway": {"lan_port": gateway.lan}});
-    start_new(&mut gateway, &out.join("gateway.json"), serf, &lan);
+    gateway.start_joined(&out.join("gateway.json"), serf, &lan);
     federation.nodes.push(server);
     federation.nodes.push(gateway);
 

@@ -165,10 +165,24 @@ fn nothing_is_left_behind() {
             for word in ["todo!(", "unimplemented!(", "dbg!(", "#[ignore", "FIXME", "XXX"] {
                 assert!(!text.contains(word), "{} holds {word}", path.display());
             }
-            // The emulator of a WAN delays by trade; everything else waits for conditions.
-            if path.starts_with("tests") && !path.starts_with("tests/wan") {
-                assert!(!text.contains("sleep("), "{} sleeps; wait for a condition with a deadline", path.display());
-            }
+        }
+    }
+}
+
+#[test]
+fn tests_wait_for_conditions() {
+    // What may let time pass, and why. Everything else waits for a condition with a deadline: `harness::wait`, a channel, a watch.
+    let allowed = [
+        // A packet is under way until it is due: that is what an emulator of a WAN does.
+        ("sleep_until(", ["tests/wan/mod.rs"].as_slice()),
+        // The step between two looks at a condition, and the beat of a load; a packet that is under way, between threads.
+        ("park_timeout(", &["tests/harness/mod.rs", "tests/lab/mod.rs"]),
+        ("sleep(", &[]),
+    ];
+    for (path, text) in sources("tests") {
+        for (word, homes) in allowed {
+            let is_home = path == Path::new("tests/tidy.rs") || homes.iter().any(|home| path == Path::new(home));
+            assert!(is_home || !text.contains(word), "{} says {word}; wait for a condition", path.display());
         }
     }
 }

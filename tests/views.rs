@@ -8,6 +8,7 @@ mod wan;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use harness::{Federation, Node, http, wait};
@@ -25,6 +26,12 @@ fn change(node: &Node, how: impl FnOnce(&mut Value)) {
     let mut config: Value = serde_json::from_slice(&std::fs::read(node.config_path()).unwrap()).unwrap();
     how(&mut config);
     node.write_config(&config);
+}
+
+/// Held by each test from its start: a way of 40 ms is not measured while the next test floods a frozen site from 150 threads.
+fn alone() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A DNS answer with what EDNS tells: response code, TTLs, and the extended error with its text.
@@ -79,6 +86,7 @@ fn median(times: &mut [Duration]) -> Duration {
 
 #[test]
 fn remote_answers_cost_one_stream_come_in_one_way_and_go_on_through_a_cut() {
+    let _alone = alone();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut federation = Federation::prepare("views", 2, 1);
     let target = SocketAddr::from(([127, 0, 0, 1], federation.node("dc1-gateway").wan));
@@ -132,6 +140,8 @@ fn remote_answers_cost_one_stream_come_in_one_way_and_go_on_through_a_cut() {
                 let seen = || here.get(&format!("{WEB}&stale")).json().unwrap().as_array().map_or(0, Vec::len);
                 while seen() <= round {
                     assert!(Instant::now() < until, "the change never came");
+                    // Looking without end would take from those who are measured the processor that they need.
+                    harness::blink();
                 }
                 Instant::now()
             });
@@ -152,11 +162,7 @@ fn remote_answers_cost_one_stream_come_in_one_way_and_go_on_through_a_cut() {
     println!(
         "row 13: one way {one_way:?}; from before the write there to a view here {view:?}, to a blocked reader {reader:?}"
     );
-    // The best of them: with a second trip none would be so quick, and a busy machine makes some of them slow.
-    assert!(
-        by_view[0] < one_way * 2 && by_reader[0] < one_way * 2,
-        "no second trip is needed: {by_view:?} {by_reader:?}"
-    );
+    assert!(view < one_way * 2 && reader < one_way * 2, "no second trip is needed: {by_view:?} {by_reader:?}");
     let warm = here.get(&format!("{WEB}&stale"));
     assert_eq!((warm.header("x-cache"), warm.header("x-causeway-view-age")), (None, Some("0")));
 
@@ -236,6 +242,7 @@ fn resident_kib(node: &Node) -> u64 {
 /// F1. Takes as long as calls to a frozen site may take: their deadline of 10 s, at most.
 #[test]
 fn a_frozen_site_costs_the_others_nothing() {
+    let _alone = alone();
     let mut federation = Federation::prepare("frozen", 2, 1);
     for node in &mut federation.nodes {
         node.start_quietly();
@@ -317,6 +324,7 @@ fn a_frozen_site_costs_the_others_nothing() {
 /// F2.
 #[test]
 fn without_a_quorum_here_remote_and_cached_reads_go_on() {
+    let _alone = alone();
     let mut federation = Federation::prepare("quorum", 2, 2);
     for node in &mut federation.nodes {
         node.start_quietly();

@@ -1,7 +1,5 @@
 //! Who is measured: a federation of two sites of ours, or the same of the real Consul.
 
-use std::fs;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -164,19 +162,8 @@ impl Subject {
 }
 
 fn launch(consul: Option<&str>, node: &mut Node) {
-    let Some(bin) = consul else {
-        node.start_quietly();
-        return;
-    };
-    let log = fs::File::create(node.dir.join("log")).unwrap();
-    let child = Command::new(bin)
-        .args(["agent", "-log-level", "err", "-config-file"])
-        .arg(node.config_path())
-        .env_remove("CONSUL_HTTP_ADDR")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    node.child = Some(child);
+    match consul {
+        None => node.start_quietly(),
+        Some(bin) => node.start_consul(bin, "err"),
+    }
 }

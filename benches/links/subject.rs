@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::UdpSocket;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -151,19 +150,7 @@ impl Subject {
         let space = &self.pair.sites[side(&node.dc)];
         space.within(|| match bin {
             None => node.start_quietly(),
-            Some(bin) => {
-                let log = fs::File::create(node.dir.join("log.consul")).unwrap();
-                let child = Command::new(bin)
-                    .args(["agent", "-log-level", "err", "-config-file"])
-                    .arg(node.config_path())
-                    .env_remove("CONSUL_HTTP_ADDR")
-                    .stdin(Stdio::null())
-                    .stdout(log.try_clone().unwrap())
-                    .stderr(log)
-                    .spawn()
-                    .unwrap();
-                node.child = Some(child);
-            }
+            Some(bin) => node.start_consul(&bin, "err"),
         });
     }
 

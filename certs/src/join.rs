@@ -15,8 +15,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use subtle::ConstantTimeEq;
 
 use crate::authority::Authority;
-use crate::link::{ONLY_13, WAN_ALPN, with_versions};
-use crate::material::Material;
+use crate::link::{self, WAN_ALPN};
+use crate::material::{LoadError, Material};
 use crate::verify::{self, Clients, Rule, provider};
 
 /// Application protocol of a site that asks for its first certificate.
@@ -36,9 +36,7 @@ pub fn pin(certificate: &[u8]) -> [u8; PIN] {
 pub fn wan_server(material: &Arc<Material>, authority: &Authority) -> Arc<ServerConfig> {
     let verifier = Arc::new(Clients { material: material.clone(), rule: Rule::Gateway(None), mandatory: false });
     let own = Joinable { material: material.clone(), authority: CertificateDer::from(authority.der().to_vec()) };
-    let mut config = with_versions(ServerConfig::builder_with_provider(provider()), ONLY_13)
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(own));
+    let mut config = material.begun().listener().with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(own));
     config.alpn_protocols = vec![WAN_ALPN.to_vec(), JOIN_ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -46,15 +44,13 @@ pub fn wan_server(material: &Arc<Material>, authority: &Authority) -> Arc<Server
 }
 
 /// For a site that joins: the other end must be a gateway of this datacenter, certified by the authority with this fingerprint.
-pub fn client(pin: [u8; PIN], datacenter: &str, domain: &str) -> Arc<ClientConfig> {
+pub fn client(pin: [u8; PIN], datacenter: &str, domain: &str) -> Result<Arc<ClientConfig>, LoadError> {
     let verifier = Pinned { pin, datacenter: datacenter.to_owned(), domain: domain.to_owned() };
-    let mut config = with_versions(ClientConfig::builder_with_provider(provider()), ONLY_13)
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+    let mut config =
+        link::nameless()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
     config.alpn_protocols = vec![JOIN_ALPN.to_vec()];
     config.resumption = Resumption::disabled();
-    Arc::new(config)
+    Ok(Arc::new(config))
 }
 
 /// Shows the authority's certificate too, to those who join.

@@ -10,10 +10,10 @@ use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ServerConfig, SignatureScheme, SupportedProtocolVersion};
+use rustls::{ClientConfig, ConfigBuilder, ServerConfig, SignatureScheme, SupportedProtocolVersion, WantsVerifier};
 use rustls_pki_types::ServerName;
 
-use crate::material::Material;
+use crate::material::{LoadError, Material};
 use crate::verify::{self, Clients, Rule, Servers};
 
 pub use crate::verify::peer_identities;
@@ -25,33 +25,79 @@ pub const RPC_ALPN: &[u8] = b"h2";
 /// Application protocol of the HTTP interface.
 pub const HTTPS_ALPN: &[u8] = b"http/1.1";
 
-pub(crate) const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
+const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
 const WITH_12: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+
+/// Configurations of which nothing but the versions of TLS is settled. Whether the cryptography in use has suites for them is found
+/// out once, when certificates are loaded: what is made of these later cannot fail.
+pub(crate) struct Begun {
+    server_13: ConfigBuilder<ServerConfig, WantsVerifier>,
+    server_12: ConfigBuilder<ServerConfig, WantsVerifier>,
+    client_13: ConfigBuilder<ClientConfig, WantsVerifier>,
+    client_12: ConfigBuilder<ClientConfig, WantsVerifier>,
+}
+
+impl Begun {
+    pub(crate) fn new() -> Result<Self, LoadError> {
+        let server = |versions: &[&'static SupportedProtocolVersion]| {
+            ServerConfig::builder_with_provider(verify::provider()).with_protocol_versions(versions).map_err(no_suites)
+        };
+        Ok(Self {
+            server_13: server(ONLY_13)?,
+            server_12: server(WITH_12)?,
+            client_13: client_of(ONLY_13)?,
+            client_12: client_of(WITH_12)?,
+        })
+    }
+
+    /// A listener of gateways.
+    pub(crate) fn listener(&self) -> ConfigBuilder<ServerConfig, WantsVerifier> {
+        self.server_13.clone()
+    }
+}
+
+/// A caller that has no material to read.
+pub(crate) fn nameless() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, LoadError> {
+    client_of(ONLY_13)
+}
+
+fn client_of(
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, LoadError> {
+    ClientConfig::builder_with_provider(verify::provider()).with_protocol_versions(versions).map_err(no_suites)
+}
+
+fn no_suites(error: rustls::Error) -> LoadError {
+    LoadError(format!(
+        "this build has no cryptography for TLS 1.2 and 1.3 ({error}): build it with rustls' feature `ring`"
+    ))
+}
 
 /// For listeners of gRPC in the own datacenter: agents, servers and gateways call. `verify_incoming`: who shows no certificate of
 /// our authority is refused; without it a caller may stay nameless (one that is shown is verified all the same).
 pub fn rpc_server(material: &Arc<Material>, verify_incoming: bool) -> Arc<ServerConfig> {
-    server(material, Rule::Authority, verify_incoming, ONLY_13, RPC_ALPN)
+    server(material, Rule::Authority, verify_incoming, material.begun().server_13.clone(), RPC_ALPN)
 }
 
 /// For calls in the own datacenter: the other end must prove `expect`.
 pub fn rpc_client(material: &Arc<Material>, expect: &Identity) -> Arc<ClientConfig> {
-    client(material, Rule::Identity(expect.clone()), ONLY_13, RPC_ALPN)
+    client(material, Rule::Identity(expect.clone()), material.begun().client_13.clone(), RPC_ALPN)
 }
 
 /// For QUIC listeners of a gateway: only gateways of the federation, of any datacenter, get in.
 pub fn wan_server(material: &Arc<Material>) -> Arc<ServerConfig> {
-    server(material, Rule::Gateway(None), true, ONLY_13, WAN_ALPN)
+    server(material, Rule::Gateway(None), true, material.begun().listener(), WAN_ALPN)
 }
 
 /// For QUIC connections to a gateway: of this datacenter, or of any where it is not known yet.
 pub fn wan_client(material: &Arc<Material>, expect_datacenter: Option<&str>) -> Arc<ClientConfig> {
-    client(material, Rule::Gateway(expect_datacenter.map(str::to_owned)), ONLY_13, WAN_ALPN)
+    let rule = Rule::Gateway(expect_datacenter.map(str::to_owned));
+    client(material, rule, material.begun().client_13.clone(), WAN_ALPN)
 }
 
 /// For the HTTP interface (`ports.https`); TLS 1.2 too.
 pub fn https_server(material: &Arc<Material>, verify_incoming: bool) -> Arc<ServerConfig> {
-    server(material, Rule::Authority, verify_incoming, WITH_12, HTTPS_ALPN)
+    server(material, Rule::Authority, verify_incoming, material.begun().server_12.clone(), HTTPS_ALPN)
 }
 
 /// For calls to an HTTP interface or a health check's target. `server_name`: the name to verify in place of the one dialled
@@ -63,32 +109,30 @@ pub fn https_client(material: &Arc<Material>, server_name: Option<&str>) -> Arc<
             .or_else(|_| ServerName::try_from("unreadable.invalid"))
             .unwrap_or(ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()))
     });
-    client(material, Rule::Host(name), WITH_12, HTTPS_ALPN)
+    client(material, Rule::Host(name), material.begun().client_12.clone(), HTTPS_ALPN)
 }
 
 /// For health checks with `tls_skip_verify`, and `CONSUL_HTTP_SSL_VERIFY=false`: encrypted, and nothing is known of who is at the
 /// other end. Shows no certificate.
-pub fn https_client_unverified() -> Arc<ClientConfig> {
-    let mut config = with_versions(ClientConfig::builder_with_provider(verify::provider()), WITH_12)
+pub fn https_client_unverified() -> Result<Arc<ClientConfig>, LoadError> {
+    let mut config = client_of(WITH_12)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verify::Anybody))
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTPS_ALPN.to_vec()];
     config.resumption = Resumption::disabled();
-    Arc::new(config)
+    Ok(Arc::new(config))
 }
 
 fn server(
     material: &Arc<Material>,
     rule: Rule,
     mandatory: bool,
-    versions: &[&'static SupportedProtocolVersion],
+    begun: ConfigBuilder<ServerConfig, WantsVerifier>,
     alpn: &[u8],
 ) -> Arc<ServerConfig> {
     let verifier = Arc::new(Clients { material: material.clone(), rule, mandatory });
-    let mut config = with_versions(ServerConfig::builder_with_provider(verify::provider()), versions)
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(Own(material.clone())));
+    let mut config = begun.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(Own(material.clone())));
     config.alpn_protocols = vec![alpn.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -98,28 +142,17 @@ fn server(
 fn client(
     material: &Arc<Material>,
     rule: Rule,
-    versions: &[&'static SupportedProtocolVersion],
+    begun: ConfigBuilder<ClientConfig, WantsVerifier>,
     alpn: &[u8],
 ) -> Arc<ClientConfig> {
     let verifier = Arc::new(Servers { material: material.clone(), rule });
-    let mut config = with_versions(ClientConfig::builder_with_provider(verify::provider()), versions)
+    let mut config = begun
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(Own(material.clone())));
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     Arc::new(config)
-}
-
-#[allow(
-    clippy::expect_used,
-    reason = "the versions are this file's constants and ring has suites for both; nobody's input gets here"
-)]
-pub(crate) fn with_versions<S: rustls::ConfigSide>(
-    builder: rustls::ConfigBuilder<S, rustls::WantsVersions>,
-    versions: &[&'static SupportedProtocolVersion],
-) -> rustls::ConfigBuilder<S, rustls::WantsVerifier> {
-    builder.with_protocol_versions(versions).expect("ring has suites for TLS 1.2 and 1.3")
 }
 
 /// Shows what the material holds at the moment of the handshake.

@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use causeway_proto::listen::{Identity, Role};
 
+use crate::link::Begun;
+
 pub(crate) use parse::Current;
 
 /// Where a party's certificate, key and authorities lie.
@@ -35,6 +37,7 @@ pub struct Material {
     domain: String,
     current: ArcSwap<Current>,
     changes: tokio::sync::watch::Sender<u64>,
+    begun: Begun,
 }
 
 impl Material {
@@ -48,6 +51,7 @@ impl Material {
             domain: domain.to_owned(),
             current: ArcSwap::from_pointee(current),
             changes: tokio::sync::watch::Sender::new(0),
+            begun: Begun::new()?,
         }))
     }
 
@@ -135,6 +139,10 @@ impl Material {
             has.join(", "),
             wanted.dns_name(),
         )))
+    }
+
+    pub(crate) fn begun(&self) -> &Begun {
+        &self.begun
     }
 
     pub(crate) fn current(&self) -> arc_swap::Guard<Arc<Current>> {

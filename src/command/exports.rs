@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::{Command, Input, api, columns, flag, print_out};
+use super::{Command, FORMAT, Input, api, columns, print_out};
 
 /// `federation exports`.
 pub static EXPORTS: Command = Command {
@@ -12,7 +12,7 @@ pub static EXPORTS: Command = Command {
     operands: "",
     about: "Shows what other sites may ask of this one; with -datacenter: what this one may ask there",
     more: "Set by \"exports\" on the servers (`causeway reference config`). Without it every linked site may read and write\neverything, as in Consul.",
-    flags: &[flag("format", "pretty|json", "How to print it.")],
+    flags: &[FORMAT],
     http: true,
     run: exports,
 };
@@ -22,7 +22,7 @@ pub static REPLICATION: Command = Command {
     operands: "",
     about: "Shows the key prefixes that are copied from other sites, and how far behind they are",
     more: "Set by \"kv_replication\" on the servers. Exit code 2 where a copy is not in sync.",
-    flags: &[flag("format", "pretty|json", "How to print it.")],
+    flags: &[FORMAT],
     http: true,
     run: replication,
 };

@@ -9,7 +9,7 @@ use causeway_gateway::Proxy;
 use causeway_gateway::join::{Granted, JoinError, Keys, Kind, Token, redeem_through};
 use serde_json::{Value, json};
 
-use super::{Command, Input, api, columns, exports, flag, links, print_out};
+use super::{Command, FORMAT, Input, api, columns, exports, flag, links, print_out};
 
 /// `federation token create`.
 pub static TOKEN: Command = Command {
@@ -25,7 +25,7 @@ pub static TOKEN: Command = Command {
             "host:port",
             "Where the new site is to dial; may be repeated. Default: what the gateway advertises.",
         ),
-        flag("format", "pretty|json", "How to print it."),
+        FORMAT,
     ],
     http: true,
     run: token,
@@ -64,7 +64,7 @@ pub static LIST: Command = Command {
     operands: "",
     about: "Lists the sites of the federation",
     more: "",
-    flags: &[flag("format", "pretty|json", "How to print them.")],
+    flags: &[FORMAT],
     http: true,
     run: list,
 };
@@ -76,7 +76,7 @@ pub static STATUS: Command = Command {
     more: "Links are those of the gateway that answers. What is not known is \"-\": TCP tells nothing of packets. -format=json prints all of it.",
     flags: &[
         flag("detailed", "", "Shows each link: transport and why, loss, MTU, migrations, fallbacks, bytes by class."),
-        flag("format", "pretty|json", "How to print them."),
+        FORMAT,
     ],
     http: true,
     run: status,
@@ -87,7 +87,7 @@ pub static WHY: Command = Command {
     operands: "DATACENTER",
     about: "Says how a site is reached, or why it is not",
     more: "",
-    flags: &[flag("format", "pretty|json", "How to print it.")],
+    flags: &[FORMAT],
     http: true,
     run: why,
 };
@@ -107,7 +107,7 @@ pub static DOCTOR: Command = Command {
     operands: "[DATACENTER]",
     about: "Checks names, UDP, TCP, proxy, MTU, certificate and clock, at both ends; asked of a gateway",
     more: "The far end looks too, where there is a link to ask it over. Exit code 2 where something fails. Changes nothing.",
-    flags: &[flag("json", "", "Prints JSON."), flag("format", "pretty|json", "How to print it.")],
+    flags: &[flag("json", "", "Prints JSON."), FORMAT],
     http: true,
     run: doctor,
 };

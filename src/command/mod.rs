@@ -40,6 +40,9 @@ pub const fn flag(name: &'static str, value: &'static str, doc: &'static str) ->
     Flag { name, value, doc }
 }
 
+/// Of all commands that print a table or JSON.
+pub const FORMAT: Flag = flag("format", "pretty|json", "How to print it.");
+
 /// A command.
 pub struct Command {
     /// Its name, with a space before a subcommand's: `kv get`.

@@ -1,7 +1,6 @@
 //! What is asked: a server and agents of ours, or of the real Consul, in the same shape and under the same names.
 
 use std::fs;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -88,18 +87,7 @@ impl Subject {
             node.write_config(&config);
             match &binary {
                 None => node.start(),
-                Some(path) => {
-                    let log = fs::File::create(node.dir.join("log.1")).unwrap();
-                    let child = Command::new(path)
-                        .args(["agent", "-config-file"])
-                        .arg(node.config_path())
-                        .stdin(Stdio::null())
-                        .stdout(log.try_clone().unwrap())
-                        .stderr(log)
-                        .spawn()
-                        .unwrap();
-                    node.child = Some(child);
-                }
+                Some(path) => node.start_consul(path, "info"),
             }
         }
         federation.settle();

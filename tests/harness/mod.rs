@@ -39,6 +39,18 @@ pub fn pause() {
     std::thread::park_timeout(Duration::from_millis(15));
 }
 
+/// As [`pause`], where the moment at which a condition came true is what is measured.
+pub fn blink() {
+    std::thread::park_timeout(Duration::from_millis(1));
+}
+
+/// The beat of a load: back when its next call is due. For the load alone, never between what a test does and what it looks at.
+pub fn beat(due: Instant) {
+    while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        std::thread::park_timeout(left);
+    }
+}
+
 /// A directory that is removed with the test, unless it failed.
 pub struct Dir(pub PathBuf);
 
@@ -149,18 +161,42 @@ impl Node {
     }
 
     fn launch(&mut self, level: &str) {
+        let mut command = Command::new(causeway());
+        command.args(["agent", "-log-level", level]).env("CAUSEWAY_END_WITH_STDIN", "1").stdin(Stdio::piped());
+        self.spawn(command);
+    }
+
+    /// The real Consul in its place, with the same file.
+    pub fn start_consul(&mut self, binary: &str, level: &str) {
+        let mut command = Command::new(binary);
+        command.args(["agent", "-log-level", level]).env_remove("CONSUL_HTTP_ADDR").stdin(Stdio::null());
+        self.spawn(command);
+    }
+
+    fn spawn(&mut self, mut command: Command) {
         self.starts += 1;
         let log = fs::File::create(self.dir.join(format!("log.{}", self.starts))).unwrap();
-        let child = Command::new(causeway())
-            .args(["agent", "-log-level", level, "-config-file"])
-            .arg(self.config_path())
-            .env("CAUSEWAY_END_WITH_STDIN", "1")
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
+        command.arg("-config-file").arg(self.config_path()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// Starts a process of a new site with what joining wrote, ports of its own, and more; `join`: gossip port of one to join.
+    pub fn start_joined(&mut self, written: &Path, join: u16, more: &Value) {
+        let mut config: Value = serde_json::from_slice(&fs::read(written).unwrap()).unwrap();
+        let own = json!({
+            "node_name": self.name, "data_dir": self.dir.join("data"), "bind_addr": "127.0.0.1",
+            "client_addr": "127.0.0.1", "retry_join": [format!("127.0.0.1:{join}")], "leave_on_terminate": false,
+            "ports": {"serf_lan": self.serf, "http": self.http, "dns": self.dns, "server": self.rpc},
+            "limits": {"http_max_conns_per_client": 1000},
+        });
+        for (key, value) in own.as_object().unwrap().iter().chain(more.as_object().unwrap()) {
+            match (config[key].as_object_mut(), value.as_object()) {
+                (Some(old), Some(new)) => old.extend(new.clone()),
+                _ => config[key] = value.clone(),
+            }
+        }
+        self.write_config(&config);
+        self.start();
     }
 
     /// `kill -9`.

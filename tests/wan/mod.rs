@@ -81,7 +81,7 @@ struct Pipe {
 
 #[derive(Debug)]
 struct Shared {
-    conditions: Mutex<Conditions>,
+    conditions: watch::Sender<Conditions>,
     pipes: [Mutex<Pipe>; 2],
     rebind: AtomicBool,
     /// Address from which packets go on to the gateway.
@@ -99,7 +99,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     fn now(&self) -> Conditions {
-        *lock(&self.conditions)
+        *self.conditions.borrow()
+    }
+
+    /// Done once TCP passes.
+    async fn speaks(&self) {
+        // The sender is our own.
+        let _ = self.conditions.subscribe().wait_for(|c| !c.dark && !c.no_tcp).await;
     }
 
     /// When a UDP packet arrives; `None`: never.
@@ -112,17 +118,20 @@ impl Shared {
         arrives
     }
 
+    /// Lets one of the last packets pass, while there is one.
+    fn spend(&self) -> bool {
+        self.conditions.send_if_modified(|c| {
+            let left = c.passes.and_then(|left| left.checked_sub(1));
+            c.passes = left.or(Some(0));
+            left.is_some()
+        })
+    }
+
     fn fate(&self, direction: usize, len: usize) -> Option<Instant> {
-        let c = {
-            let mut c = lock(&self.conditions);
-            if c.no_udp || c.dark || len + HEADERS > c.mtu {
-                return None;
-            }
-            if let Some(left) = &mut c.passes {
-                *left = left.checked_sub(1)?;
-            }
-            *c
-        };
+        let c = self.now();
+        if c.no_udp || c.dark || len + HEADERS > c.mtu || (c.passes.is_some() && !self.spend()) {
+            return None;
+        }
         let mut pipe = lock(&self.pipes[direction]);
         if c.burst > 1.0 {
             let (leave, enter) = (1.0 / c.burst, c.loss / (1.0 - c.loss) / c.burst);
@@ -175,7 +184,7 @@ impl Wan {
         let now = Instant::now();
         let pipe = || Mutex::new(Pipe { bad: false, free: now, last: now });
         let shared = Arc::new(Shared {
-            conditions: Mutex::default(),
+            conditions: watch::Sender::new(Conditions::default()),
             pipes: [pipe(), pipe()],
             rebind: AtomicBool::new(false),
             source: Mutex::default(),
@@ -193,7 +202,7 @@ impl Wan {
     }
 
     fn set(&self, change: impl FnOnce(&mut Conditions)) {
-        change(&mut lock(&self.shared.conditions));
+        self.shared.conditions.send_modify(change);
     }
 
     /// UDP vanishes, both ways.
@@ -369,7 +378,7 @@ async fn tcp(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>, cut
         tokio::spawn(async move {
             let passed = async {
                 // The client's first packet is lost over and over.
-                silent(&shared).await;
+                shared.speaks().await;
                 shared.dialled.fetch_add(1, Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(target).await else { return };
                 let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
@@ -381,14 +390,6 @@ async fn tcp(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>, cut
                 _ = cut.changed() => {}
             }
         });
-    }
-}
-
-/// Waits for as long as no TCP passes.
-async fn silent(shared: &Shared) {
-    let waits = |c: Conditions| c.dark || c.no_tcp;
-    while waits(shared.now()) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -412,7 +413,7 @@ async fn pour(
     let write = async move {
         while let Some((due, bytes)) = waiting.recv().await {
             tokio::time::sleep_until(due).await;
-            silent(shared).await;
+            shared.speaks().await;
             if to.write_all(&bytes).await.is_err() {
                 return;
             }

@@ -111,7 +111,7 @@ async fn dial(issuer: &Issuer, crypto: rustls::ClientConfig) -> Result<quinn::Co
 }
 
 async fn connect(issuer: &Issuer, expect: [u8; 32]) -> Result<quinn::Connection, ConnectionError> {
-    dial(issuer, client(expect, "a", "consul").as_ref().clone()).await
+    dial(issuer, client(expect, "a", "consul").unwrap().as_ref().clone()).await
 }
 
 async fn closed(conn: &quinn::Connection) {

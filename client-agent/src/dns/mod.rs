@@ -16,7 +16,7 @@ pub mod reply;
 pub mod resolve;
 
 #[cfg(test)]
-mod golden;
+mod golden_tests;
 #[cfg(test)]
 mod tests;
 

@@ -85,11 +85,11 @@ fn from_live<T>(setup: &Setup, live: Live<T>, now: Instant, orders: usize, make:
         return too_old().into();
     }
     let mut reply = make(&live.value);
-    if !live.up {
+    if let Some(age) = live.age(now) {
         if reply.ede.is_none() {
-            let age = live.age(now).unwrap_or_default().as_secs();
+            let why = if live.up { "are silent" } else { "cannot be reached now" };
             reply.ede = Some(ede::STALE_ANSWER);
-            reply.ede_text = format!("its servers cannot be reached now; last heard from {age} s ago");
+            reply.ede_text = format!("its servers {why}; last heard from {} s ago", age.as_secs());
         }
         let records = reply.answers.iter_mut().chain(&mut reply.authorities);
         for record in records.chain(reply.glue.iter_mut().map(|(_, record)| record)) {

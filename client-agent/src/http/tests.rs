@@ -54,6 +54,14 @@ impl Agent {
         self.send(Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap()).await
     }
 
+    /// Each question (method, path, body) has this code and text.
+    async fn answers(&self, table: &[(&str, &str, &str, u16, &str)]) {
+        for (method, path, body, code, text) in table {
+            let answer = self.ask(method, path, body).await;
+            assert_eq!((answer.code.as_u16(), answer.text()), (*code, *text), "{method} {path} {body}");
+        }
+    }
+
     async fn send(&self, request: Request<Body>) -> Answer {
         let (parts, body) = self.router.answer(request).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
@@ -134,51 +142,50 @@ async fn recorded_replies() {
 #[tokio::test]
 async fn key_value_entries() {
     let agent = Agent::new();
-    for (method, path, body, code, wanted) in [
-        ("GET", "/v1/kv/a/b", "", 404, ""),
-        ("PUT", "/v1/kv/a/b?flags=42", "v1", 200, "true"),
-        ("PUT", "/v1/kv/a/b?cas=0", "v2", 200, "false"),
-        (
-            "GET",
-            "/v1/kv/a/b",
-            "",
-            200,
-            r#"[{"LockIndex":0,"Key":"a/b","Flags":42,"Value":"djE=","CreateIndex":61,"ModifyIndex":61}]"#,
-        ),
-        ("GET", "/v1/kv/a/b?raw", "", 200, "v1"),
-        (
-            "GET",
-            "/v1/kv/a?recurse",
-            "",
-            200,
-            r#"[{"LockIndex":0,"Key":"a/b","Flags":42,"Value":"djE=","CreateIndex":61,"ModifyIndex":61}]"#,
-        ),
-        ("GET", "/v1/kv/a?keys", "", 200, r#"["a/b"]"#),
-        ("GET", "/v1/kv/nosuch?keys", "", 404, ""),
-        ("PUT", "/v1/kv/sp%20ace%2Fx", "", 200, "true"),
-        (
-            "GET",
-            "/v1/kv/sp%20ace/x",
-            "",
-            200,
-            r#"[{"LockIndex":0,"Key":"sp ace/x","Flags":0,"Value":null,"CreateIndex":62,"ModifyIndex":62}]"#,
-        ),
-        ("PUT", "/v1/kv/a/b?cas=zz", "x", 500, "strconv.ParseUint: parsing \"zz\": invalid syntax"),
-        ("PUT", "/v1/kv/a?flags=-1", "x", 500, "strconv.ParseUint: parsing \"-1\": invalid syntax"),
-        ("PUT", "/v1/kv/a?cas=0&acquire=x", "y", 400, "Conflicting flags: acquire=x&cas=0"),
-        ("PUT", "/v1/kv/a?acquire=x", "y", 500, "invalid session \"x\""),
-        ("PUT", "/v1/kv/", "x", 400, "Missing key name"),
-        ("GET", "/v1/kv/", "", 400, "Missing key name"),
-        ("DELETE", "/v1/kv/a/b?cas=1", "", 200, "false"),
-        ("DELETE", "/v1/kv/?recurse&cas=1", "", 400, "Conflicting flags: cas=1&recurse="),
-        ("DELETE", "/v1/kv/a/b", "", 200, "true"),
-        ("DELETE", "/v1/kv/a?recurse", "", 200, "true"),
-        ("POST", "/v1/kv/a", "", 405, "method POST not allowed"),
-        ("GET", "/v1/kv/%ff", "", 400, "Invalid path: not UTF-8, or a damaged %-escape"),
-    ] {
-        let answer = agent.ask(method, path, body).await;
-        assert_eq!((answer.code.as_u16(), answer.text()), (code, wanted), "{method} {path}");
-    }
+    agent
+        .answers(&[
+            ("GET", "/v1/kv/a/b", "", 404, ""),
+            ("PUT", "/v1/kv/a/b?flags=42", "v1", 200, "true"),
+            ("PUT", "/v1/kv/a/b?cas=0", "v2", 200, "false"),
+            (
+                "GET",
+                "/v1/kv/a/b",
+                "",
+                200,
+                r#"[{"LockIndex":0,"Key":"a/b","Flags":42,"Value":"djE=","CreateIndex":61,"ModifyIndex":61}]"#,
+            ),
+            ("GET", "/v1/kv/a/b?raw", "", 200, "v1"),
+            (
+                "GET",
+                "/v1/kv/a?recurse",
+                "",
+                200,
+                r#"[{"LockIndex":0,"Key":"a/b","Flags":42,"Value":"djE=","CreateIndex":61,"ModifyIndex":61}]"#,
+            ),
+            ("GET", "/v1/kv/a?keys", "", 200, r#"["a/b"]"#),
+            ("GET", "/v1/kv/nosuch?keys", "", 404, ""),
+            ("PUT", "/v1/kv/sp%20ace%2Fx", "", 200, "true"),
+            (
+                "GET",
+                "/v1/kv/sp%20ace/x",
+                "",
+                200,
+                r#"[{"LockIndex":0,"Key":"sp ace/x","Flags":0,"Value":null,"CreateIndex":62,"ModifyIndex":62}]"#,
+            ),
+            ("PUT", "/v1/kv/a/b?cas=zz", "x", 500, "strconv.ParseUint: parsing \"zz\": invalid syntax"),
+            ("PUT", "/v1/kv/a?flags=-1", "x", 500, "strconv.ParseUint: parsing \"-1\": invalid syntax"),
+            ("PUT", "/v1/kv/a?cas=0&acquire=x", "y", 400, "Conflicting flags: acquire=x&cas=0"),
+            ("PUT", "/v1/kv/a?acquire=x", "y", 500, "invalid session \"x\""),
+            ("PUT", "/v1/kv/", "x", 400, "Missing key name"),
+            ("GET", "/v1/kv/", "", 400, "Missing key name"),
+            ("DELETE", "/v1/kv/a/b?cas=1", "", 200, "false"),
+            ("DELETE", "/v1/kv/?recurse&cas=1", "", 400, "Conflicting flags: cas=1&recurse="),
+            ("DELETE", "/v1/kv/a/b", "", 200, "true"),
+            ("DELETE", "/v1/kv/a?recurse", "", 200, "true"),
+            ("POST", "/v1/kv/a", "", 405, "method POST not allowed"),
+            ("GET", "/v1/kv/%ff", "", 400, "Invalid path: not UTF-8, or a damaged %-escape"),
+        ])
+        .await;
     let absent = agent.ask("GET", "/v1/kv/nosuch", "").await;
     assert_eq!(absent.header("x-consul-index"), "64");
     let big = agent.ask("PUT", "/v1/kv/big", &"x".repeat(524_289)).await;
@@ -228,69 +235,80 @@ async fn what_a_request_says_travels_with_the_call() {
 #[tokio::test]
 async fn refusals() {
     let agent = Agent::new();
-    for (method, path, body, code, wanted) in [
-        ("GET", "/v1/catalog/nodes?dc=nosuch", "", 500, "No path to datacenter"),
-        ("GET", "/v1/catalog/nodes?dc=mute", "", 500, "rpc error making call: No cluster leader"),
-        ("GET", "/v1/catalog/nodes?index=x", "", 400, "Invalid index"),
-        (
-            "GET",
-            "/v1/catalog/nodes?filter=Foo==a",
-            "",
-            500,
-            "Failed to create boolean expression evaluator: Selector \"Foo\" is not valid",
-        ),
-        ("GET", "/v1/health/service/exts?passing=xx", "", 400, "Invalid value for ?passing"),
-        ("GET", "/v1/health/service/", "", 400, "Missing service name"),
-        ("GET", "/v1/health/state/", "", 400, "Missing check state"),
-        ("GET", "/v1/catalog/node/", "", 400, "Missing node name"),
-        ("PUT", "/v1/catalog/register", r#"{"Node":"x"}"#, 500, "Must provide address if SkipNodeUpdate is not set"),
-        ("PUT", "/v1/catalog/register", r#"{"Address":"1.2.3.4"}"#, 500, "Must provide node"),
-        ("PUT", "/v1/catalog/register", "{", 400, "Request decode failed: unexpected EOF"),
-        ("PUT", "/v1/catalog/deregister", r#"{"Node":""}"#, 500, "Must provide node"),
-        (
-            "PUT",
-            "/v1/session/renew/b108edd5-0ebc-9ae5-40ef-28bbb287887c",
-            "",
-            404,
-            "Session id 'b108edd5-0ebc-9ae5-40ef-28bbb287887c' not found",
-        ),
-        ("PUT", "/v1/session/destroy/", "", 400, "Missing session"),
-        ("GET", "/v1/agent/service/nosuch", "", 404, "unknown service ID: nosuch"),
-        ("GET", "/v1/agent/health/service/name/nosuch", "", 404, "[]"),
-        ("PUT", "/v1/agent/check/pass/nosuch", "", 500, "CheckID \"nosuch\" does not have associated TTL"),
-        ("PUT", "/v1/agent/maintenance", "", 400, "Missing value for enable"),
-        ("PUT", "/v1/agent/maintenance?enable=xx", "", 400, "Invalid value for enable: \"xx\""),
-        ("PUT", "/v1/agent/service/maintenance/zz?enable=true", "", 404, "No service registered with ID \"zz\""),
-        ("PUT", "/v1/agent/service/register", r#"{"Name":""}"#, 400, "Missing service name"),
-        ("PUT", "/v1/agent/service/register", r#"{"Name":"x","Address":"0.0.0.0"}"#, 400, "Invalid service address"),
-        (
-            "PUT",
-            "/v1/agent/service/register",
-            r#"{"Name":"x","Check":{"Status":"bogus"}}"#,
-            400,
-            "Status for checks must 'passing', 'warning', 'critical'",
-        ),
-        ("PUT", "/v1/agent/check/register", "{}", 400, "Missing check name"),
-        ("PUT", "/v1/agent/check/register", r#"{"Name":"c","TTL":"9s","Status":"zz"}"#, 400, "Bad check status"),
-        (
-            "PUT",
-            "/v1/agent/check/register",
-            r#"{"Name":"c","TTL":"9s","ServiceID":"nosuch"}"#,
-            500,
-            "ServiceID \"nosuch\" does not exist",
-        ),
-        ("PUT", "/v1/agent/check/update/c", r#"{"Status":"zz"}"#, 400, "Invalid check status: 'zz'"),
-        ("PUT", "/v1/agent/check/update/c", "", 400, "Request decode failed: EOF"),
-        ("PUT", "/v1/agent/service/deregister/", "", 500, "ServiceID missing"),
-        ("PUT", "/v1/agent/force-leave/nosuch", "", 500, "agent: No node found with name 'nosuch'"),
-        ("PUT", "/v1/agent/join/127.0.0.9", "", 500, "Failed to join 127.0.0.9: connection refused"),
-        ("GET", "/v1/acl/tokens", "", 401, "ACL support disabled"),
-        ("GET", "/v1/foo", "", 404, "/v1/foo is not an endpoint of this agent\n"),
-        ("PUT", "/v1/agent/self", "", 405, "method PUT not allowed"),
-    ] {
-        let answer = agent.ask(method, path, body).await;
-        assert_eq!((answer.code.as_u16(), answer.text()), (code, wanted), "{method} {path} {body}");
-    }
+    agent
+        .answers(&[
+            ("GET", "/v1/catalog/nodes?dc=nosuch", "", 500, "No path to datacenter"),
+            ("GET", "/v1/catalog/nodes?dc=mute", "", 500, "rpc error making call: No cluster leader"),
+            ("GET", "/v1/catalog/nodes?index=x", "", 400, "Invalid index"),
+            (
+                "GET",
+                "/v1/catalog/nodes?filter=Foo==a",
+                "",
+                500,
+                "Failed to create boolean expression evaluator: Selector \"Foo\" is not valid",
+            ),
+            ("GET", "/v1/health/service/exts?passing=xx", "", 400, "Invalid value for ?passing"),
+            ("GET", "/v1/health/service/", "", 400, "Missing service name"),
+            ("GET", "/v1/health/state/", "", 400, "Missing check state"),
+            ("GET", "/v1/catalog/node/", "", 400, "Missing node name"),
+            (
+                "PUT",
+                "/v1/catalog/register",
+                r#"{"Node":"x"}"#,
+                500,
+                "Must provide address if SkipNodeUpdate is not set",
+            ),
+            ("PUT", "/v1/catalog/register", r#"{"Address":"1.2.3.4"}"#, 500, "Must provide node"),
+            ("PUT", "/v1/catalog/register", "{", 400, "Request decode failed: unexpected EOF"),
+            ("PUT", "/v1/catalog/deregister", r#"{"Node":""}"#, 500, "Must provide node"),
+            (
+                "PUT",
+                "/v1/session/renew/b108edd5-0ebc-9ae5-40ef-28bbb287887c",
+                "",
+                404,
+                "Session id 'b108edd5-0ebc-9ae5-40ef-28bbb287887c' not found",
+            ),
+            ("PUT", "/v1/session/destroy/", "", 400, "Missing session"),
+            ("GET", "/v1/agent/service/nosuch", "", 404, "unknown service ID: nosuch"),
+            ("GET", "/v1/agent/health/service/name/nosuch", "", 404, "[]"),
+            ("PUT", "/v1/agent/check/pass/nosuch", "", 500, "CheckID \"nosuch\" does not have associated TTL"),
+            ("PUT", "/v1/agent/maintenance", "", 400, "Missing value for enable"),
+            ("PUT", "/v1/agent/maintenance?enable=xx", "", 400, "Invalid value for enable: \"xx\""),
+            ("PUT", "/v1/agent/service/maintenance/zz?enable=true", "", 404, "No service registered with ID \"zz\""),
+            ("PUT", "/v1/agent/service/register", r#"{"Name":""}"#, 400, "Missing service name"),
+            (
+                "PUT",
+                "/v1/agent/service/register",
+                r#"{"Name":"x","Address":"0.0.0.0"}"#,
+                400,
+                "Invalid service address",
+            ),
+            (
+                "PUT",
+                "/v1/agent/service/register",
+                r#"{"Name":"x","Check":{"Status":"bogus"}}"#,
+                400,
+                "Status for checks must 'passing', 'warning', 'critical'",
+            ),
+            ("PUT", "/v1/agent/check/register", "{}", 400, "Missing check name"),
+            ("PUT", "/v1/agent/check/register", r#"{"Name":"c","TTL":"9s","Status":"zz"}"#, 400, "Bad check status"),
+            (
+                "PUT",
+                "/v1/agent/check/register",
+                r#"{"Name":"c","TTL":"9s","ServiceID":"nosuch"}"#,
+                500,
+                "ServiceID \"nosuch\" does not exist",
+            ),
+            ("PUT", "/v1/agent/check/update/c", r#"{"Status":"zz"}"#, 400, "Invalid check status: 'zz'"),
+            ("PUT", "/v1/agent/check/update/c", "", 400, "Request decode failed: EOF"),
+            ("PUT", "/v1/agent/service/deregister/", "", 500, "ServiceID missing"),
+            ("PUT", "/v1/agent/force-leave/nosuch", "", 500, "agent: No node found with name 'nosuch'"),
+            ("PUT", "/v1/agent/join/127.0.0.9", "", 500, "Failed to join 127.0.0.9: connection refused"),
+            ("GET", "/v1/acl/tokens", "", 401, "ACL support disabled"),
+            ("GET", "/v1/foo", "", 404, "/v1/foo is not an endpoint of this agent\n"),
+            ("PUT", "/v1/agent/self", "", 405, "method PUT not allowed"),
+        ])
+        .await;
     let answer = agent.ask("GET", "/v1/catalog/nodes?dc=nosuch", "").await;
     assert_eq!(answer.header("x-causeway-reason"), "no-path");
 }
@@ -589,23 +607,22 @@ async fn user_events() {
     assert_eq!(second.json().as_array().unwrap().len(), 2);
     let named = agent.ask("GET", "/v1/event/list?name=deploy&node=zzz&dc=dc9&stale&consistent&filter=(", "").await;
     assert_eq!(named.text(), first.text(), "Consul knows no other filter");
-    for (method, path, body, code, text) in [
-        ("PUT", "/v1/event/fire/", "", 400, "Missing name"),
-        ("PUT", "/v1/event/fire/x?tag=b", "", 500, "Cannot provide tag filter without service filter"),
-        (
-            "PUT",
-            "/v1/event/fire/x?node=(",
-            "",
-            500,
-            "Invalid node filter: error parsing regexp: missing closing ): `(`",
-        ),
-        ("PUT", "/v1/event/fire/x?dc=dc9", "", 500, "No path to datacenter"),
-        ("PUT", "/v1/event/list", "", 405, "method PUT not allowed"),
-        ("GET", "/v1/event/fire/x", "", 405, "method GET not allowed"),
-        ("GET", "/v1/event/list?index=x", "", 400, "Invalid index"),
-        ("GET", "/v1/event/list?wait=x", "", 400, "Invalid wait time"),
-    ] {
-        let answer = agent.ask(method, path, body).await;
-        assert_eq!((answer.code.as_u16(), answer.text()), (code, text), "{method} {path}");
-    }
+    agent
+        .answers(&[
+            ("PUT", "/v1/event/fire/", "", 400, "Missing name"),
+            ("PUT", "/v1/event/fire/x?tag=b", "", 500, "Cannot provide tag filter without service filter"),
+            (
+                "PUT",
+                "/v1/event/fire/x?node=(",
+                "",
+                500,
+                "Invalid node filter: error parsing regexp: missing closing ): `(`",
+            ),
+            ("PUT", "/v1/event/fire/x?dc=dc9", "", 500, "No path to datacenter"),
+            ("PUT", "/v1/event/list", "", 405, "method PUT not allowed"),
+            ("GET", "/v1/event/fire/x", "", 405, "method GET not allowed"),
+            ("GET", "/v1/event/list?index=x", "", 400, "Invalid index"),
+            ("GET", "/v1/event/list?wait=x", "", 400, "Invalid wait time"),
+        ])
+        .await;
 }

@@ -19,7 +19,7 @@ use super::reply::Reply;
 /// How long a read waits for a view's first snapshot.
 const WAIT: Duration = Duration::from_secs(5);
 const CACHE: HeaderName = HeaderName::from_static("x-cache");
-/// Milliseconds since the view last heard of its datacenter; 0 while its stream is up.
+/// Milliseconds since the view last heard of its datacenter; 0 while it hears of it every second.
 const AGE: HeaderName = HeaderName::from_static("x-causeway-view-age");
 const REASON: HeaderName = HeaderName::from_static("x-causeway-reason");
 

@@ -160,9 +160,9 @@ impl Task {
     async fn run(mut self) {
         let mut changed = self.registry.changed();
         let mut members = self.settings.members.clone();
-        let mut servers = self.servers();
+        let mut retry = pace::Retry::default();
+        retry.see(self.servers());
         let mut next_full = Instant::now();
-        let mut failures: u32 = 0;
         loop {
             changed.borrow_and_update();
             if self.shared.paused.load(Ordering::SeqCst) > 0 {
@@ -174,17 +174,17 @@ impl Task {
             }
             match self.round().await {
                 Ok(compared) => {
-                    failures = 0;
+                    retry.succeeded();
                     if compared {
                         let members = members.as_ref().map_or(1, |m| m.borrow().len());
                         next_full = Instant::now() + pace::next_full(members, &mut self.rng);
                     }
                 }
                 Err(status) => {
-                    failures = failures.saturating_add(1);
                     self.remote = None;
                     self.set_in_sync(false);
-                    let pause = pace::retry(failures, &mut self.rng);
+                    let pause = retry.failed(&mut self.rng);
+                    let failures = retry.failures();
                     // One line for the first failure and then the longest pauses only: an outage must not fill the log.
                     if failures == 1 || failures.is_multiple_of(16) {
                         tracing::warn!(
@@ -199,11 +199,8 @@ impl Task {
                         tokio::select! {
                             () = sleep_until(until) => break,
                             () = self.shared.wake.notified() => break,
-                            () = member_change(&mut members) => {
-                                let now = self.servers();
-                                if now > std::mem::replace(&mut servers, now) {
-                                    break;
-                                }
+                            () = member_change(&mut members) => if retry.see(self.servers()) {
+                                break;
                             }
                         }
                     }
@@ -223,7 +220,7 @@ impl Task {
                     sleep(pace::DEBOUNCE).await;
                 }
             }
-            servers = self.servers();
+            retry.see(self.servers());
         }
     }
 

@@ -24,8 +24,8 @@ use super::recent::Recent;
 use super::reverse::{Owners, Reverse};
 use super::table::{Live, Pulse, Slot, Table};
 use super::view::{
-    Content, Effect, Machine, NamesContent, NamesView, NodeContent, NodeView, SILENCE, ServiceContent, ServiceView,
-    backoff,
+    BEHIND, Content, Effect, Machine, NamesContent, NamesView, NodeContent, NodeView, SILENCE, ServiceContent,
+    ServiceView, backoff,
 };
 use super::{Fresh, ViewError};
 
@@ -407,6 +407,7 @@ impl Inner {
             value: Arc::new(T::default()),
             index,
             up: true,
+            behind: false,
             heard: None,
             down: None,
             pulse: self.nothing.clone(),
@@ -420,6 +421,7 @@ fn nothing_like(names: &Live<NamesView>) -> Live<ServiceView> {
         value: Arc::new(ServiceView::default()),
         index: names.index,
         up: names.up,
+        behind: names.behind,
         heard: names.heard,
         down: names.down,
         pulse: names.pulse.clone(),
@@ -616,7 +618,14 @@ async fn follow<C: Topic>(
         Err(_) => return End::Broken(ViewError::Deadline),
     };
     loop {
-        let event = match timeout(SILENCE, stream.message()).await {
+        let mut event = timeout(BEHIND, stream.message()).await;
+        if event.is_err() {
+            if machine.silent() == Effect::Publish {
+                slot.publish(machine.state());
+            }
+            event = timeout(SILENCE.saturating_sub(BEHIND), stream.message()).await;
+        }
+        let event = match event {
             Ok(Ok(Some(event))) => event,
             Ok(Ok(None)) => return End::Broken(other(Reason::Draining, "the server ended the stream")),
             Ok(Err(status)) => return End::Broken(refusal(dc, &status)),

@@ -85,7 +85,7 @@ pub struct Fresh<T> {
     pub value: Arc<T>,
     /// The topic's index at the server that answered.
     pub index: u64,
-    /// `None`: the stream is up and the value current; else for how long the stream has said nothing.
+    /// `None`: the value is current; else for how long the stream has said nothing, broken or not.
     pub age: Option<Duration>,
     /// Why the stream is down; `None` while it is up.
     pub down: Option<Reason>,

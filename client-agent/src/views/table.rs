@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use causeway_proto::rejection::Reason;
 
-use super::view::State;
+use super::view::{self, State};
 use super::{Fresh, ViewError};
 
 const SHARDS: usize = 16;
@@ -64,7 +64,9 @@ pub struct Live<T> {
     pub index: u64,
     /// Whether the stream is up.
     pub up: bool,
-    /// When the stream last said anything; only current while it is down.
+    /// Whether the stream is up and says nothing.
+    pub behind: bool,
+    /// When the stream last said that this is what there is; only current while it is down or behind.
     pub heard: Option<Instant>,
     /// Why the stream is down.
     pub down: Option<Reason>,
@@ -75,9 +77,9 @@ pub struct Live<T> {
 }
 
 impl<T> Live<T> {
-    /// For how long the stream has said nothing, where it is down.
+    /// For how long the stream has said nothing, where it is down or behind.
     pub fn age(&self, now: Instant) -> Option<Duration> {
-        if self.up { None } else { Some(self.heard.map_or(Duration::MAX, |at| now.saturating_duration_since(at))) }
+        view::age(now, self.up && !self.behind, self.heard)
     }
 
     /// With its age.
@@ -106,7 +108,14 @@ impl<T> Slot<T> {
     pub(super) fn new(started: Instant, cancel: CancellationToken) -> Self {
         Self {
             pulse: Arc::new(Pulse::new(started)),
-            state: ArcSwap::from_pointee(State { value: None, index: 0, up: false, heard: None, down: None }),
+            state: ArcSwap::from_pointee(State {
+                value: None,
+                index: 0,
+                up: false,
+                behind: false,
+                heard: None,
+                down: None,
+            }),
             progress: watch::Sender::new(Progress::Waiting),
             cancel,
         }
@@ -115,9 +124,9 @@ impl<T> Slot<T> {
     pub(super) fn live(&self) -> Option<Live<T>> {
         let version = self.pulse.version();
         let state = self.state.load();
-        let value = state.value.clone()?;
-        let pulse = self.pulse.clone();
-        Some(Live { value, index: state.index, up: state.up, heard: state.heard, down: state.down, pulse, version })
+        let State { index, up, behind, heard, down, .. } = **state;
+        let (value, pulse) = (state.value.clone()?, self.pulse.clone());
+        Some(Live { value, index, up, behind, heard, down, pulse, version })
     }
 
     pub(super) fn publish(&self, state: State<T>) {

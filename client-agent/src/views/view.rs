@@ -10,6 +10,8 @@ use causeway_proto::view::{TopicKind, ViewEvent, view_event::Change};
 
 /// A stream that says nothing for this long counts as broken; servers say something at least once a second.
 pub const SILENCE: Duration = Duration::from_secs(4);
+/// A stream that says nothing for this long is not taken for broken yet, but what it told is not taken for current any more.
+pub const BEHIND: Duration = Duration::from_secs(2);
 
 /// The instances of one service with their nodes and checks.
 #[derive(Debug, Default, Clone)]
@@ -171,7 +173,9 @@ pub struct State<T> {
     pub index: u64,
     /// Whether the stream is up.
     pub up: bool,
-    /// When the stream last said anything; only kept current while it is down.
+    /// Whether the stream is up and says nothing.
+    pub behind: bool,
+    /// When the stream last said that this is what there is; only kept current while it is down or behind.
     pub heard: Option<Instant>,
     /// Why the stream is down; `None`: it is up, or was never.
     pub down: Option<Reason>,
@@ -179,15 +183,20 @@ pub struct State<T> {
 
 impl<T> Clone for State<T> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), index: self.index, up: self.up, heard: self.heard, down: self.down }
+        let Self { index, up, behind, heard, down, .. } = *self;
+        Self { value: self.value.clone(), index, up, behind, heard, down }
     }
 }
 
 impl<T> State<T> {
-    /// How long ago the stream last said anything, where it is broken; `None` while it is up.
+    /// How long ago the stream last said that this is what there is, where it is broken or silent; `None` while it is current.
     pub fn age(&self, now: Instant) -> Option<Duration> {
-        if self.up { None } else { Some(self.heard.map_or(Duration::MAX, |at| now.saturating_duration_since(at))) }
+        age(now, self.up && !self.behind, self.heard)
     }
+}
+
+pub(super) fn age(now: Instant, current: bool, heard: Option<Instant>) -> Option<Duration> {
+    (!current).then(|| heard.map_or(Duration::MAX, |at| now.saturating_duration_since(at)))
 }
 
 /// One view.
@@ -199,6 +208,7 @@ pub struct Machine<C> {
     building: Option<C>,
     index: u64,
     up: bool,
+    behind: bool,
     heard: Option<Instant>,
     down: Option<Reason>,
     seen_absent: bool,
@@ -216,12 +226,20 @@ pub enum Effect {
 impl<C: Content> Machine<C> {
     /// A view of which nothing is known.
     pub fn new() -> Self {
-        Self { whole: None, building: None, index: 0, up: false, heard: None, down: None, seen_absent: false }
+        Self {
+            whole: None,
+            building: None,
+            index: 0,
+            up: false,
+            behind: false,
+            heard: None,
+            down: None,
+            seen_absent: false,
+        }
     }
 
     /// Takes in one event of the stream.
     pub fn handle(&mut self, now: Instant, event: ViewEvent) -> Result<Effect, Violation> {
-        self.heard = Some(now);
         if event.reset {
             self.building = Some(C::default());
         }
@@ -246,18 +264,31 @@ impl<C: Content> Machine<C> {
             self.whole = self.building.take();
             self.index = event.index;
             self.up = true;
+            self.behind = false;
+            self.heard = Some(now);
             self.down = None;
             self.seen_absent = self.whole.as_ref().is_some_and(C::is_absent);
             return Ok(Effect::Publish);
         }
         self.index = self.index.max(event.index);
-        Ok(if changed { Effect::Publish } else { Effect::Quiet })
+        // Not before here: half a new snapshot says nothing of what is served meanwhile.
+        self.heard = Some(now);
+        let was_behind = std::mem::take(&mut self.behind);
+        Ok(if changed || was_behind { Effect::Publish } else { Effect::Quiet })
+    }
+
+    /// The stream was silent for [`BEHIND`].
+    pub fn silent(&mut self) -> Effect {
+        let news = self.up && !self.behind;
+        self.behind |= self.up;
+        if news { Effect::Publish } else { Effect::Quiet }
     }
 
     /// The stream ended for this reason, or was silent for [`SILENCE`], or could not be opened again.
     pub fn broken(&mut self, why: Reason) -> Effect {
         self.building = None;
         let was_up = std::mem::take(&mut self.up);
+        self.behind = false;
         let before = self.down.replace(why);
         if was_up || (self.is_whole() && before != Some(why)) { Effect::Publish } else { Effect::Quiet }
     }
@@ -278,6 +309,7 @@ impl<C: Content> Machine<C> {
             value: self.whole.as_ref().map(|w| Arc::new(w.seen())),
             index: self.index,
             up: self.up,
+            behind: self.behind,
             heard: self.heard,
             down: self.down,
         }
@@ -351,6 +383,35 @@ mod tests {
         assert_eq!(m.handle(t, event(9, false, true, upsert("c", 3))), Err(Violation::NoSnapshot));
         m.handle(t, event(1, true, true, upsert("d", 4))).unwrap();
         assert_eq!((ports(&m), m.state().index), (vec![4], 1));
+    }
+
+    #[test]
+    fn the_age_counts_from_what_was_last_heard() {
+        let t = Instant::now();
+        let at = |s| t + Duration::from_secs(s);
+        let age = |m: &Machine<ServiceContent>, s| m.state().age(at(s)).map(|age| age.as_secs());
+        let beat = || event(5, false, false, Change::Heartbeat(Heartbeat::default()));
+        let mut m = Machine::<ServiceContent>::new();
+        m.handle(t, event(5, true, true, upsert("a", 1))).unwrap();
+        // Silent: not broken yet, and told nevertheless.
+        m.handle(at(3), beat()).unwrap();
+        assert_eq!((m.silent(), m.silent()), (Effect::Publish, Effect::Quiet));
+        assert!(m.state().up);
+        assert_eq!((age(&m, 5), m.state().down), (Some(2), None));
+        // A word of it, and it is current.
+        assert_eq!((m.handle(at(6), beat()), age(&m, 7)), (Ok(Effect::Publish), None));
+        // Broken, long after it was last heard.
+        m.silent();
+        m.broken(Reason::Unreachable);
+        assert_eq!((age(&m, 11), m.silent()), (Some(5), Effect::Quiet));
+        // Tries to follow it again, and half of a snapshot, make nothing younger.
+        m.broken(Reason::Unreachable);
+        m.handle(at(20), event(6, true, false, upsert("b", 2))).unwrap();
+        m.handle(at(21), beat()).unwrap();
+        assert_eq!(m.broken(Reason::Draining), Effect::Publish);
+        assert_eq!(age(&m, 31), Some(25));
+        m.handle(at(40), event(6, true, true, upsert("b", 2))).unwrap();
+        assert_eq!(age(&m, 41), None);
     }
 
     #[test]

@@ -77,7 +77,10 @@ fn alive(member: &Member, known: Option<&Known>) -> Option<Command> {
         meta,
         ..Node::default()
     };
-    Some(register(node, server, serf(&member.name, "passing", ALIVE), false))
+    // The agent may register itself between this look and the write: what it says of its node is written over only where gossip
+    // knows better, or it would not hear of it before its next comparison, a minute later.
+    let moved = known.is_some_and(|k| k.node.address != node.address || k.node.id != node.id);
+    Some(register(node, server, serf(&member.name, "passing", ALIVE), !moved))
 }
 
 fn failed(member: &Member, known: &Known) -> Option<Command> {
@@ -156,7 +159,7 @@ mod tests {
         match command.command.unwrap() {
             command::Command::Register(r) => {
                 let mut known = known.unwrap_or_default();
-                if !r.skip_node_update {
+                if !r.skip_node_update || known.node.name.is_empty() {
                     known.node = r.node.unwrap();
                 }
                 known.serf = Some(r.checks[0].status.clone());
@@ -205,6 +208,23 @@ mod tests {
         let known = after(member(&moved, known.as_ref(), "own").unwrap(), known).unwrap();
         assert_eq!(known.node.address, "10.0.0.2");
         assert_eq!(known.node.tagged_addresses["lan"], "10.0.0.2");
+    }
+
+    #[test]
+    fn what_the_agent_registers_meanwhile_stays() {
+        let a = node("a", MemberStatus::Alive, false);
+        let meant = member(&a, None, "own").unwrap();
+        // It was new when the leader looked; before the leader's write came its own.
+        let mut own = after(member(&a, None, "own").unwrap(), None).unwrap();
+        own.node.meta.insert("env".into(), "prod".into());
+        own.serf = None;
+        let known = after(meant, Some(own)).unwrap();
+        assert_eq!((known.node.meta["env"].as_str(), known.serf.as_deref()), ("prod", Some("passing")));
+        // Somewhere else than the catalog says: gossip knows better, and the rest of what the agent said stays.
+        let mut moved = a;
+        moved.addr = "10.0.0.2:8301".parse().unwrap();
+        let known = after(member(&moved, Some(&known), "own").unwrap(), Some(known)).unwrap();
+        assert_eq!((known.node.address.as_str(), known.node.meta["env"].as_str()), ("10.0.0.2", "prod"));
     }
 
     #[test]

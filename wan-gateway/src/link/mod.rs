@@ -39,9 +39,10 @@ pub const RELAY_WINDOW: Duration = Duration::from_millis(300);
 pub const MISSES: u32 = 2;
 /// A suspected connection is asked more often, so that it is back sooner.
 pub const SUSPECT_EVERY: Duration = Duration::from_millis(200);
-/// A suspected connection is lost after this: calls that wait for it end. It is suspected a little over a second after it fell silent;
-/// together that outlasts a blackout of three seconds, the probe after it and its round trip, on a busy machine too. Where the other
-/// host says that the gateway is gone, nobody waits for it (`driver.rs`). It may still come back, until QUIC gives it up.
+/// A suspected connection is lost after this, counted from the first of those to the same gateway: calls that wait for it end. It is
+/// suspected a little over a second after it fell silent; together that outlasts a blackout of three seconds, the probe after it and
+/// its round trip, on a busy machine too. Where the other host says that the gateway is gone, nobody waits for it (`driver.rs`). It
+/// may still come back, until QUIC gives it up.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// A probe is missed after this, or two round trips, where the connection beside it broke.
 pub const BEREFT_WINDOW: Duration = Duration::from_millis(300);
@@ -227,6 +228,10 @@ struct Conn {
     state: State,
     since: Instant,
     rtt: Duration,
+    /// When it last gave a sign of life.
+    heard: Instant,
+    /// Since when the gateway at the other end is silent, for one that is suspected.
+    silent: Instant,
     /// When the probe was sent that has no answer yet.
     asked: Option<Instant>,
     misses: u32,
@@ -258,13 +263,13 @@ impl Conn {
     fn due(&self) -> Instant {
         let probe = self.asked.map_or(self.next_probe, |asked| asked + self.window());
         let state = match self.state {
-            State::Greeting => Some(HELLO),
-            State::Draining => Some(DRAIN),
-            State::Suspected => Some(PATIENCE),
-            State::Lost => Some(LOST_FOR),
+            State::Greeting => Some(self.since + HELLO),
+            State::Draining => Some(self.since + DRAIN),
+            State::Suspected => Some(self.silent + PATIENCE),
+            State::Lost => Some(self.since + LOST_FOR),
             State::Up | State::Closed => None,
         };
-        state.map_or(probe, |limit| probe.min(self.since + limit))
+        state.map_or(probe, |limit| probe.min(limit))
     }
 }
 
@@ -449,6 +454,23 @@ impl Links {
         }
     }
 
+    /// Suspects a connection. One that stands by is asked seldom, and so is found silent later than the one it stands by for: if it
+    /// was not heard since then, it was silent since then, and what waits for either ends at the same time.
+    fn suspect(&mut self, now: Instant, id: ConnId) {
+        self.turn(now, id, State::Suspected);
+        let Some(conn) = self.conns.get(&id) else { return };
+        let beside = self.conns.values().filter(|c| {
+            c.datacenter == conn.datacenter
+                && c.gateway == conn.gateway
+                && matches!(c.state, State::Suspected | State::Lost)
+                && c.silent > conn.heard
+        });
+        let silent = beside.map(|c| c.silent).min().map_or(now, |since| since.min(now));
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.silent = silent;
+        }
+    }
+
     fn drop_conn(&mut self, id: ConnId, code: CloseCode) {
         if self.conns.remove(&id).is_some() {
             self.effects.push(Effect::State(id, State::Closed));
@@ -498,6 +520,8 @@ impl Links {
                 state: State::Greeting,
                 since: now,
                 rtt: Duration::ZERO,
+                heard: now,
+                silent: now,
                 asked: None,
                 misses: 0,
                 next_probe: if kind == Kind::Relay { now } else { now + PROBE_EVERY },
@@ -560,6 +584,7 @@ impl Links {
         let standby = self.stands_by(id);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.rtt = rtt;
+        conn.heard = now;
         conn.misses = 0;
         // What was sent before the gateway died may arrive a round trip later.
         conn.bereft = conn.bereft.filter(|at| now < *at + BEREFT_WINDOW.max(rtt * 2));
@@ -631,14 +656,16 @@ impl Links {
                 self.drop_conn(id, CloseCode::Silent);
             } else if conn.state == State::Up && (conn.misses >= MISSES || bereft && conn.misses > 0) {
                 let (datacenter, gateway) = (conn.datacenter.clone(), conn.gateway.clone());
-                self.turn(now, id, State::Suspected);
+                self.suspect(now, id);
                 // What takes over is looked at closely from now on.
                 for other in self.conns.values_mut() {
                     if other.asked.is_none() && other.datacenter == datacenter && other.gateway == gateway {
                         other.next_probe = other.next_probe.min(now);
                     }
                 }
-            } else if conn.state == State::Suspected && (age >= PATIENCE || bereft && conn.misses > MISSES) {
+            } else if conn.state == State::Suspected
+                && (now >= conn.silent + PATIENCE || bereft && conn.misses > MISSES)
+            {
                 self.turn(now, id, State::Lost);
             }
         }

@@ -63,6 +63,50 @@ fn a_slow_link_gets_three_round_trips() {
     assert_eq!(links.state(1), State::Suspected);
 }
 
+/// As [`up`], over TCP.
+fn tcp_up(links: &mut Links, now: Instant, conn: ConnId, gateway: &str) {
+    links.handle(now, Event::Connected { conn, dialled: None, datacenter: "b".into(), kind: Kind::Tcp });
+    links.handle(now, Event::Hello { conn, gateway: gateway.into(), life: 0 });
+}
+
+#[test]
+fn what_stands_by_is_lost_together_with_what_it_stands_by_for() {
+    // The one that stands by is asked every two seconds: whenever it was heard last, it takes no patience of its own.
+    for before in [0, 500, 1100, 1900] {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        tcp_up(&mut links, t0, 2, "g");
+        let dark = t0 + ms(10_000);
+        let mut lost = Vec::new();
+        run(&mut links, t0, dark + ms(6000), |links, now, effect| match effect {
+            Effect::Probe(1) if now < dark => links.handle(now, Event::Heard { conn: 1, rtt: ms(10) }),
+            Effect::Probe(2) if now < dark - ms(before) => links.handle(now, Event::Heard { conn: 2, rtt: ms(10) }),
+            Effect::State(_, State::Lost) => lost.push(now - dark),
+            _ => {}
+        });
+        assert!(lost.len() == 2 && lost.iter().all(|at| *at <= ms(1300) + PATIENCE), "{before} ms: {lost:?}");
+    }
+}
+
+#[test]
+fn a_link_that_was_heard_after_the_other_fell_silent_has_its_own_patience() {
+    let (mut links, t0) = start();
+    up(&mut links, t0, 1, "g", None);
+    tcp_up(&mut links, t0, 2, "g");
+    // UDP dies at once, everything two seconds after that was known.
+    let mut lost = Vec::new();
+    let mut known = None;
+    run(&mut links, t0, t0 + ms(10_000), |links, now, effect| match effect {
+        Effect::State(1, State::Suspected) => known = Some(now),
+        Effect::Probe(2) if known.is_none_or(|known| now < known + ms(2000)) => {
+            links.handle(now, Event::Heard { conn: 2, rtt: ms(10) });
+        }
+        Effect::State(2, State::Lost) => lost.push(now - known.unwrap()),
+        _ => {}
+    });
+    assert!(lost.len() == 1 && lost[0] > ms(2000) + PATIENCE, "{lost:?}");
+}
+
 #[test]
 fn one_missed_probe_is_nothing() {
     let (mut links, t0) = start();

@@ -90,7 +90,8 @@ pub async fn redeem_through(
     keys: &Keys,
     proxy: Option<&Proxy>,
 ) -> Result<Granted, JoinError> {
-    let tls = causeway_certs::join::client(token.pin()?, &token.issuer, &token.domain);
+    let tls = causeway_certs::join::client(token.pin()?, &token.issuer, &token.domain)
+        .map_err(|e| JoinError::Answer(e.to_string()))?;
     let crypto = QuicClientConfig::try_from(Arc::clone(&tls)).map_err(|e| JoinError::Answer(e.to_string()))?;
     let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
     let mut transport = quinn::TransportConfig::default();
