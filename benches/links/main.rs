@@ -2,7 +2,7 @@
 //! alternating: two datacenters in two network namespaces of Linux with a round trip of 80 ms between them, that loses packets and is
 //! cut. There is no NAT, which Consul could not pass: its servers must reach each other at every address and port.
 //!
-//! `CONSUL_BIN=/path/to/consul cargo bench --bench links [-- ROW ...]`; rows: cold loss change cut gateway. Needs root, `ip` and `nft`,
+//! `CONSUL_BIN=/path/to/consul cargo bench --bench links [-- ROW ...]`; rows: cold loss change cut hung gateway. Needs root, `ip` and `nft`,
 //! and says so and measures nothing elsewhere. `ROUNDS=3` sets the repeats (medians are printed); `LONG_CUT=600` adds a
 //! cut of so many seconds to each round.
 #![allow(clippy::disallowed_methods, reason = "a benchmark touches the world")]
@@ -42,7 +42,7 @@ fn main() {
         println!("CONSUL_BIN is not set: the peer's column stays empty");
     }
     let mut table = table::Table::default();
-    if ["cold", "loss", "change", "cut"].iter().any(|row| on(row)) {
+    if ["cold", "loss", "change", "cut", "hung"].iter().any(|row| on(row)) {
         let mut subjects = vec![subject::Subject::causeway("links", 1)];
         subjects.extend(consul.as_ref().map(|bin| subject::Subject::consul(bin, "links-consul", 1)));
         for subject in &mut subjects {
@@ -62,6 +62,9 @@ fn main() {
                 }
                 if on("cut") {
                     rows::cut(subject, &mut table);
+                }
+                if on("hung") {
+                    rows::hung(subject, &mut table);
                 }
             }
         }

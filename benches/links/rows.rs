@@ -295,6 +295,48 @@ fn heal(subject: &Subject, after: Duration) -> f64 {
     })
 }
 
+/// Row 25: all of dc2 hangs while dc1 asks it over and over; what dc1's clients see of their own site meanwhile.
+pub fn hung(subject: &Subject, table: &mut Table) {
+    let kind = subject.kind();
+    let (http, dns) = ports(subject);
+    subject.fill_in("dc1", &["here".to_owned()]);
+    subject.fill(&["any".to_owned()]);
+    settle(subject, "any");
+    let local = || {
+        let stop = AtomicBool::new(false);
+        let seen = std::thread::scope(|scope| {
+            let read = || by_dns(dns, "here.service.consul.");
+            let load = scope.spawn(|| subject.within("dc1", || reads::steadily(Duration::from_millis(5), &stop, read)));
+            pass(LOAD);
+            stop.store(true, Ordering::SeqCst);
+            load.join().unwrap()
+        });
+        let failed = seen.iter().filter(|(_, s)| !s.good).count();
+        (percentile(&seen.iter().map(|(_, s)| s.ms()).collect::<Vec<_>>(), 99), failed)
+    };
+    let (quiet, _) = local();
+    let memory = subject.memory("dc1");
+    subject.freeze("dc2", true);
+    let stop = AtomicBool::new(false);
+    let (loud, failed, grown) = std::thread::scope(|scope| {
+        let asks = || by_http(http, &current("any"));
+        let remote = scope.spawn(|| subject.within("dc1", || reads::steadily(Duration::from_millis(10), &stop, asks)));
+        let (loud, failed) = local();
+        let grown = subject.memory("dc1") - memory;
+        stop.store(true, Ordering::SeqCst);
+        subject.freeze("dc2", false);
+        remote.join().unwrap();
+        (loud, failed, grown)
+    });
+    let name = "all of dc2 hangs, 100 reads/s of it: p99 of local DNS against before";
+    let said = format!("{quiet:.2} to {loud:.2} ms, {failed} failed");
+    table.add(Figure { number: 25, name, unit: "x", goal: "1.1" }, kind, loud / quiet, &said);
+    let name = "the same: memory of dc1's processes, more than before";
+    table.add(Figure { number: 25, name, unit: "MB", goal: "flat" }, kind, grown, "");
+    settle(subject, "any");
+    subject.await_links();
+}
+
 /// Row 22: each of several gateways (Consul: each server of dc2 that does not lead) is killed while dc1 reads.
 pub fn gateway(subject: &mut Subject, table: &mut Table) {
     let kind = subject.kind();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Dir, Federation, Node, Part, wait};
+use crate::harness::{Dir, Federation, Node, Part, signal, wait};
 use crate::lab::{Pair, Space};
 use crate::reads;
 
@@ -215,9 +215,32 @@ impl Subject {
         }
     }
 
+    /// Stops all processes of a site where they are, or lets them go on.
+    pub fn freeze(&self, dc: &str, on: bool) {
+        for child in self.federation.nodes.iter().filter(|n| n.dc == dc).filter_map(|n| n.child.as_ref()) {
+            signal(child, if on { "STOP" } else { "CONT" });
+        }
+    }
+
+    /// Memory of a site's processes, in MB.
+    pub fn memory(&self, dc: &str) -> f64 {
+        let nodes = self.federation.nodes.iter().filter(|n| n.dc == dc && n.child.is_some());
+        let kb = |pid: u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
+            line.split_whitespace().next().and_then(|n| n.parse::<f64>().ok()).unwrap_or(f64::NAN)
+        };
+        nodes.map(|n| kb(n.pid())).sum::<f64>() / 1024.0
+    }
+
     /// Registers services of one instance in dc2.
     pub fn fill(&self, names: &[String]) {
-        let server = self.node("dc2-server-1");
+        self.fill_in("dc2", names);
+    }
+
+    /// Registers services of one instance in a site.
+    pub fn fill_in(&self, dc: &str, names: &[String]) {
+        let server = self.node(&format!("{dc}-server-1"));
         let register = &|name: &str, node_too: bool| {
             let check = format!("c-{name}");
             let body = json!({
@@ -227,7 +250,7 @@ impl Subject {
             });
             wait("a registration", SOON, || server.put("/v1/catalog/register", &body.to_string()).ok().map(|_| ()));
         };
-        self.within("dc2", || {
+        self.within(dc, || {
             register(&names[0], true);
             std::thread::scope(|scope| {
                 for part in names.chunks(names.len().div_ceil(8)) {
