@@ -133,6 +133,8 @@ pub fn unpack(archive: impl Read) -> Result<(Meta, Vec<u8>), ArchiveError> {
             return Err(ArchiveError::Unexpected(format!("{name} (twice)")));
         }
     }
+    // To the very end: the checksum of the compression is the last thing in the file.
+    std::io::copy(&mut tar.into_inner().take(MAX_FILE), &mut std::io::sink()).map_err(unreadable)?;
     let meta = meta.ok_or(ArchiveError::Missing(META))?;
     let state = state.ok_or(ArchiveError::Missing(STATE))?;
     let sums = sums.ok_or(ArchiveError::Missing(SUMS))?;
@@ -192,7 +194,7 @@ mod tests {
     #[test]
     fn cut_or_altered_ones_are_refused() {
         let (_, _, packed) = sample();
-        for length in (0..packed.len()).step_by(97) {
+        for length in (0..packed.len()).step_by(97).chain(packed.len() - 20..packed.len()) {
             assert!(unpack(&packed[..length]).is_err(), "{length}");
         }
         for at in (10..packed.len() - 8).step_by(61) {
