@@ -121,6 +121,12 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
     for (key, index) in &state.trees {
         out.put(Record::Tombstone(Tombstone { key: key.as_ref().to_owned(), index: *index, tree: true }))?;
     }
+    if let Some(time) = state.calls.time() {
+        out.put(Record::CallTime(time))?;
+    }
+    for call in state.calls.records() {
+        out.put(Record::Call(call))?;
+    }
     let records = out.records + 1;
     out.put(Record::End(SnapshotEnd { records }))?;
     let Out { out, crc, bytes, .. } = out;
@@ -213,6 +219,12 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
             Record::Tombstone(Tombstone { key, index, tree }) => {
                 let graves = if tree { &mut state.trees } else { &mut state.tombstones };
                 graves.insert(key.into(), index);
+            }
+            Record::CallTime(time) => state.calls.restore_time(&time),
+            Record::Call(call) => {
+                if !state.calls.restore(call) {
+                    return Err(input.damaged("a call without its name or answer"));
+                }
             }
             Record::End(end) if end.records == input.records => break,
             Record::End(_) => return Err(input.damaged("the count of records does not fit")),

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use causeway_certs::notice::still_gateway;
 use causeway_proto::door::Door;
-use causeway_proto::federation::v1::{Candidate, Gateway, GossipFrame, LinkStatus, Server, Site, SiteStatus};
+use causeway_proto::federation::v1::{
+    Candidate, Catalogue, Gateway, GossipFrame, LinkStatus, Server, Site, SiteStatus,
+};
 use causeway_proto::member::Members;
 use quinn::{Endpoint, VarInt};
 use rand::SeedableRng;
@@ -69,6 +71,8 @@ pub(crate) enum Order {
     Drain { leave: bool, done: oneshot::Sender<()> },
     /// Ask a gateway of that site what it finds in the way between us.
     Examine { datacenter: String, done: oneshot::Sender<Report> },
+    /// Tell what our servers say of their catalogue.
+    Catalogue(Catalogue),
 }
 
 /// What the task is made of.
@@ -252,6 +256,10 @@ impl Brain {
                 order = orders.recv(), if orders_open => match order {
                     Some(Order::Drain { leave, done }) => self.drain(leave, done),
                     Some(Order::Examine { datacenter, done }) => self.examine(datacenter, done),
+                    Some(Order::Catalogue(catalogue)) => {
+                        let own = self.directory.catalogue(catalogue);
+                        self.gather(Instant::now(), None, vec![own]);
+                    }
                     None => orders_open = false,
                 },
                 // Neither sender goes before we do.
@@ -472,11 +480,8 @@ impl Brain {
     fn frame(&mut self, now: Instant, id: ConnId, frame: GossipFrame) {
         let Some(held) = self.held.get(&id) else { return };
         if frame.from_datacenter != held.link.datacenter || causeway_proto::name::node(&frame.from_gateway).is_err() {
-            tracing::warn!(
-                datacenter = held.link.datacenter,
-                says = frame.from_datacenter,
-                "a peer says what its certificate does not"
-            );
+            let (datacenter, says) = (&held.link.datacenter, &frame.from_datacenter);
+            tracing::warn!(datacenter, says, "a peer says what its certificate does not");
             held.link.close(CloseCode::Identity);
             return;
         }
@@ -495,21 +500,21 @@ impl Brain {
         }
         let merged = self.directory.merge(now, frame.sites);
         self.directory.linked(now, &from, &frame.from_gateway);
-        if !merged.news.is_empty() {
-            self.changed = true;
+        if merged.ways || merged.own {
             self.save_at.get_or_insert(now + SAVE);
             (self.directory_changed, self.ways) = (now, None);
+        }
+        if !merged.news.is_empty() {
             self.gather(now, Some(id), merged.news);
         }
         if merged.own {
-            (self.directory_changed, self.ways) = (now, None);
-            let own = self.directory.own().clone();
-            self.gather(Instant::now(), None, vec![own]);
+            self.gather(now, None, vec![self.directory.own().clone()]);
         }
     }
 
     /// Takes up news that is to be told to those who do not hear it from its author.
     fn gather(&mut self, now: Instant, from: Option<ConnId>, news: Vec<Site>) {
+        self.changed = true;
         for site in news {
             self.news.insert((site.datacenter.clone(), site.gateway.clone()), (from, site));
         }
@@ -585,10 +590,8 @@ impl Brain {
         news |= self.directory.colleagues(colleagues);
         news |= self.directory.measured(Instant::now(), &self.round_trips());
         if news {
-            self.changed = true;
             (self.directory_changed, self.ways) = (Instant::now(), None);
-            let own = self.directory.own().clone();
-            self.gather(Instant::now(), None, vec![own]);
+            self.gather(Instant::now(), None, vec![self.directory.own().clone()]);
         }
     }
 
