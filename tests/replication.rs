@@ -152,3 +152,71 @@ fn circles_are_refused_and_what_is_not_exported_is_not_deleted() {
     copy(&federation, "dc1", "in-sync");
     arrives(&federation, "p/a/x", Some("there"));
 }
+
+/// Prepared queries of the primary can be executed by name elsewhere; what is written there goes before a copy, which is shown as
+/// such and not changed there. And each site tells the others what its catalogue looks like.
+#[test]
+fn prepared_queries_of_the_primary_are_known_elsewhere() {
+    let mut federation = Federation::prepare("queries", 2, 1);
+    federation.configure(|_| json!({"primary_datacenter": "dc1"}));
+    for node in &mut federation.nodes {
+        node.start();
+    }
+    federation.settle();
+    let (primary, copy) = (federation.agent("dc1"), federation.agent("dc2"));
+    let post = |node: &harness::Node, body: &Value| {
+        let made = harness::http::request(node.http, "POST", "/v1/query", body.to_string().as_bytes());
+        made.json().unwrap()["ID"].as_str().unwrap().to_owned()
+    };
+    let query = |ttl: &str| json!({"Name": "geo", "Service": {"Service": "consul"}, "DNS": {"TTL": ttl}});
+    // What dc2 has by the name: the TTL that it says, and of what it is a copy.
+    let known = |ttl: &str, from: &Value| {
+        let began = Instant::now();
+        wait(&format!("geo of {from} with {ttl}"), SOON, || {
+            let all = copy.get("/v1/query").json()?;
+            let found: Vec<_> = all.as_array().into_iter().flatten().filter(|q| q["Name"] == "geo").collect();
+            match found.as_slice() {
+                [one] if one["DNS"]["TTL"] == ttl && one["CopiedFrom"] == *from => Ok(()),
+                _ => Err(all.to_string()),
+            }
+        });
+        began.elapsed()
+    };
+
+    let id = post(primary, &query("7s"));
+    println!("a prepared query was copied after {:?}", known("7s", &json!("dc1")));
+    let found = copy.get("/v1/query/geo/execute").json().unwrap();
+    assert_eq!((&found["Datacenter"], found["Nodes"].as_array().unwrap().len()), (&json!("dc2"), 1), "{found}");
+    assert_eq!(primary.get("/v1/query").json().unwrap()[0]["CopiedFrom"], Value::Null);
+
+    // It is changed where it was written.
+    let path = format!("/v1/query/{id}");
+    let refused = copy.put(&path, &query("8s").to_string());
+    assert_eq!(refused.code, 500);
+    assert!(refused.text().contains("is copied from dc1"), "{}", refused.text());
+    assert_eq!(harness::http::request(copy.http, "DELETE", &path, b"").code, 500);
+    copy.put(&format!("{path}?dc=dc1"), &query("8s").to_string()).ok().unwrap();
+    known("8s", &json!("dc1"));
+
+    // One that is written at dc2 takes the name, and gives it back.
+    let own = post(copy, &query("9s"));
+    known("9s", &Value::Null);
+    assert_eq!(harness::http::request(copy.http, "DELETE", &format!("/v1/query/{own}"), b"").code, 200);
+    known("8s", &json!("dc1"));
+    assert_eq!(harness::http::request(primary.http, "DELETE", &path, b"").code, 200);
+    wait("the copy to go", SOON, || match copy.get("/v1/query").json()? {
+        Value::Array(all) if all.is_empty() => Ok(()),
+        other => Err(other.to_string()),
+    });
+
+    copy.put("/v1/agent/service/register", r#"{"Name":"web","Check":{"TTL":"600s"}}"#).ok().unwrap();
+    wait("the catalogue of dc2 to be known at dc1", SOON, || {
+        let told = primary.get("/v1/internal/federation").json()?;
+        let sites = told["Sites"].as_array().cloned().unwrap_or_default();
+        let of = |dc: &str| sites.iter().find(|s| s["Datacenter"] == dc).map(|s| s["Catalogue"].clone());
+        match of("dc2") {
+            Some(c) if c["Services"] == 2 && c["Critical"] == 1 && c["Passing"] == 1 => Ok(()),
+            _ => Err(told.to_string()),
+        }
+    });
+}

@@ -306,7 +306,9 @@ pub fn hung(subject: &Subject, table: &mut Table) {
         let stop = AtomicBool::new(false);
         let seen = std::thread::scope(|scope| {
             let read = || by_dns(dns, "here.service.consul.");
-            let load = scope.spawn(|| subject.within("dc1", || reads::steadily(Duration::from_millis(5), &stop, read)));
+            let stop = &stop;
+            let load =
+                scope.spawn(move || subject.within("dc1", || reads::steadily(Duration::from_millis(5), stop, read)));
             pass(LOAD);
             stop.store(true, Ordering::SeqCst);
             load.join().unwrap()
@@ -320,7 +322,9 @@ pub fn hung(subject: &Subject, table: &mut Table) {
     let stop = AtomicBool::new(false);
     let (loud, failed, grown) = std::thread::scope(|scope| {
         let asks = || by_http(http, &current("any"));
-        let remote = scope.spawn(|| subject.within("dc1", || reads::steadily(Duration::from_millis(10), &stop, asks)));
+        let asking = &stop;
+        let remote =
+            scope.spawn(move || subject.within("dc1", || reads::steadily(Duration::from_millis(10), asking, asks)));
         let (loud, failed) = local();
         let grown = subject.memory("dc1") - memory;
         stop.store(true, Ordering::SeqCst);

@@ -55,7 +55,7 @@ mod tests {
 
     fn set(store: &Store, index: u64, key: &str) {
         let request = ApplyRequest { verb: Verb::Set.into(), key: key.into(), flags: index, ..ApplyRequest::default() };
-        store.apply(index, &Command { command: Some(command::Command::Kv(request)) });
+        store.apply(index, &Command { call: None, command: Some(command::Command::Kv(request)) });
     }
 
     fn meta(min_index: u64) -> Meta {

@@ -83,6 +83,8 @@ pub struct ServerConfig {
     pub log: Options,
     /// The datacenter whose config entries hold in all; `None`, or the own one: ours are our own.
     pub primary_datacenter: Option<String>,
+    /// Whether its prepared queries are copied, too.
+    pub replicate_prepared_queries: bool,
     /// Config entries that are written where they are missing, unless another datacenter is the primary.
     pub config_entries: Vec<Entry>,
     /// What other sites may ask; see [`Server::exports`] to change it.
@@ -112,6 +114,7 @@ impl ServerConfig {
             write_limits: rpc::Limits::default(),
             log: Options::default(),
             primary_datacenter: None,
+            replicate_prepared_queries: true,
             config_entries: Vec::new(),
             exports: Policy::default(),
             replicate: Vec::new(),
@@ -202,7 +205,10 @@ struct Node {
 }
 
 impl rpc::Log for Node {
-    async fn propose(&self, command: command::Command) -> Result<command::Outcome, Status> {
+    async fn propose(&self, mut command: command::Command) -> Result<command::Outcome, Status> {
+        if let Some(call) = &mut command.call {
+            call.elapsed_ms = self.consensus.elapsed_ms();
+        }
         self.consensus.propose(&command).await
     }
 
@@ -325,6 +331,7 @@ impl Server {
         let mut handlers = Handlers::new(store.clone(), node.clone(), config.datacenter.clone(), stop.child_token());
         handlers.limits = config.write_limits;
         let primary = config.primary_datacenter.filter(|dc| *dc != config.datacenter);
+        let queries = primary.clone().filter(|_| config.replicate_prepared_queries);
         let copy = primary.map(|primary| Arc::new(Copy::of(primary)));
         handlers.copy = copy.clone();
         let exports = Exports::new(config.exports);
@@ -378,6 +385,7 @@ impl Server {
             expect: config.bootstrap_expect,
             gateways,
             copy,
+            queries,
             config_entries: config.config_entries,
         };
         let mut tasks = JoinSet::new();

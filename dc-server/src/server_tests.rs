@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -231,6 +232,50 @@ async fn a_fresh_server_gets_a_snapshot_and_then_votes() {
         (site.running[&0].server.consensus().membership().nodes().count() == 1).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_by_a_follower_survive_the_leader_and_are_done_once() {
+    let mut site = Site::new(3, |_| {});
+    for i in 0..3 {
+        site.start(i, 3).await;
+    }
+    let leader = site.wait_leader().await;
+    until("all to be voters", || {
+        let voters = site.running[&leader].server.consensus().membership().voter_ids().count();
+        (voters == 3).then_some(())
+    })
+    .await;
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let writers: Vec<_> = (0..16)
+        .map(|w| {
+            let (mut client, stop, written) = (site.client(site.follower()), stop.clone(), written.clone());
+            tokio::spawn(async move {
+                for n in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    // Succeeds once: done again it would be refused.
+                    let key = format!("{w}/{n}");
+                    let request = ApplyRequest { verb: Verb::Cas.into(), key, ..ApplyRequest::default() };
+                    let reply = client.apply(request).await.unwrap();
+                    assert!(reply.into_inner().done, "{w}/{n} was done twice");
+                    written.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    until("writes", || (written.load(Ordering::SeqCst) > 200).then_some(())).await;
+    site.kill(leader).await;
+    let new = site.wait_leader().await;
+    let before = written.load(Ordering::SeqCst);
+    until("writes by the new leader", || (written.load(Ordering::SeqCst) > before + 200).then_some(())).await;
+    stop.store(true, Ordering::SeqCst);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let keys = site.running[&new].server.store().state().kv_list("").0.len();
+    assert_eq!(keys, written.load(Ordering::SeqCst));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,8 @@ pub const HOPS: HeaderName = HeaderName::from_static("causeway-hops");
 /// The datacenters that ask, where the call came from elsewhere: comma-separated, each added by the gateway that took the call in, from
 /// the certificate of the other end. Every one of them must be allowed what is asked, so that a false name only loses rights.
 pub const FROM: HeaderName = HeaderName::from_static("causeway-from");
+/// Names one write, so that it can be asked for again and is still done once: see [`CallId`].
+pub const CALL: HeaderName = HeaderName::from_static("causeway-call-id");
 /// W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// gRPC's deadline.
@@ -63,6 +65,44 @@ impl Consistency {
     }
 }
 
+/// The name of one write. Servers remember the names of the writes that they did, with the answers, in what they replicate: a write
+/// that comes again by another way gets the first one's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallId {
+    /// Random.
+    pub id: u128,
+    /// Since it was drawn, by the clocks of those who hold the call. A server that may have forgotten one so old refuses it.
+    pub age: Duration,
+}
+
+impl CallId {
+    /// A new one, of these random bits.
+    pub fn new(id: u128) -> Self {
+        Self { id, age: Duration::ZERO }
+    }
+
+    /// The same, this much later.
+    pub fn aged(self, by: Duration) -> Self {
+        Self { age: self.age.saturating_add(by), ..self }
+    }
+
+    /// As in the header.
+    pub fn value(self) -> HeaderValue {
+        let text = format!("{:032x}.{}", self.id, self.age.as_millis());
+        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+    }
+
+    /// Reads the header; what is no name counts as absent.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let (id, age) = headers.get(CALL)?.to_str().ok()?.split_once('.')?;
+        if id.len() != 32 {
+            return None;
+        }
+        let id = u128::from_str_radix(id, 16).ok()?;
+        Some(Self { id, age: Duration::from_millis(age.parse().ok()?) })
+    }
+}
+
 /// What a caller says of its call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Meta {
@@ -82,6 +122,8 @@ pub struct Meta {
     pub from: Option<String>,
     /// The trace it is part of.
     pub trace: Option<Trace>,
+    /// The write's name; `None`: it is not asked for again.
+    pub call: Option<CallId>,
 }
 
 impl Meta {
@@ -107,6 +149,7 @@ impl Meta {
         put(HOPS, (self.hops > 0).then(|| self.hops.to_string()));
         put(FROM, self.from.clone());
         put(TRACEPARENT, self.trace.map(|t| t.to_string()));
+        put(CALL, self.call.and_then(|c| c.value().to_str().ok().map(str::to_owned)));
     }
 
     /// Reads the headers. What cannot be read counts as absent, except a consistency that is not known, which counts as the
@@ -126,6 +169,7 @@ impl Meta {
             hops: text(&HOPS).and_then(|v| v.parse().ok()).unwrap_or(0),
             from: headers.get(&FROM).map(|v| v.to_str().unwrap_or("?").to_owned()),
             trace: Trace::of(headers),
+            call: CallId::of(headers),
         }
     }
 
@@ -206,6 +250,7 @@ mod tests {
             hops: 2,
             from: Some("dc3,dc1".into()),
             trace: Trace::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            call: Some(CallId::new(7).aged(Duration::from_millis(1500))),
         };
         let mut headers = HeaderMap::new();
         meta.write(&mut headers);
@@ -220,6 +265,17 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONSISTENCY, HeaderValue::from_static("sometime"));
         assert_eq!(Meta::read(&headers).consistency, Consistency::Consistent);
+    }
+
+    #[test]
+    fn what_is_no_call_id_counts_as_absent() {
+        let mut headers = HeaderMap::new();
+        for bad in ["", "7", "7.0", "00000000000000000000000000000007.", "x.1"] {
+            headers.insert(CALL, HeaderValue::from_static(bad));
+            assert_eq!(CallId::of(&headers), None, "{bad}");
+        }
+        headers.insert(CALL, HeaderValue::from_static("00000000000000000000000000000007.12"));
+        assert_eq!(CallId::of(&headers), Some(CallId { id: 7, age: Duration::from_millis(12) }));
     }
 
     #[test]

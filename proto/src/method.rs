@@ -5,7 +5,7 @@
 pub enum Kind {
     /// Reads; may be repeated, and answered by any server where the caller allows a stale answer.
     Read,
-    /// Writes; the leader's, and repeated only when surely nothing happened.
+    /// Writes; the leader's. Repeated where it has a name ([`crate::meta::CallId`]), or surely nothing happened.
     Write,
     /// A view: a stream of changes; any server's.
     Stream,
@@ -41,6 +41,7 @@ pub const TABLE: &[Method] = &[
     row("/causeway.catalog.v1.Catalog/NodeServices", Kind::Read, true),
     row("/causeway.catalog.v1.Catalog/Register", Kind::Write, true),
     row("/causeway.catalog.v1.Catalog/ServiceNodes", Kind::Read, true),
+    row("/causeway.catalog.v1.Catalog/Summary", Kind::Read, false),
     row("/causeway.config.v1.Config/Apply", Kind::Write, true),
     row("/causeway.config.v1.Config/List", Kind::Read, true),
     row("/causeway.event.v1.Events/Fire", Kind::Local, true),

@@ -25,6 +25,8 @@ pub enum Reason {
     NoPath,
     /// The datacenter is known and cannot be reached now. Nothing is known of the outcome if it was a write under way.
     Unreachable,
+    /// A write was under way and nobody can say any more whether it was done.
+    Doubtful,
     /// Too many calls under way (HTTP 429).
     Overloaded,
     /// The deadline passed.
@@ -36,7 +38,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Invalid,
         Self::Refused,
         Self::NotFound,
@@ -45,6 +47,7 @@ impl Reason {
         Self::NoLeader,
         Self::NoPath,
         Self::Unreachable,
+        Self::Doubtful,
         Self::Overloaded,
         Self::Deadline,
         Self::Draining,
@@ -62,6 +65,7 @@ impl Reason {
             Self::NoLeader => "no-leader",
             Self::NoPath => "no-path",
             Self::Unreachable => "unreachable",
+            Self::Doubtful => "doubtful",
             Self::Overloaded => "overloaded",
             Self::Deadline => "deadline",
             Self::Draining => "draining",
@@ -76,7 +80,7 @@ impl Reason {
             Self::NotFound => Code::NotFound,
             Self::Denied => Code::PermissionDenied,
             Self::TooLarge => Code::OutOfRange,
-            Self::NoLeader | Self::NoPath | Self::Unreachable | Self::Draining => Code::Unavailable,
+            Self::NoLeader | Self::NoPath | Self::Unreachable | Self::Doubtful | Self::Draining => Code::Unavailable,
             Self::Overloaded => Code::ResourceExhausted,
             Self::Deadline => Code::DeadlineExceeded,
             Self::Internal => Code::Internal,
@@ -115,7 +119,7 @@ impl Reason {
 
     /// Whether the call surely changed nothing, so that even a write may be tried again elsewhere.
     pub fn nothing_happened(self) -> bool {
-        !matches!(self, Self::Unreachable | Self::Deadline | Self::Internal)
+        !matches!(self, Self::Unreachable | Self::Doubtful | Self::Deadline | Self::Internal)
     }
 }
 

@@ -209,9 +209,10 @@ fn status(input: &Input) -> ExitCode {
             return Ok(print_json(if input.on("detailed") { &found } else { &found["Sites"] }));
         }
         let sites = found["Sites"].as_array().cloned().unwrap_or_default();
-        let head = ["Datacenter", "State", "Since", "Path", "RTT", "Skew", "Last error"];
+        let head = ["Datacenter", "State", "Since", "Path", "RTT", "Skew", "Services", "Index", "Last error"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         for site in &sites {
+            let catalogue = &site["Catalogue"];
             rows.push(vec![
                 api::text(site, "Datacenter"),
                 api::text(site, "State"),
@@ -219,6 +220,8 @@ fn status(input: &Input) -> ExitCode {
                 path(site),
                 milliseconds(site),
                 if site["Local"] == true { "-".to_owned() } else { format!("{} ms", api::text(site, "ClockSkewMs")) },
+                or_dash(api::text(catalogue, "Services")),
+                or_dash(api::text(catalogue, "Index")),
                 or_dash(api::text(site, "LastError")),
             ]);
         }

@@ -29,6 +29,7 @@ options! {
     BOOTSTRAP_EXPECT = "bootstrap_expect", Number, "0", Some("bootstrap-expect"), Used, "Number of servers that must be seen before they elect a leader for the first time.";
     DEV_MODE = "dev_mode", Flag, "false", Some("dev"), Used, "One server in memory-like settings on this machine, for trying out.";
     PRIMARY_DATACENTER = "primary_datacenter", Text, "", Some("primary-datacenter"), Used, "Datacenter whose config entries (failover between sites) hold in all: writes are handed on to it, the others copy it. Set the same on every server; default: each datacenter has its own.";
+    REPLICATE_PREPARED_QUERIES = "replicate_prepared_queries", Flag, "true", None, Used, "Whether servers copy the prepared queries of `primary_datacenter` too, to be executed here by name. Names that are taken here are not copied; a copy is changed at the primary.";
     DISABLE_HOST_NODE_ID = "disable_host_node_id", Flag, "true", Some("disable-host-node-id"), Later, "Whether node IDs are made by chance rather than from the host.";
     BIND_ADDR = "bind_addr", Text, "0.0.0.0", Some("bind"), Used, "Address for gossip and RPC.";
     CLIENT_ADDR = "client_addr", Text, "127.0.0.1", Some("client"), Used, "Address for DNS and HTTP; several are separated by spaces.";

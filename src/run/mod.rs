@@ -558,6 +558,7 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         build: version::OURS.to_owned(),
         tls: plan.tls.is_some(),
         primary_datacenter: plan.primary_datacenter.clone(),
+        replicate_prepared_queries: plan.settings.on(&t::REPLICATE_PREPARED_QUERIES),
         config_entries: plan.config_entries.clone(),
         exports: plan.exports.clone(),
         replicate: plan.copies.clone(),

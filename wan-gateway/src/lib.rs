@@ -26,6 +26,7 @@
 pub mod accept;
 pub mod admission;
 pub mod carrier;
+mod catalogue;
 pub mod config;
 pub mod directory;
 pub mod doctor;

@@ -39,7 +39,7 @@ async fn issuer_at(federation: &Federation, name: &str, listen: &str, shelf: She
     let read = |name: &str| std::fs::read(federation.dir.0.join(name)).unwrap();
     let pems = (read("consul-agent-ca.pem"), read("consul-agent-ca-key.pem"));
     let authority = Arc::new(Authority::from_pem(&pems.0, &pems.1).unwrap());
-    let Plan { config, material } = federation.site("a").with(|c| {
+    let Plan { config, material, .. } = federation.site("a").with(|c| {
         c.node_name = name.to_owned();
         c.listen = Some(listen.parse().unwrap());
     });

@@ -6,8 +6,9 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use causeway_proto::catalog::SummaryReply;
 use causeway_proto::federation::v1::directory_client::DirectoryClient;
 use causeway_proto::federation::v1::{SiteState, SitesRequest};
 use causeway_proto::member::{Member, MemberStatus};
@@ -103,4 +104,27 @@ async fn servers_are_told_and_the_directory_is_served() {
     let remote = &reply.sites[1];
     assert!(remote.rtt_us > 0 && remote.path == "quic", "{remote:?}");
     assert!(remote.clock_skew_ms.abs() < 1000, "{remote:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catalogues_are_told_through_the_middle() {
+    // dc1 and dc3 only dial dc2, and are linked through it.
+    let federation = Federation::new(&["dc1", "dc2", "dc3"]);
+    let two = federation.site("dc2").start().await;
+    let one = federation.site("dc1").outbound_only().dials(&[two.addr()]).start().await;
+    let three = federation.site("dc3").outbound_only().dials(&[two.addr()]).start().await;
+    one.linked("dc3").await;
+    let told = |site: &Site, index: u64| {
+        let sites = site.gateway().sites();
+        let sites = sites.borrow();
+        let site = sites.iter().filter_map(|s| s.site.as_ref()).find(|s| s.datacenter == "dc1");
+        site.and_then(|s| s.catalogue).is_some_and(|c| c.index == index && c.services == 3 && c.critical == 1)
+    };
+    for index in [7, 9] {
+        let summary = SummaryReply { index, digest: index, services: 3, critical: 1, ..SummaryReply::default() };
+        let begun = Instant::now();
+        one.toy.catalogue.send_replace(summary);
+        until("dc3 knows", Duration::from_secs(10), || told(&three, index) && told(&one, index)).await;
+        println!("a change of the catalogue was known everywhere after {:?}", begun.elapsed());
+    }
 }

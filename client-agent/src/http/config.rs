@@ -67,7 +67,7 @@ fn decoded(value: &Value) -> Result<Entry, DecodeError> {
     if kind != RESOLVER {
         return Err(DecodeError(format!("invalid config entry kind: {kind} (this version knows: {RESOLVER})")));
     }
-    Ok(Entry { name: f.text("Name")?, resolver: Some(resolver(&f)?), kind, create_index: 0, modify_index: 0 })
+    Ok(Entry { name: f.text("Name")?, resolver: Some(resolver(&f)?), kind, ..Entry::default() })
 }
 
 /// A config entry out of JSON (or HCL read as such), keys in any case; the error is for the user.

@@ -89,6 +89,7 @@ fn code(reason: Reason) -> StatusCode {
         | Reason::NoLeader
         | Reason::NoPath
         | Reason::Unreachable
+        | Reason::Doubtful
         | Reason::Deadline
         | Reason::Draining
         | Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,

@@ -31,8 +31,26 @@ pub(super) struct SiteJson<'a> {
     servers: Vec<&'a str>,
     /// Sites that it has a direct link to.
     neighbours: &'a [String],
+    /// What it says of its catalogue; absent: nothing yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    catalogue: Option<CatalogueJson>,
     /// Ways to it that were considered, the chosen one first.
     candidates: Vec<CandidateJson<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct CatalogueJson {
+    /// Of its last change, as in `X-Consul-Index`.
+    index: u64,
+    /// The same wherever the names, and how many instances of each are passing, warning and critical, are the same.
+    digest: String,
+    /// Names.
+    services: u32,
+    instances: u32,
+    passing: u32,
+    warning: u32,
+    critical: u32,
 }
 
 #[derive(Serialize)]
@@ -74,6 +92,15 @@ pub(super) fn shown(status: &SiteStatus) -> Option<SiteJson<'_>> {
         gateways: site.gateways.iter().map(|g| GatewayJson { name: &g.name, addresses: &g.addresses }).collect(),
         servers: site.servers.iter().map(|s| s.name.as_str()).collect(),
         neighbours: &site.neighbours,
+        catalogue: site.catalogue.map(|c| CatalogueJson {
+            index: c.index,
+            digest: format!("{:016x}", c.digest),
+            services: c.services,
+            instances: c.instances,
+            passing: c.passing,
+            warning: c.warning,
+            critical: c.critical,
+        }),
         candidates: status.candidates.iter().map(candidate).collect(),
     })
 }

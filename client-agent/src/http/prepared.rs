@@ -102,6 +102,7 @@ fn decoded(body: &[u8]) -> Result<PreparedQuery, DecodeError> {
         dns_ttl,
         create_index: 0,
         modify_index: 0,
+        origin: String::new(),
     })
 }
 
@@ -119,6 +120,9 @@ struct QueryJson<'a> {
     dns: DnsJson<'a>,
     create_index: u64,
     modify_index: u64,
+    /// The datacenter that it is a copy of: ours alone, and only where there is one.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    copied_from: &'a str,
 }
 
 #[derive(Serialize)]
@@ -207,6 +211,7 @@ fn shown(query: &PreparedQuery) -> QueryJson<'_> {
         dns: DnsJson { ttl: &query.dns_ttl },
         create_index: query.create_index,
         modify_index: query.modify_index,
+        copied_from: &query.origin,
     }
 }
 

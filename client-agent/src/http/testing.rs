@@ -149,6 +149,13 @@ impl Servers {
 
 #[tonic::async_trait]
 impl Catalog for Servers {
+    async fn summary(
+        &self,
+        _: tonic::Request<causeway_proto::catalog::SummaryRequest>,
+    ) -> Result<tonic::Response<causeway_proto::catalog::SummaryReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("only gateways ask this"))
+    }
+
     async fn register(&self, r: Request<catalog::RegisterRequest>) -> Result<Response<catalog::WriteReply>, Status> {
         self.note(&r)?;
         self.registered.lock().unwrap().push(r.into_inner());

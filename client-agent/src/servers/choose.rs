@@ -77,8 +77,10 @@ pub struct Plan {
 /// The plan of a call.
 pub fn plan(uri: &Uri, headers: &HeaderMap) -> Plan {
     let kind = method::find(uri.path()).map(|m| m.kind);
-    let repeatable = matches!(kind, Some(Kind::Read | Kind::Stream | Kind::Local));
     let said = meta::Meta::read(headers);
+    // The servers know a write with a name again.
+    let named = kind == Some(Kind::Write) && said.call.is_some();
+    let repeatable = named || matches!(kind, Some(Kind::Read | Kind::Stream | Kind::Local));
     let blocking = said.min_index > 0;
     let asked = headers.get(meta::GRPC_TIMEOUT).and_then(|v| v.to_str().ok()).and_then(grpc_timeout);
     let deadline = match (asked, blocking) {

@@ -10,6 +10,8 @@ use causeway_certs::dial::Dialer;
 use causeway_proto::door::{Broken, Door, Request, Response};
 use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
+use causeway_proto::meta::{self, CallId};
+use causeway_proto::method::{self, Kind};
 use causeway_proto::rejection::Reason;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -128,7 +130,12 @@ impl Inner {
         self.doors.store(Arc::new(order.servers().iter().map(door).collect()));
     }
 
-    async fn call(&self, request: Request) -> Result<Response, Broken> {
+    async fn call(&self, mut request: Request) -> Result<Response, Broken> {
+        if method::find(request.uri().path()).is_some_and(|m| m.kind == Kind::Write)
+            && !request.headers().contains_key(meta::CALL)
+        {
+            request.headers_mut().insert(meta::CALL, CallId::new(rand::random()).value());
+        }
         let doors = self.doors.load_full();
         let local = self.local.iter().map(|door| (None, door.clone()));
         let candidates: Vec<(Option<SocketAddr>, Door)> =
@@ -137,7 +144,8 @@ impl Inner {
             return Ok(Reason::NoLeader.status(NO_SERVERS).into_http());
         }
         let plan = choose::plan(request.uri(), request.headers());
-        let deadline = Instant::now() + plan.deadline;
+        let start = Instant::now();
+        let deadline = start + plan.deadline;
         let attempt = async {
             let (parts, body) = request.into_parts();
             let body = match Limited::new(body, MAX_REQUEST).collect().await {
@@ -147,7 +155,7 @@ impl Inner {
                 }
                 Err(error) => return Err(Broken(format!("the request could not be read: {error}"))),
             };
-            self.try_all(candidates, &Template { parts, body }, plan).await
+            self.try_all(candidates, &Template { parts, body, start }, plan).await
         };
         match timeout_at(deadline, attempt).await {
             Ok(answer) => answer,
@@ -215,6 +223,7 @@ type Try = (Option<SocketAddr>, Result<Response, Broken>);
 struct Template {
     parts: http::request::Parts,
     body: Bytes,
+    start: Instant,
 }
 
 impl Template {
@@ -225,6 +234,9 @@ impl Template {
         *request.version_mut() = self.parts.version;
         *request.headers_mut() = self.parts.headers.clone();
         *request.extensions_mut() = self.parts.extensions.clone();
+        if let Some(call) = CallId::of(request.headers()) {
+            request.headers_mut().insert(meta::CALL, call.aged(self.start.elapsed()).value());
+        }
         request
     }
 }

@@ -114,9 +114,9 @@ async fn reads_are_tried_four_times_at_most() {
 }
 
 #[tokio::test]
-async fn writes_are_repeated_only_when_nothing_happened() {
+async fn writes_are_repeated_by_their_name() {
     for (first, calls) in [
-        (Err(Broken("reset".into())), 1),
+        (Err(Broken("reset".into())), 2),
         (Err(Broken("connect 10.0.0.1:8300: Connection refused".into())), 2),
         (Ok(Reason::Draining), 2),
         (Ok(Reason::Unreachable), 1),

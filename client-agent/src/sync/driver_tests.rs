@@ -52,6 +52,13 @@ fn unused<T>() -> Answer<T> {
 
 #[tonic::async_trait]
 impl Catalog for Fake {
+    async fn summary(
+        &self,
+        _: tonic::Request<causeway_proto::catalog::SummaryRequest>,
+    ) -> Result<tonic::Response<causeway_proto::catalog::SummaryReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("only gateways ask this"))
+    }
+
     async fn register(&self, request: Request<RegisterRequest>) -> Answer<WriteReply> {
         let token = Meta::read(request.metadata().as_ref()).token.unwrap_or_default();
         let request = request.into_inner();

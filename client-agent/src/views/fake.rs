@@ -157,6 +157,13 @@ impl ViewsService for Fake {
 
 #[tonic::async_trait]
 impl Catalog for Fake {
+    async fn summary(
+        &self,
+        _: tonic::Request<causeway_proto::catalog::SummaryRequest>,
+    ) -> Result<tonic::Response<causeway_proto::catalog::SummaryReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("only gateways ask this"))
+    }
+
     async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Result<Response<NodesReply>, Status> {
         let world = self.world.lock().unwrap();
         let nodes = world.instances.get("dc1").into_iter().flat_map(|i| i.values()).filter_map(|i| i.node.clone());

@@ -1,17 +1,17 @@
 //! Follows the primary datacenter's entries, on the leader.
 #![allow(clippy::disallowed_methods, reason = "this file reads the clock, and draws jitter for what it tries again")]
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use causeway_proto::command::Command;
 use causeway_proto::config::config_client::ConfigClient;
-use causeway_proto::config::{ApplyReply, ApplyRequest, EntriesReply, ListRequest, Source};
+use causeway_proto::config::{ApplyReply, ApplyRequest, EntriesReply, Entry, ListRequest, Source};
 use causeway_proto::meta::{AnswerMeta, Meta};
 use causeway_proto::rejection::{Reason, UNREACHABLE};
 use tonic::Status;
 
-use super::changes;
+use super::{changes, own};
 use crate::route::Gateways;
 use crate::rpc::MAX_MESSAGE;
 use crate::store::Store;
@@ -61,7 +61,7 @@ pub(crate) async fn follow<F: Future<Output = ()>>(
     propose: impl Fn(Command) -> F,
 ) {
     copy.confirm(None);
-    let (mut index, mut failures) = (0, 0_u32);
+    let (mut index, mut failures, mut first) = (0, 0_u32, true);
     loop {
         let meta = Meta {
             datacenter: Some(copy.primary.clone()),
@@ -73,13 +73,18 @@ pub(crate) async fn follow<F: Future<Output = ()>>(
         match list(gateways, &meta, HELD + GRACE).await {
             Ok((reply, answer)) => {
                 let ours = store.state().configs("", "").0;
-                let commands = changes(&ours, &reply.entries);
+                let commands = changes(&copy.primary, &ours, &reply.entries);
                 let changed = !commands.is_empty();
+                announce(copy, &ours, &reply.entries, first);
+                first = false;
                 for command in commands {
                     propose(command).await;
                 }
                 // What could not be written is found missing again.
-                let whole = !changed || changes(&store.state().configs("", "").0, &reply.entries).is_empty();
+                let whole = !changed || {
+                    let ours = store.state().configs("", "").0;
+                    changes(&copy.primary, &ours, &reply.entries).is_empty()
+                };
                 if changed {
                     tracing::info!(primary = copy.primary, entries = reply.entries.len(), "config entries copied");
                 }
@@ -105,15 +110,39 @@ pub(crate) async fn follow<F: Future<Output = ()>>(
     }
 }
 
+/// Says what becomes of entries that were written here, before it does.
+fn announce(copy: &Copy, ours: &[Arc<Entry>], theirs: &[Entry], first: bool) {
+    let (replaced, stay) = own(ours, theirs);
+    for entry in replaced {
+        // The whole entry: this line is the last place where it is.
+        tracing::warn!(
+            primary = copy.primary,
+            kind = entry.kind,
+            name = entry.name,
+            was = ?entry.resolver,
+            "a config entry of this datacenter is replaced by the primary datacenter's"
+        );
+    }
+    if first && !stay.is_empty() {
+        let names: Vec<String> = stay.iter().map(|e| format!("{}/{}", e.kind, e.name)).collect();
+        tracing::warn!(
+            primary = copy.primary,
+            entries = names.join(" "),
+            "config entries were written here and the primary datacenter has none of these names: they go on to hold here; write \
+             them there, or delete them"
+        );
+    }
+}
+
 /// Asks by one gateway after the other until one has an answer.
 macro_rules! by_gateways {
-    ($gateways:expr, $meta:expr, $within:expr, $request:expr, $method:ident) => {{
+    ($client:ident, $gateways:expr, $meta:expr, $within:expr, $request:expr, $method:ident) => {{
         let mut last = Reason::Unreachable.status(UNREACHABLE);
         let tries = async {
             for door in $gateways.doors() {
                 let mut call = $meta.request($request.clone());
                 call.set_timeout($within);
-                let mut client = ConfigClient::new(door).max_decoding_message_size(MAX_MESSAGE);
+                let mut client = $client::new(door).max_decoding_message_size(MAX_MESSAGE);
                 match client.$method(call).await {
                     Ok(reply) => return Ok(reply),
                     // Only what did not get there is tried by another.
@@ -129,8 +158,10 @@ macro_rules! by_gateways {
     }};
 }
 
+pub(crate) use by_gateways;
+
 async fn list(gateways: &Gateways, meta: &Meta, within: Duration) -> Result<(EntriesReply, AnswerMeta), Status> {
-    let reply = by_gateways!(gateways, meta, within, ListRequest::default(), list)?;
+    let reply = by_gateways!(ConfigClient, gateways, meta, within, ListRequest::default(), list)?;
     let answer = AnswerMeta::of(&reply);
     Ok((reply.into_inner(), answer))
 }
@@ -142,5 +173,5 @@ pub(crate) async fn hand_on(
     request: ApplyRequest,
     within: Duration,
 ) -> Result<ApplyReply, Status> {
-    by_gateways!(gateways, meta, within, request, apply).map(tonic::Response::into_inner)
+    by_gateways!(ConfigClient, gateways, meta, within, request, apply).map(tonic::Response::into_inner)
 }

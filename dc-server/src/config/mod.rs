@@ -88,25 +88,38 @@ pub fn check_kind(kind: &str) -> Result<(), ConfigError> {
 
 fn command(verb: Verb, entry: Entry) -> Command {
     let request = ApplyRequest { verb: verb.into(), entry: Some(entry), ..ApplyRequest::default() };
-    Command { command: Some(command::Command::Config(request)) }
+    Command { call: None, command: Some(command::Command::Config(request)) }
 }
 
-/// What turns our copy into what the primary has.
-pub(crate) fn changes(ours: &[Arc<Entry>], theirs: &[Entry]) -> Vec<Command> {
-    let is = |a: &Entry, b: &Entry| a.kind == b.kind && a.name.to_lowercase() == b.name.to_lowercase();
-    let gone = ours.iter().filter(|our| !theirs.iter().any(|their| is(our, their)));
+fn is(a: &Entry, b: &Entry) -> bool {
+    a.kind == b.kind && a.name.to_lowercase() == b.name.to_lowercase()
+}
+
+/// What turns our copy into what the primary has. Entries that were written here, before there was a primary, are not the copy's: they
+/// stay while the primary has none of that name.
+pub(crate) fn changes(primary: &str, ours: &[Arc<Entry>], theirs: &[Entry]) -> Vec<Command> {
+    let gone = ours.iter().filter(|our| !our.origin.is_empty() && !theirs.iter().any(|their| is(our, their)));
     let gone = gone.map(|our| command(Verb::Delete, Entry::clone(our)));
-    let new = theirs.iter().filter(|their| !ours.iter().any(|our| same_config(our, their)));
-    gone.chain(new.map(|their| command(Verb::Set, their.clone()))).collect()
+    let there = |their: &Entry| ours.iter().any(|our| our.origin == primary && same_config(our, their));
+    let new = theirs.iter().filter(|their| !there(their));
+    let copy = |their: &Entry| Entry { origin: primary.to_owned(), ..their.clone() };
+    gone.chain(new.map(|their| command(Verb::Set, copy(their)))).collect()
+}
+
+/// Entries that were written here: those that the primary's replace with others, and those that stay.
+pub(crate) fn own<'a>(ours: &'a [Arc<Entry>], theirs: &[Entry]) -> (Vec<&'a Entry>, Vec<&'a Entry>) {
+    let own = || ours.iter().map(AsRef::as_ref).filter(|our: &&Entry| our.origin.is_empty());
+    let named = |our: &Entry| theirs.iter().find(|their| is(our, their));
+    let replaced = own().filter(|our| named(our).is_some_and(|their| !same_config(our, their)));
+    (replaced.collect(), own().filter(|our| named(our).is_none()).collect())
 }
 
 /// What a configuration file defines and is not there yet: it never replaces what somebody wrote later.
 pub(crate) fn missing(ours: &[Arc<Entry>], wanted: &[Entry]) -> Vec<Command> {
-    let is = |a: &Entry, b: &Entry| a.kind == b.kind && a.name.to_lowercase() == b.name.to_lowercase();
     let new = wanted.iter().filter(|entry| !ours.iter().any(|our| is(our, entry)));
     new.map(|entry| {
         let request = ApplyRequest { verb: Verb::Cas.into(), entry: Some(entry.clone()), ..ApplyRequest::default() };
-        Command { command: Some(command::Command::Config(request)) }
+        Command { call: None, command: Some(command::Command::Config(request)) }
     })
     .collect()
 }
@@ -127,6 +140,7 @@ mod tests {
             resolver: Some(resolver),
             create_index: 1,
             modify_index: 1,
+            origin: String::new(),
         }
     }
 
@@ -171,15 +185,46 @@ mod tests {
             let mut index = 0;
             for _ in 0..4 {
                 let theirs = some();
-                for command in changes(&store.state().configs("", "").0, &theirs) {
+                for command in changes("dc1", &store.state().configs("", "").0, &theirs) {
                     index += 1;
                     assert!(store.apply(index, &command).outcome.done);
                 }
                 let ours = store.state().configs("", "").0;
                 assert_eq!(ours.len(), theirs.len(), "seed {seed}");
-                assert_eq!(changes(&ours, &theirs), [], "seed {seed}");
+                assert_eq!(changes("dc1", &ours, &theirs), [], "seed {seed}");
             }
         }
+    }
+
+    /// A site that newly gets a primary: what was written there is not deleted, and what is replaced is known before.
+    #[test]
+    fn own_entries_stay_where_the_primary_has_none() {
+        let store = crate::store::Store::new();
+        for (index, own) in
+            [entry("web", &["dc3"], false), entry("db", &[], true), entry("same", &[], true)].iter().enumerate()
+        {
+            store.apply(index as u64 + 1, &command(Verb::Set, own.clone()));
+        }
+        let names = |all: Vec<&Entry>| all.iter().map(|e| e.name.clone()).collect::<Vec<_>>();
+        let ours = || store.state().configs("", "").0;
+        let theirs = [entry("web", &["dc2"], false), entry("api", &[], true), entry("Same", &[], true)];
+        let before = ours();
+        let (replaced, stay) = own(&before, &theirs);
+        assert_eq!((names(replaced), names(stay)), (vec!["same".into(), "web".into()], vec!["db".into()]));
+        let mut index = 9;
+        let mut follow = |theirs: &[Entry]| {
+            for command in changes("dc1", &ours(), theirs) {
+                index += 1;
+                assert!(store.apply(index, &command).outcome.done);
+            }
+            assert_eq!(changes("dc1", &ours(), theirs), []);
+            ours().iter().map(|e| (e.name.clone(), e.origin.clone())).collect::<Vec<_>>()
+        };
+        let pair = |name: &str, origin: &str| (name.to_owned(), origin.to_owned());
+        assert_eq!(follow(&theirs), [pair("api", "dc1"), pair("db", ""), pair("Same", "dc1"), pair("web", "dc1")]);
+        // What is a copy goes with what it is of.
+        assert_eq!(follow(&theirs[..1]), [pair("db", ""), pair("web", "dc1")]);
+        assert_eq!(follow(&[]), [pair("db", "")]);
     }
 
     #[test]

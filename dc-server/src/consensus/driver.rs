@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use causeway_proto::command;
 use causeway_proto::rejection::{NO_LEADER, Reason};
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use openraft::{Config, Instant as _, LinearizerOption, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft::{async_runtime::watch::WatchReceiver as _, type_config::alias::WatchReceiverOf};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -148,9 +148,17 @@ pub struct Consensus {
     snapshots: PathBuf,
     quiet: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
+    started: Instant,
+    /// When time was last put into a command, in milliseconds since the start.
+    ticked_ms: AtomicU64,
     /// Held for as long as the directory is ours.
     _lock: File,
 }
+
+/// The same, of a server that another has to be asked instead of.
+pub(crate) const STOPPED: &str = "the server stopped while the write was under way; it may or may not have happened";
+/// Of a write; one that has a name may be asked for again.
+pub(crate) const LOST: &str = "leadership was lost while the write was under way; it may or may not have happened";
 
 impl Consensus {
     /// Locks the directory, reads what is in it into the store and starts Raft.
@@ -193,6 +201,8 @@ impl Consensus {
             snapshots: settings.dir.join("snapshots"),
             quiet,
             stopping: watch::channel(false).0,
+            started: Instant::now(),
+            ticked_ms: AtomicU64::new(0),
             _lock: lock,
         };
         Ok(consensus)
@@ -304,6 +314,12 @@ impl Consensus {
         metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < self.lease.mul_f64(0.9))
     }
 
+    /// Milliseconds since this was last asked, for the log's own time.
+    pub fn elapsed_ms(&self) -> u64 {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        now.saturating_sub(self.ticked_ms.swap(now, Ordering::Relaxed))
+    }
+
     /// Proposes a command; returns once it is applied here.
     pub async fn propose(&self, command: &command::Command) -> Result<command::Outcome, Status> {
         if *self.stopping.borrow() {
@@ -312,8 +328,8 @@ impl Consensus {
         match self.raft.client_write(Command::new(command)).await {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(Reason::NoLeader.status(NO_LEADER)),
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(Reason::Unreachable
-                .status("leadership was lost while the write was under way; it may or may not have happened")),
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(Reason::Doubtful.status(LOST)),
+            Err(RaftError::Fatal(Fatal::Stopped)) => Err(Reason::Doubtful.status(STOPPED)),
             Err(error) => Err(Reason::Internal.status(error.to_string())),
         }
     }

@@ -35,7 +35,7 @@ fn store() -> Store {
             service: Some(Service { id: service.into(), name: service.into(), ..Service::default() }),
             ..RegisterRequest::default()
         };
-        store.apply(index as u64 + 1, &Command { command: Some(command::Command::Register(register)) });
+        store.apply(index as u64 + 1, &Command { call: None, command: Some(command::Command::Register(register)) });
     }
     store
 }

@@ -27,6 +27,7 @@ use crate::consensus::driver::leadership;
 use crate::consensus::network::Addresses;
 use crate::consensus::types::Peer;
 use crate::consensus::{Consensus, Leadership};
+use crate::query;
 use crate::replicate::Replicator;
 use crate::route::Gateways;
 use crate::store::{Event, State, Store};
@@ -104,6 +105,8 @@ pub struct Leader {
     pub gateways: Gateways,
     /// The copy of the primary datacenter's config entries that is kept here.
     pub copy: Option<Arc<config::driver::Copy>>,
+    /// The datacenter whose prepared queries are copied; `None`: ours are our own.
+    pub queries: Option<String>,
     /// Config entries of the configuration files.
     pub config_entries: Vec<Entry>,
 }
@@ -222,7 +225,7 @@ impl Leader {
             self.reap(),
             self.keep_configs(),
         );
-        futures::future::join(own, self.replicator.run()).await;
+        futures::future::join3(own, self.replicator.run(), self.keep_queries()).await;
     }
 
     async fn propose(&self, command: Command) {
@@ -330,7 +333,10 @@ impl Leader {
             futures::stream::iter(due)
                 .for_each_concurrent(WRITES, |id| {
                     tracing::info!(session = id, "the session expired");
-                    self.propose(Command { command: Some(command::Command::SessionDestroy(DestroyRequest { id })) })
+                    self.propose(Command {
+                        call: None,
+                        command: Some(command::Command::SessionDestroy(DestroyRequest { id })),
+                    })
                 })
                 .await;
         }
@@ -342,6 +348,23 @@ impl Leader {
             config::driver::follow(copy, &self.gateways, &self.store, |command| self.propose(command)).await;
         }
         for command in config::missing(&self.store.state().configs("", "").0, &self.config_entries) {
+            self.propose(command).await;
+        }
+    }
+
+    /// Copies the prepared queries of the primary datacenter or, where that is not wanted any more, deletes the copies.
+    async fn keep_queries(&self) {
+        if let Some(primary) = &self.queries {
+            query::driver::follow(primary, &self.gateways, &self.store, |command| self.propose(command)).await;
+        }
+        let left_over = query::copy::changes("", &self.store.state().queries().0, &[]);
+        if !left_over.is_empty() {
+            tracing::info!(
+                queries = left_over.len(),
+                "copies of prepared queries are deleted: none are copied any more"
+            );
+        }
+        for command in left_over {
             self.propose(command).await;
         }
     }
@@ -365,6 +388,7 @@ impl Leader {
             }
             if let Some(through_index) = through {
                 self.propose(Command {
+                    call: None,
                     command: Some(command::Command::ReapTombstones(ReapTombstones { through_index })),
                 })
                 .await;

@@ -134,12 +134,12 @@ fn serf(node: &str, status: &str, output: &str) -> Check {
 
 fn register(node: Node, service: Option<Service>, check: Check, skip_node_update: bool) -> Command {
     let request = RegisterRequest { node: Some(node), service, checks: vec![check], skip_node_update };
-    Command { command: Some(command::Command::Register(request)) }
+    Command { call: None, command: Some(command::Command::Register(request)) }
 }
 
 fn deregister(node: &str) -> Command {
     let request = DeregisterRequest { node: node.to_owned(), ..DeregisterRequest::default() };
-    Command { command: Some(command::Command::Deregister(request)) }
+    Command { call: None, command: Some(command::Command::Deregister(request)) }
 }
 
 #[cfg(test)]

@@ -217,7 +217,7 @@ impl Replicator {
             self.note(job, |report| report.state = "behind");
         }
         for batch in changes.batches {
-            let proposal = Command { command: Some(command::Command::Txn(batch)) };
+            let proposal = Command { call: None, command: Some(command::Command::Txn(batch)) };
             let late = || Reason::Deadline.status("writing the copy took too long");
             let outcome = timeout(PATIENCE, self.consensus.propose(&proposal)).await.map_err(|_| late())??;
             let refused = outcome.txn.as_ref().and_then(|txn| txn.errors.first()).map(|error| error.what.clone());

@@ -154,9 +154,9 @@ pub fn read_timeout(value: &str) -> Option<Duration> {
     })
 }
 
-/// Whether a call that got no answer at all may be made again: a write may have happened.
-pub fn may_repeat(method: &Method) -> bool {
-    method.kind != Kind::Write
+/// Whether a call that got no answer at all may be made again: a write may have happened, and one with a name is known by it.
+pub fn may_repeat(method: &Method, meta: &Meta) -> bool {
+    method.kind != Kind::Write || meta.call.is_some()
 }
 
 /// Whether a broken door says that it never got as far as sending, so that even a write may be made again. These are the texts of

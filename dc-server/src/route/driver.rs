@@ -9,7 +9,7 @@ use bytes::Bytes;
 use causeway_proto::door::{Broken, Door, Request, Response};
 use causeway_proto::listen::Peer;
 use causeway_proto::member::{Member, MemberStatus, Members};
-use causeway_proto::meta::{GRPC_TIMEOUT, Meta};
+use causeway_proto::meta::{CallId, GRPC_TIMEOUT, Meta};
 use causeway_proto::method::{Kind, Method, find};
 use causeway_proto::rejection::{NO_LEADER, NO_PATH, Reason, UNREACHABLE};
 use causeway_proto::trace;
@@ -26,7 +26,7 @@ use super::decide::{
 };
 use super::rooms::Rooms;
 use super::spread;
-use crate::consensus::driver::leadership;
+use crate::consensus::driver::{LOST, STOPPED, leadership};
 use crate::consensus::{Consensus, Leadership};
 use crate::exports::driver::{Exports, filtered, follow};
 use crate::exports::gate;
@@ -118,6 +118,7 @@ struct Call {
     caller: Caller,
     parts: http::request::Parts,
     body: Bytes,
+    start: Instant,
     deadline: Instant,
     hold: Instant,
 }
@@ -127,6 +128,8 @@ enum Tried {
     Answer(Response),
     /// Surely nothing happened, or it may be asked again: once there is another leader, or in a moment.
     Again,
+    /// The same, for a write that may have happened; what to say where it cannot be asked again.
+    Doubt(Status),
 }
 
 impl Router {
@@ -216,7 +219,11 @@ impl Router {
     async fn handle(&self, request: Request) -> Result<Response, Status> {
         // A method that is not known here is answered so by the services.
         let Some(method) = find(request.uri().path()) else { return self.local(request).await };
-        let meta = Meta::read(request.headers());
+        let mut meta = Meta::read(request.headers());
+        // Whoever asks first for a write gives it its name.
+        if method.kind == Kind::Write && meta.call.is_none() {
+            meta.call = Some(CallId::new(rand::random()));
+        }
         let caller = Caller::of(request.extensions().get::<Peer>(), &self.datacenter);
         if method.kind == Kind::Servers {
             return match self.decide(method, &meta, caller) {
@@ -238,7 +245,8 @@ impl Router {
             Ok(Err(error)) => return Err(Reason::Invalid.status(format!("the request did not arrive whole: {error}"))),
             Err(_) => return Err(late()),
         };
-        let call = Call { method, meta, caller, parts, body, deadline: end, hold: end.min(start + self.limits.hold) };
+        let hold = end.min(start + self.limits.hold);
+        let call = Call { method, meta, caller, parts, body, start, deadline: end, hold };
         let response = self.carry_out(&call).await?;
         Ok(response.map(|body| keep(body, permit)))
     }
@@ -259,6 +267,16 @@ impl Router {
     }
 
     async fn carry_out(&self, call: &Call) -> Result<Response, Status> {
+        let mut doubt = None;
+        let done = self.until_done(call, &mut doubt).await;
+        // What stopped the second try says nothing of the first.
+        done.map_err(|status| match (doubt, Reason::of(&status)) {
+            (Some(doubt), Reason::NoLeader | Reason::Deadline | Reason::Draining | Reason::Overloaded) => doubt,
+            _ => status,
+        })
+    }
+
+    async fn until_done(&self, call: &Call, doubt: &mut Option<Status>) -> Result<Response, Status> {
         loop {
             let verdict = self.decide(call.method, &call.meta, call.caller);
             tracing::debug!(?verdict, "decided who answers");
@@ -275,6 +293,11 @@ impl Router {
             match tried {
                 Tried::Answer(response) => return Ok(response),
                 Tried::Again => self.hold(call).await?,
+                Tried::Doubt(status) => {
+                    metrics::counter!("causeway_route_writes_repeated_total").increment(1);
+                    *doubt = Some(status);
+                    self.hold(call).await?;
+                }
             }
         }
     }
@@ -322,7 +345,7 @@ impl Router {
                 self.here(&inner, proof).await?
             };
             return Ok(match tried {
-                Tried::Again => Tried::Again,
+                Tried::Again | Tried::Doubt(_) => tried,
                 Tried::Answer(response) if refusal(&response).is_some() => Tried::Answer(response),
                 Tried::Answer(response) if call.method.kind == Kind::Stream => {
                     Tried::Answer(follow(response, admitted, rights, changes, self.store.clone()))
@@ -350,7 +373,7 @@ impl Router {
         if long && timeout_at(call.deadline, self.consensus.make_current(false)).await.map_err(|_| late())?.is_err() {
             return Ok(Tried::Again);
         }
-        Ok(if again(&response) { Tried::Again } else { Tried::Answer(response) })
+        Ok(judge(call, response, true))
     }
 
     /// Returns when this server does not lead any more.
@@ -369,11 +392,11 @@ impl Router {
             return Ok(Tried::Again);
         };
         match timeout_at(call.deadline, door.call(call.onward())).await {
-            Ok(Ok(response)) if again(&response) => Ok(Tried::Again),
-            Ok(Ok(response)) => Ok(Tried::Answer(response)),
-            Ok(Err(broken)) if may_repeat(call.method) || never_sent(&broken) => Ok(Tried::Again),
-            Ok(Err(broken)) => Err(Reason::Unreachable
-                .status(format!("the connection to the leader failed while the write was under way ({broken}); it may or may not have happened"))),
+            Ok(Ok(response)) => Ok(judge(call, response, false)),
+            Ok(Err(broken)) if call.method.kind != Kind::Write || never_sent(&broken) => Ok(Tried::Again),
+            Ok(Err(broken)) => Ok(Tried::Doubt(Reason::Doubtful.status(format!(
+                "the connection to the leader failed while the write was under way ({broken}); it may or may not have happened"
+            )))),
             Err(_) => Err(late()),
         }
     }
@@ -390,17 +413,29 @@ impl Router {
             let cut = || Reason::Unreachable.status(format!("{UNREACHABLE}: no gateway of {} is up", self.datacenter));
             return Err(if known { cut() } else { Reason::NoPath.status(NO_PATH) });
         }
-        let mut refused = None;
+        let repeat = may_repeat(call.method, &call.meta);
+        let mut refused: Option<Response> = None;
         for door in doors {
             match timeout_at(call.deadline, door.call(call.onward())).await {
                 Ok(Ok(response)) => match refusal(&response) {
                     // A gateway that has no way at the moment; another may.
-                    Some(Reason::Unreachable) if may_repeat(call.method) => refused = Some(response),
+                    Some(Reason::Unreachable | Reason::Doubtful) if repeat => {
+                        // That it may have been done stays true whatever the next one says.
+                        if refused.as_ref().and_then(refusal) != Some(Reason::Doubtful) {
+                            refused = Some(response);
+                        }
+                    }
                     Some(Reason::Draining) => {}
                     _ => return Ok(response),
                 },
-                Ok(Err(broken)) if may_repeat(call.method) || never_sent(&broken) => {}
-                Ok(Err(broken)) => return Err(Reason::Unreachable.status(format!("{UNREACHABLE} ({broken})"))),
+                Ok(Err(broken)) if call.method.kind != Kind::Write || never_sent(&broken) => {}
+                Ok(Err(broken)) => {
+                    let text = format!("{UNREACHABLE} ({broken}); the write may or may not have happened");
+                    refused = Some(Reason::Doubtful.status(text).into_http());
+                    if !repeat {
+                        break;
+                    }
+                }
                 Err(_) => return Err(late()),
             }
         }
@@ -419,6 +454,7 @@ impl Router {
 impl Call {
     fn request(&self, meta: &Meta) -> Request {
         let mut parts = self.parts.clone();
+        let meta = Meta { call: meta.call.map(|id| id.aged(self.start.elapsed())), ..meta.clone() };
         meta.write(&mut parts.headers);
         Request::from_parts(parts, Body::new(Full::new(self.body.clone())))
     }
@@ -448,6 +484,19 @@ fn refusal(response: &Response) -> Option<Reason> {
 /// Whether the answer says that nothing was done and another server, or this one later, would do it.
 fn again(response: &Response) -> bool {
     matches!(refusal(response), Some(Reason::NoLeader | Reason::Draining))
+}
+
+/// What to make of an answer that came, from this server or another.
+fn judge(call: &Call, response: Response, here: bool) -> Tried {
+    if again(&response) {
+        return Tried::Again;
+    }
+    // Only these doubts are resolved by asking again.
+    let lost = |text: &str| text == LOST || (text == STOPPED && !here);
+    match Status::from_header_map(response.headers()) {
+        Some(status) if may_repeat(call.method, &call.meta) && lost(status.message()) => Tried::Doubt(status),
+        _ => Tried::Answer(response),
+    }
 }
 
 fn late() -> Status {

@@ -4,13 +4,13 @@ use causeway_proto::catalog::catalog_server::Catalog;
 use causeway_proto::catalog::{
     DatacentersReply, DatacentersRequest, DeregisterRequest, ListNodesRequest, ListServicesRequest, Node,
     NodeServicesReply, NodeServicesRequest, NodesReply, RegisterRequest, Service as Instance, ServiceNodesReply,
-    ServiceNodesRequest, ServicesReply, WriteReply,
+    ServiceNodesRequest, ServicesReply, SummaryReply, SummaryRequest, WriteReply,
 };
 use causeway_proto::command::command::Command;
 use causeway_proto::rejection::Reason;
 use tonic::{Request, Response, Status};
 
-use super::{Log, Service};
+use super::{Log, Service, call_id};
 use crate::store::Topic;
 
 /// Longest name or ID of a node, service or check, in bytes.
@@ -52,18 +52,20 @@ fn check(request: &RegisterRequest) -> Result<(), Status> {
 #[tonic::async_trait]
 impl<L: Log> Catalog for Service<L> {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<WriteReply>, Status> {
+        let call = call_id(&request);
         let request = request.into_inner();
         check(&request)?;
-        let outcome = self.write(Command::Register(request)).await?;
+        let outcome = self.write(call, Command::Register(request)).await?;
         Ok(Response::new(WriteReply { index: outcome.index }))
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<WriteReply>, Status> {
+        let call = call_id(&request);
         let request = request.into_inner();
         if request.node.is_empty() {
             return Err(Reason::Refused.status("Must provide node"));
         }
-        let outcome = self.write(Command::Deregister(request)).await?;
+        let outcome = self.write(call, Command::Deregister(request)).await?;
         Ok(Response::new(WriteReply { index: outcome.index }))
     }
 
@@ -119,6 +121,14 @@ impl<L: Log> Catalog for Service<L> {
                 services: row.services().map(|service| Instance::clone(service)).collect(),
             });
             (reply, index)
+        })
+        .await
+    }
+
+    async fn summary(&self, request: Request<SummaryRequest>) -> Result<Response<SummaryReply>, Status> {
+        self.read(&request, &[Topic::Services, Topic::Checks], |state| {
+            let summary = state.summary();
+            (summary, summary.index)
         })
         .await
     }

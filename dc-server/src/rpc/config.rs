@@ -28,7 +28,8 @@ impl<L: Log> Config for Service<L> {
         let left = answer_within(headers).map_or(HANDED_ON, |left| left.min(HANDED_ON));
         let mut request = request.into_inner();
         let Some(entry) = &mut request.entry else { return Err(Reason::Invalid.status("a config entry is missing")) };
-        match request.verb.try_into().unwrap_or(Verb::Unspecified) {
+        let verb = request.verb.try_into().unwrap_or(Verb::Unspecified);
+        match verb {
             Verb::Unspecified => return Err(Reason::Invalid.status("Unknown config entry operation")),
             Verb::Delete => config::check_kind(&entry.kind).map_err(|e| refused(&e))?,
             Verb::Set | Verb::Cas => config::check(entry).map_err(|e| refused(&e))?,
@@ -36,6 +37,8 @@ impl<L: Log> Config for Service<L> {
         for dc in entry.resolver.iter_mut().filter_map(|r| r.failover.as_mut()).flat_map(|f| &mut f.datacenters) {
             *dc = dc.to_lowercase();
         }
+        entry.origin.clear();
+        let (kind, name) = (entry.kind.clone(), entry.name.clone());
         if let Some(copy) = &self.copy {
             let primary = copy.primary();
             if request.handed_on {
@@ -45,18 +48,26 @@ impl<L: Log> Config for Service<L> {
                 )));
             }
             let meta = Meta { datacenter: Some(primary.to_owned()), hops: meta.hops + 1, ..meta };
+            let (call, own) = (meta.call, request.clone());
             request.handed_on = true;
             let reply =
                 self.log.apply_config(&meta, request, left).await.map_err(|status| match Reason::of(&status) {
-                    reason @ (Reason::Unreachable | Reason::NoPath | Reason::Deadline) => reason.status(format!(
+                    reason @ (Reason::Unreachable | Reason::Doubtful | Reason::NoPath | Reason::Deadline) => reason.status(format!(
                         "config entries are written in the primary datacenter {primary:?}, which cannot be reached: {}",
                         status.message()
                     )),
                     _ => status,
                 })?;
+            // One that was written here before there was a primary is deleted here, too.
+            let state = self.store.state();
+            if verb == Verb::Delete
+                && state.configs(&kind, &name).0.iter().any(|e| e.origin.is_empty() && !name.is_empty())
+            {
+                self.write(call, Command::Config(own)).await?;
+            }
             return Ok(Response::new(reply));
         }
-        let outcome = self.write(Command::Config(request)).await?;
+        let outcome = self.write(meta.call, Command::Config(request)).await?;
         Ok(Response::new(ApplyReply { done: outcome.done }))
     }
 

@@ -8,7 +8,7 @@ use causeway_proto::kv::{
 use causeway_proto::rejection::Reason;
 use tonic::{Request, Response, Status};
 
-use super::{Limits, Log, MAX_KEY, Service};
+use super::{Limits, Log, MAX_KEY, Service, call_id};
 use crate::store::Topic;
 
 /// Bounds of what is written to a key.
@@ -27,6 +27,7 @@ pub(super) fn check(limits: &Limits, key: &str, value: &[u8]) -> Result<(), Stat
 #[tonic::async_trait]
 impl<L: Log> Kv for Service<L> {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
+        let call = call_id(&request);
         let request = request.into_inner();
         let verb = Verb::try_from(request.verb).unwrap_or(Verb::Unspecified);
         if request.key.is_empty() && verb != Verb::DeleteTree {
@@ -34,10 +35,10 @@ impl<L: Log> Kv for Service<L> {
         }
         check(&self.limits, &request.key, &request.value)?;
         self.may_write(&request.key, verb == Verb::DeleteTree)?;
-        if verb == Verb::Lock && self.log.lock_delay(&request.key) {
+        if verb == Verb::Lock && self.log.lock_delay(&request.key) && !self.was_done(call) {
             return Ok(Response::new(ApplyReply { done: false, index: self.store.state().index() }));
         }
-        let outcome = self.write(Command::Kv(request)).await?;
+        let outcome = self.write(call, Command::Kv(request)).await?;
         Ok(Response::new(ApplyReply { done: outcome.done, index: outcome.index }))
     }
 

@@ -24,7 +24,7 @@ use causeway_proto::config::config_server::ConfigServer;
 use causeway_proto::config::{ApplyReply as ConfigReply, ApplyRequest as ConfigRequest};
 use causeway_proto::health::health_server::HealthServer;
 use causeway_proto::kv::kv_server::KvServer;
-use causeway_proto::meta::{AnswerMeta, GRPC_TIMEOUT, Meta};
+use causeway_proto::meta::{AnswerMeta, CallId, GRPC_TIMEOUT, Meta};
 use causeway_proto::query::queries_server::QueriesServer;
 use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply};
 use causeway_proto::rejection::{Reason, UNREACHABLE};
@@ -40,7 +40,7 @@ use tonic::{Request, Response, Status};
 use crate::config::driver::Copy;
 use crate::read;
 use crate::replicate::Copies;
-use crate::store::{State, Store, Topic};
+use crate::store::{CUT, FORGOTTEN, State, Store, Topic};
 
 pub use driver::Hub;
 
@@ -65,7 +65,8 @@ pub struct Contact {
 
 /// The replicated log, as the handlers need it.
 pub trait Log: Send + Sync + 'static {
-    /// Writes a command to the log; returns once it is applied to this server's store.
+    /// Writes a command to the log; returns once it is applied to this server's store. Sets how much time passed where the command
+    /// has a call.
     fn propose(&self, command: command::Command) -> impl Future<Output = Result<Outcome, Status>> + Send;
     /// What is known of the leader now.
     fn contact(&self) -> Contact;
@@ -195,11 +196,31 @@ impl<L: Log> Handlers<L> {
         Ok(self.answer(index).response(value))
     }
 
-    /// A write; Consul's text where the store refused it.
-    async fn write(&self, command: command::command::Command) -> Result<Outcome, Status> {
-        let outcome = self.log.propose(command::Command { command: Some(command) }).await?;
-        if outcome.error.is_empty() { Ok(outcome) } else { Err(Reason::Refused.status(outcome.error)) }
+    /// A write; Consul's text where the store refused it. A write with a name is done once, and its handler may propose one command
+    /// only.
+    async fn write(&self, call: Option<CallId>, command: command::command::Command) -> Result<Outcome, Status> {
+        let call = call.map(|call| command::Call {
+            id: call.id.to_be_bytes().to_vec(),
+            age_ms: u64::try_from(call.age.as_millis()).unwrap_or(u64::MAX),
+            elapsed_ms: 0,
+        });
+        let outcome = self.log.propose(command::Command { call, command: Some(command) }).await?;
+        match outcome.error.as_str() {
+            "" => Ok(outcome),
+            FORGOTTEN | CUT => Err(Reason::Doubtful.status(outcome.error)),
+            _ => Err(Reason::Refused.status(outcome.error)),
+        }
     }
+
+    /// Whether a write is known to have been done or refused, so that it is not to be judged by what came since.
+    fn was_done(&self, call: Option<CallId>) -> bool {
+        call.is_some_and(|call| self.store.state().knows_call(call.id))
+    }
+}
+
+/// The name of a write.
+fn call_id<Q>(request: &Request<Q>) -> Option<CallId> {
+    CallId::of(request.metadata().as_ref())
 }
 
 /// How long an answer may take, by the call's `grpc-timeout`, less a tenth (half a second at most) for its way back.

@@ -16,7 +16,7 @@ use rand::rngs::SmallRng;
 use tonic::{Request, Response, Status};
 
 use super::session::uuid;
-use super::{Log, Service, answer_within, driver};
+use super::{Log, Service, answer_within, call_id, driver};
 use crate::query::failover::{candidates, patience};
 use crate::query::{select, template, validate};
 use crate::store::Topic;
@@ -114,22 +114,36 @@ impl<L: Log> Service<L> {
 #[tonic::async_trait]
 impl<L: Log> Queries for Service<L> {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
+        let call = call_id(&request);
         let mut request = request.into_inner();
         let verb = request.verb();
         let mut query = request.query.take().unwrap_or_default();
         let state = self.store.state();
+        query.origin.clear();
+        let copied = state.query(&query.id).0.filter(|old| !old.origin.is_empty());
+        if let (Verb::Update | Verb::Delete, Some(old)) = (verb, copied) {
+            return Err(Reason::Refused.status(format!(
+                "prepared query {:?} is copied from {} (replicate_prepared_queries): change it there, with ?dc={}",
+                old.name, old.origin, old.origin
+            )));
+        }
         match verb {
             Verb::Create if !query.id.is_empty() => {
                 return Err(Reason::Refused.status("ID must be empty when creating a new prepared query"));
             }
             Verb::Create => {
-                let id = (0..4).map(|_| uuid((self.chance)())).find(|id| state.query(id).0.is_none());
+                let id = match call {
+                    Some(call) => Some(uuid(call.id)),
+                    None => (0..4).map(|_| uuid((self.chance)())).find(|id| state.query(id).0.is_none()),
+                };
                 query.id = id.ok_or_else(|| Reason::Internal.status("no free query ID found; try again"))?;
             }
             Verb::Update | Verb::Delete if query.id.len() != 36 => {
                 return Err(Reason::Refused.status(format!("Prepared Query lookup failed: {BAD_ID}")));
             }
-            Verb::Update | Verb::Delete if state.query(&query.id).0.is_none() => return Err(not_there(&query.id)),
+            Verb::Update | Verb::Delete if state.query(&query.id).0.is_none() && !self.was_done(call) => {
+                return Err(not_there(&query.id));
+            }
             Verb::Update | Verb::Delete => {}
             Verb::Unspecified => return Err(Reason::Invalid.status("Unknown prepared query operation")),
         }
@@ -138,7 +152,7 @@ impl<L: Log> Queries for Service<L> {
         }
         let id = query.id.clone();
         request.query = Some(query);
-        self.write(Command::Query(request)).await?;
+        self.write(call, Command::Query(request)).await?;
         Ok(Response::new(ApplyReply { id }))
     }
 

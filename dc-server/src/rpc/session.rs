@@ -9,7 +9,7 @@ use causeway_proto::session::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Log, Service};
+use super::{Log, Service, call_id};
 use crate::store::Topic;
 
 /// Longest time to live of a session, in milliseconds (Consul's 24 h).
@@ -66,21 +66,27 @@ impl<L: Log> Service<L> {
 #[tonic::async_trait]
 impl<L: Log> Sessions for Service<L> {
     async fn create(&self, request: Request<CreateRequest>) -> Result<Response<CreateReply>, Status> {
+        let call = call_id(&request);
         let mut session = request.into_inner().session.unwrap_or_default();
         self.check_session(&session)?;
         let state = self.store.state();
         // A defective source of chance must not keep this busy; the store refuses nothing here that the first draw does not give.
-        let id = (0..4).map(|_| uuid((self.chance)())).find(|id| state.session(id).0.is_none());
+        let id = match call {
+            // Asked for again it is the same session, so the answer is the same too.
+            Some(call) => Some(uuid(call.id)),
+            None => (0..4).map(|_| uuid((self.chance)())).find(|id| state.session(id).0.is_none()),
+        };
         let id = id.ok_or_else(|| Reason::Internal.status("no free session ID found; try again"))?;
         id.clone_into(&mut session.id);
-        self.write(Command::SessionCreate(session)).await?;
+        self.write(call, Command::SessionCreate(session)).await?;
         Ok(Response::new(CreateReply { id }))
     }
 
     async fn destroy(&self, request: Request<DestroyRequest>) -> Result<Response<DestroyReply>, Status> {
+        let call = call_id(&request);
         let request = request.into_inner();
         check_id(&request.id)?;
-        self.write(Command::SessionDestroy(request)).await?;
+        self.write(call, Command::SessionDestroy(request)).await?;
         Ok(Response::new(DestroyReply {}))
     }
 

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::{Log, Service, driver};
+use super::{Log, Service, call_id, driver};
 use crate::store::MAX_PIECE;
 
 #[tonic::async_trait]
@@ -26,6 +26,7 @@ impl<L: Log> Snapshots for Service<L> {
     }
 
     async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<RestoreReply>, Status> {
+        let call = call_id(&request);
         let request = request.into_inner();
         if request.id.is_empty() {
             return Err(Reason::Invalid.status("a restore needs an id"));
@@ -33,7 +34,7 @@ impl<L: Log> Snapshots for Service<L> {
         if request.bytes.len() > MAX_PIECE {
             return Err(Reason::TooLarge.status(format!("a piece of a snapshot has {MAX_PIECE} bytes at most")));
         }
-        let outcome = self.write(Command::Restore(request)).await?;
+        let outcome = self.write(call, Command::Restore(request)).await?;
         Ok(Response::new(RestoreReply { index: outcome.index }))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use causeway_proto::catalog::catalog_client::CatalogClient;
 use causeway_proto::catalog::{
     Check, DatacentersRequest, DeregisterRequest, ListNodesRequest, ListServicesRequest, Node, NodeServicesRequest,
-    RegisterRequest, Service as Instance, ServiceNodesRequest,
+    RegisterRequest, Service as Instance, ServiceNodesRequest, SummaryRequest,
 };
 use causeway_proto::door::Door;
 use causeway_proto::health::health_client::HealthClient;
@@ -454,7 +454,7 @@ async fn a_large_snapshot_comes_in_pieces() {
                 service: Some(Instance { name: "web".into(), ..Instance::default() }),
                 ..RegisterRequest::default()
             };
-            (n, command::Command { command: Some(command::command::Command::Register(request)) })
+            (n, command::Command { call: None, command: Some(command::command::Command::Register(request)) })
         })
         .collect();
     bench.log.store.apply_batch(&commands);
@@ -576,7 +576,7 @@ async fn many_names_come_in_pieces() {
                 service: Some(Instance { name: format!("{n:0>400}"), ..Instance::default() }),
                 ..RegisterRequest::default()
             };
-            (n, command::Command { command: Some(command::command::Command::Register(request)) })
+            (n, command::Command { call: None, command: Some(command::command::Command::Register(request)) })
         })
         .collect();
     bench.log.store.apply_batch(&commands);
@@ -593,4 +593,53 @@ async fn many_names_come_in_pieces() {
         }
     }
     assert_eq!((names.len(), pieces), (3000, 3));
+}
+
+#[tokio::test]
+async fn a_write_with_a_name_is_done_once() {
+    let bench = bench();
+    bench.register("a", "", &[]).await;
+    let meta = Meta { call: Some(CallId::new(0x1234)), ..Meta::default() };
+    let mut sessions = SessionsClient::new(bench.door.clone());
+    let create = CreateRequest { session: Some(Session { node: "a".into(), ..Session::default() }) };
+    let first = sessions.create(meta.request(create.clone())).await.unwrap().into_inner();
+    let again = sessions.create(meta.request(create)).await.unwrap().into_inner();
+    assert_eq!(first, again);
+    let all = sessions.list(session::ListRequest::default()).await.unwrap().into_inner();
+    assert_eq!(all.sessions.len(), 1);
+    // A lock that was had is had, though it was lost since.
+    let meta = Meta { call: Some(CallId::new(0x1235)), ..Meta::default() };
+    let lock = ApplyRequest { verb: Verb::Lock.into(), key: "k".into(), session: first.id, ..ApplyRequest::default() };
+    let mut kv = KvClient::new(bench.door.clone());
+    assert!(kv.apply(meta.request(lock.clone())).await.unwrap().into_inner().done);
+    bench.log.delayed.lock().unwrap().insert("k".into());
+    assert!(kv.apply(meta.request(lock.clone())).await.unwrap().into_inner().done);
+    assert!(!kv.apply(lock).await.unwrap().into_inner().done, "another one is delayed");
+}
+
+#[tokio::test]
+async fn a_summary_changes_with_what_it_counts() {
+    let bench = bench();
+    let ask = |index| {
+        let mut client = CatalogClient::new(bench.door.clone());
+        let meta = Meta { min_index: index, wait: Some(Duration::from_secs(5)), ..Meta::default() };
+        async move {
+            let reply = client.summary(meta.request(SummaryRequest {})).await.unwrap();
+            assert_eq!(AnswerMeta::of(&reply).index, reply.get_ref().index);
+            reply.into_inner()
+        }
+    };
+    let empty = ask(0).await;
+    bench.register("a", "web", &[("c", "passing")]).await;
+    bench.register("b", "web", &[("c", "critical")]).await;
+    let two = ask(0).await;
+    assert_eq!((two.services, two.instances, two.passing, two.warning, two.critical), (1, 2, 1, 0, 1));
+    assert!(two.digest != empty.digest && two.index > empty.index);
+    let (waited, ()) = tokio::join!(ask(two.index), bench.register("b", "web", &[("c", "warning")]));
+    assert_eq!((waited.passing, waited.warning, waited.critical), (1, 1, 0));
+    assert_ne!(waited.digest, two.digest);
+    bench.set("k", "v").await;
+    assert_eq!(ask(0).await, waited, "a key is not of the catalogue");
+    bench.register("b", "web", &[("c", "critical")]).await;
+    assert_eq!(ask(0).await.digest, two.digest);
 }

@@ -6,7 +6,7 @@ use causeway_proto::txn::txn_server::Txn;
 use causeway_proto::txn::{OpError, TxnReply, TxnRequest, op::Op};
 use tonic::{Request, Response, Status};
 
-use super::{Log, MAX_TXN_OPS, Service, catalog, kv};
+use super::{Log, MAX_TXN_OPS, Service, call_id, catalog, kv};
 
 impl<L: Log> Service<L> {
     fn check_txn(&self, request: &TxnRequest) -> Result<(), Status> {
@@ -52,13 +52,14 @@ impl<L: Log> Service<L> {
 #[tonic::async_trait]
 impl<L: Log> Txn for Service<L> {
     async fn apply(&self, request: Request<TxnRequest>) -> Result<Response<TxnReply>, Status> {
+        let call = call_id(&request);
         let request = request.into_inner();
         self.check_txn(&request)?;
-        let errors = self.delayed(&request);
+        let errors = if self.was_done(call) { Vec::new() } else { self.delayed(&request) };
         if !errors.is_empty() {
             return Ok(Response::new(TxnReply { errors, ..TxnReply::default() }));
         }
-        let outcome = self.write(Command::Txn(request)).await?;
+        let outcome = self.write(call, Command::Txn(request)).await?;
         Ok(Response::new(outcome.txn.unwrap_or_default()))
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use causeway_proto::catalog::{
-    Check, DeregisterRequest, Node, RegisterRequest, Service, ServiceHealth, ServiceNode, StringList,
+    Check, DeregisterRequest, Node, RegisterRequest, Service, ServiceHealth, ServiceNode, StringList, SummaryReply,
 };
 use imbl::{OrdMap, OrdSet};
 
@@ -49,6 +49,44 @@ impl State {
             tags.values.dedup();
         }
         (services, self.indexes.nodes.max(self.indexes.services).max(1))
+    }
+
+    /// What the catalog looks like from afar. Walks it.
+    pub fn summary(&self) -> SummaryReply {
+        let mut all =
+            SummaryReply { index: self.indexes.services.max(self.indexes.checks).max(1), ..SummaryReply::default() };
+        // FNV-1a.
+        let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
+        let mut eat = |bytes: &[u8]| {
+            digest = bytes.iter().fold(digest, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+        };
+        for (name, row) in &self.services {
+            let [mut passing, mut warning, mut critical] = [0_u32; 3];
+            for instance in row.instances.values() {
+                let worst = instance.checks.iter().map(|check| match check.status.as_str() {
+                    "passing" => 0,
+                    "warning" => 1,
+                    _ => 2,
+                });
+                match worst.max().unwrap_or(0) {
+                    0 => passing += 1,
+                    1 => warning += 1,
+                    _ => critical += 1,
+                }
+            }
+            eat(name.as_bytes());
+            eat(&[0]);
+            for count in [passing, warning, critical] {
+                eat(&count.to_be_bytes());
+            }
+            all.services += 1;
+            all.instances += passing + warning + critical;
+            all.passing += passing;
+            all.warning += warning;
+            all.critical += critical;
+        }
+        all.digest = digest;
+        all
     }
 
     /// Every service name as spelled, by lowered name, and the index of the set.

@@ -44,7 +44,11 @@ impl Writer<'_> {
         match request.verb() {
             Verb::Unspecified => return Err(Refusal::ConfigVerb),
             Verb::Cas if existing.as_ref().map_or(0, |old| old.modify_index) != request.cas_index => return Ok(false),
-            Verb::Set | Verb::Cas if existing.as_ref().is_some_and(|old| same(old, entry)) => return Ok(true),
+            Verb::Set | Verb::Cas
+                if existing.as_ref().is_some_and(|old| same(old, entry) && old.origin == entry.origin) =>
+            {
+                return Ok(true);
+            }
             Verb::Set | Verb::Cas => {
                 let create_index = existing.map_or(self.index, |old| old.create_index);
                 self.state.link_config(Entry { create_index, modify_index: self.index, ..entry.clone() });
@@ -77,12 +81,13 @@ mod tests {
             resolver: Some(resolver),
             create_index: 0,
             modify_index: 0,
+            origin: String::new(),
         }
     }
 
     fn apply(store: &Store, index: u64, verb: Verb, entry: Entry, cas_index: u64) -> bool {
         let request = ApplyRequest { verb: verb.into(), entry: Some(entry), cas_index, handed_on: false };
-        store.apply(index, &Command { command: Some(command::Command::Config(request)) }).outcome.done
+        store.apply(index, &Command { call: None, command: Some(command::Command::Config(request)) }).outcome.done
     }
 
     #[test]

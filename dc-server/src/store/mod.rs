@@ -4,6 +4,7 @@
 //! [`Store::apply`] and [`Store::restore`] change it. There is no clock, no chance and no configuration here: the same commands
 //! give the same bytes on every server.
 
+mod calls;
 mod catalog;
 mod config;
 mod health;
@@ -24,6 +25,7 @@ use arc_swap::ArcSwap;
 use causeway_proto::command::{self, Outcome};
 use causeway_proto::kv::Verb;
 
+pub(crate) use calls::{CUT, FORGOTTEN};
 pub(crate) use config::same as same_config;
 pub use health::CheckStatus;
 pub use restore::{MAX_PIECE, MAX_STATE};
@@ -32,6 +34,7 @@ pub(crate) use state::fold;
 pub use state::{NodeRow, Refusal, Reserved, ServiceRow, State};
 pub use watch::{Topic, Watch};
 
+use calls::Verdict;
 use state::{Touched, Writer};
 use watch::Watches;
 
@@ -171,12 +174,25 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
     // A batch may hold an entry twice after a restart; the index never goes back.
     state.index = state.index.max(index);
     restore::forget(state);
+    let name = match state.calls.enter(command.call.as_ref()) {
+        Verdict::New(name) => Some(name),
+        Verdict::Nameless => None,
+        // What its timers needed they were told the first time.
+        Verdict::Known(outcome) => return Applied { outcome, events: Vec::new() },
+        Verdict::Forgotten => {
+            let outcome = Outcome { index, error: FORGOTTEN.to_owned(), ..Outcome::default() };
+            return Applied { outcome, events: Vec::new() };
+        }
+    };
     if let Some(C::Restore(piece)) = &command.command {
         let taken = restore::take(state, index, piece);
         let error = taken.as_ref().err().map(ToString::to_string).unwrap_or_default();
         let outcome = Outcome { index: state.index, done: error.is_empty(), error, txn: None };
         let restored = taken.ok().flatten();
         all.everything |= restored.is_some();
+        if let Some(name) = name {
+            state.calls.note(name, state.index, &outcome);
+        }
         return Applied { outcome, events: restored.unwrap_or_default() };
     }
     // Only these can fail half way; the others refuse before they change anything, and so need no copy to go back to (writing
@@ -221,7 +237,7 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
     };
     writer.flush();
     let Writer { touched, events, .. } = writer;
-    match result {
+    let applied = match result {
         Ok(()) => {
             all.merge(touched);
             Applied { outcome, events }
@@ -237,5 +253,10 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
             }
             Applied { outcome, events: Vec::new() }
         }
+    };
+    // A refusal too: a copy that comes later must not do what the caller was told is not done.
+    if let Some(name) = name {
+        state.calls.note(name, index, &applied.outcome);
     }
+    applied
 }

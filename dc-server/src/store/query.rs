@@ -73,8 +73,15 @@ impl Writer<'_> {
         }
         let name = fold(&query.name);
         let named = !query.name.is_empty() || is_template(query);
-        let taken = self.state.query_names.get(&name).is_some_and(|id| **id != *query.id);
-        match (named && taken, query.name.is_empty()) {
+        let owner = self.state.query_names.get(&name).filter(|id| named && ***id != *query.id).cloned();
+        let owner = owner.and_then(|id| self.state.queries.get(&id).cloned());
+        let is_copy = |query: &PreparedQuery| !query.origin.is_empty();
+        // What was written here goes before what is copied, and is never overwritten by a copy.
+        let taken = owner.as_ref().is_some_and(|owner| is_copy(query) || !is_copy(owner));
+        if existing.as_ref().is_some_and(|old| is_copy(query) && !is_copy(old)) {
+            return Err(Refusal::QueryNameIsId(query.id.clone()));
+        }
+        match (taken, query.name.is_empty()) {
             (true, true) => return Err(Refusal::EmptyTemplate),
             (true, false) => return Err(Refusal::QueryName(query.name.clone())),
             (false, _) => {}
@@ -89,6 +96,9 @@ impl Writer<'_> {
             if !self.state.sessions.contains_key(query.session.as_str()) {
                 return Err(Refusal::InvalidSession(query.session.clone()));
             }
+        }
+        if let Some(copy) = owner {
+            self.state.unlink_query(&copy);
         }
         let mut new = query.clone();
         (new.create_index, new.modify_index) =

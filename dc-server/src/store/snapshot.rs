@@ -134,6 +134,12 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
         }
         out.put(Record::Index(IndexRecord { name: STAGED.to_owned(), index: staged.index }))?;
     }
+    if let Some(time) = state.calls.time() {
+        out.put(Record::CallTime(time))?;
+    }
+    for call in state.calls.records() {
+        out.put(Record::Call(call))?;
+    }
     let records = out.records + 1;
     out.put(Record::End(SnapshotEnd { records }))?;
     let Out { out, crc, bytes, .. } = out;
@@ -232,6 +238,12 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
                 staged.id = piece.id;
                 staged.bytes += piece.bytes.len() as u64;
                 staged.pieces.push(piece.bytes.into());
+            }
+            Record::CallTime(time) => state.calls.restore_time(&time),
+            Record::Call(call) => {
+                if !state.calls.restore(call) {
+                    return Err(input.damaged("a call without its name or answer"));
+                }
             }
             Record::End(end) if end.records == input.records => break,
             Record::End(_) => return Err(input.damaged("the count of records does not fit")),

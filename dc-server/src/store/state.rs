@@ -11,6 +11,7 @@ use causeway_proto::session::Session;
 use imbl::{OrdMap, OrdSet};
 
 use super::Event;
+use super::calls::Calls;
 use super::restore::Staged;
 
 pub(crate) type Name = Arc<str>;
@@ -266,12 +267,19 @@ pub struct State {
     pub(super) session_queries: OrdMap<Name, OrdSet<Name>>,
     /// Config entries by `kind/lowered name`.
     pub(super) configs: OrdMap<Name, Arc<ConfigEntry>>,
+    /// Writes that may be asked for again.
+    pub(super) calls: Calls,
 }
 
 impl State {
     /// The last applied entry of the log.
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// Whether a write of this name was done, or refused.
+    pub fn knows_call(&self, id: u128) -> bool {
+        self.calls.knows(id)
     }
 
     /// How many nodes, service instances, checks, keys and sessions there are, for statistics. Walks the nodes.

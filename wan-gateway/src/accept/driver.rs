@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use causeway_proto::door::{Door, Request};
 use causeway_proto::listen::Peer;
+use causeway_proto::method::Kind;
 use causeway_proto::rejection::{self, Reason};
 use causeway_proto::trace;
 use http::HeaderMap;
@@ -19,7 +20,7 @@ use tonic::body::Body;
 use tracing::Instrument;
 
 use super::check;
-use crate::admission;
+use crate::admission::{self, Class};
 use crate::carrier::driver::{RecvHalf, SendHalf};
 use crate::carrier::traffic::Traffic;
 use crate::forward::frame::{self, Item};
@@ -99,19 +100,24 @@ pub(crate) async fn serve(desk: Desk, send: SendHalf, recv: RecvHalf) {
         // Dropping the call tells the server that nobody waits for it.
         () = unwanted => "nobody waits for the answer any more",
         () = late => "not answered by the deadline",
-        () = Box::pin(answer(&desk, request, out, class.priority)).instrument(span.clone()) => "answered",
+        () = Box::pin(answer(&desk, request, out, class)).instrument(span.clone()) => "answered",
     };
     let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| tracing::debug!(ms, how, "the call is over"));
 }
 
-async fn answer(desk: &Desk, request: Request, out: Outgoing, priority: i32) {
-    let mut out = out.with_priority(priority);
+async fn answer(desk: &Desk, request: Request, out: Outgoing, class: Class) {
+    let mut out = out.with_priority(class.priority);
     let response = match desk.servers.call(request).await {
         Ok(response) => response,
         Err(broken) => {
             tracing::debug!(datacenter = %desk.from, why = %broken, "no server of ours answered a call from another datacenter");
-            return refuse(out, &Reason::Unreachable.status(rejection::UNREACHABLE)).await;
+            let status = match class.kind {
+                Kind::Write => Reason::Doubtful
+                    .status(format!("{}; the write may or may not have happened", rejection::UNREACHABLE)),
+                _ => Reason::Unreachable.status(rejection::UNREACHABLE),
+            };
+            return refuse(out, &status).await;
         }
     };
     let (parts, body) = response.into_parts();

@@ -13,7 +13,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use causeway_proto::federation::v1::{Gateway, Server, Site};
+use causeway_proto::federation::v1::{Catalogue, Gateway, Server, Site};
 use told::Told;
 
 use crate::path::Graph;
@@ -56,6 +56,8 @@ struct Record {
 pub struct Merged {
     /// Records that were news, to be passed on.
     pub news: Vec<Site>,
+    /// Whether more than catalogues was news.
+    pub ways: bool,
     /// Our own record had to be raised above an old one of ours; tell everyone.
     pub own: bool,
 }
@@ -143,6 +145,14 @@ impl Directory {
         true
     }
 
+    /// Takes up what our servers say of their catalogue, and gives the record to be told; how often, the caller decides. Our version stays: catalogues
+    /// change all the time, and would make directories differ all the time.
+    pub fn catalogue(&mut self, catalogue: Catalogue) -> Site {
+        let number = self.own.catalogue.map_or(0, |c| c.number) + 1;
+        self.own.catalogue = Some(Catalogue { number, ..catalogue });
+        self.own.clone()
+    }
+
     /// From now on we say that we left.
     pub fn leave(&mut self) {
         self.own.left = true;
@@ -161,7 +171,8 @@ impl Directory {
                 // An earlier life of ours, or a clock that went back: what we say now must win everywhere.
                 let theirs = (site.incarnation, site.version);
                 if theirs > (self.own.incarnation, self.own.version)
-                    || (theirs == (self.own.incarnation, self.own.version) && site != self.own)
+                    || (theirs == (self.own.incarnation, self.own.version)
+                        && Site { catalogue: self.own.catalogue, ..site.clone() } != self.own)
                 {
                     // Two lives that hear the same old record must not say different things by the same number.
                     self.own.incarnation = site.incarnation.saturating_add(1 + self.birth % APART);
@@ -174,13 +185,21 @@ impl Directory {
             let key = (site.datacenter.clone(), site.gateway.clone());
             let room = self.records.len() < MAX_RECORDS;
             match self.records.get_mut(&key) {
-                Some(record) if (site.incarnation, site.version) <= (record.site.incarnation, record.site.version) => {}
+                // A catalogue alone.
+                Some(record) if order(&site) == order(&record.site) && number(&site) > number(&record.site) => {
+                    record.site.catalogue = site.catalogue;
+                    record.alive = now;
+                    merged.news.push(site);
+                }
+                Some(record) if order(&site) <= order(&record.site) => {}
                 Some(record) => {
+                    merged.ways = true;
                     *record = Record { site: site.clone(), alive: now };
                     self.digest.take();
                     merged.news.push(site);
                 }
                 None if room => {
+                    merged.ways = true;
                     self.records.insert(key, Record { site: site.clone(), alive: now });
                     self.digest.take();
                     merged.news.push(site);
@@ -321,6 +340,8 @@ impl Directory {
             gateway: String::new(),
             neighbours: neighbours.into_iter().collect(),
             gateways: gateways.into_values().collect(),
+            // The gateways of a site ask the same servers, each in its own time.
+            catalogue: all.iter().filter(|s| !s.left).filter_map(|s| s.catalogue).max_by_key(|c| c.index),
             // They belong to each gateway's own list.
             neighbour_rtt_us: Vec::new(),
             ..newest
@@ -340,6 +361,14 @@ fn checked(site: Site) -> Option<Site> {
         && site.neighbours.len() <= MAX_LISTED
         && site.neighbour_rtt_us.len() <= site.neighbours.len();
     well_formed.then_some(site)
+}
+
+fn order(site: &Site) -> (u64, u64) {
+    (site.incarnation, site.version)
+}
+
+fn number(site: &Site) -> u64 {
+    site.catalogue.map_or(0, |c| c.number)
 }
 
 /// FNV-1a over what identifies a record's state, mixed so that a fold by exclusive or tells sets apart.
@@ -369,6 +398,58 @@ mod tests {
 
     fn site(dc: &str, gw: &str, incarnation: u64, version: u64) -> Site {
         Site { datacenter: dc.into(), gateway: gw.into(), incarnation, version, ..Site::default() }
+    }
+
+    #[test]
+    fn a_catalogue_is_news_and_makes_no_difference() {
+        let now = Instant::now_for_tests();
+        let (mut a, mut b) = (Directory::new("a", "g", 5, vec![]), Directory::new("b", "g", 6, vec![]));
+        b.merge(now, a.sites());
+        a.merge(now, b.sites());
+        let (digest, before) = (a.digest(), a.own().clone());
+        assert_eq!(digest, b.digest());
+        a.catalogue(Catalogue { index: 7, services: 3, ..Catalogue::default() });
+        assert_eq!(a.digest(), digest);
+        let told = b.merge(now, vec![a.own().clone()]);
+        assert!(told.news.len() == 1 && !told.ways, "{told:?}");
+        assert_eq!(b.digest(), digest);
+        assert_eq!(b.merged("a").unwrap().catalogue.unwrap().index, 7);
+        // Told again, or late, it is no news; and our own record of before does not make us a new life.
+        assert_eq!(b.merge(now, vec![a.own().clone(), before.clone()]), Merged::default());
+        assert_eq!(a.merge(now, vec![before.clone()]), Merged::default());
+        // A new version brings the catalogue of its time.
+        a.update(Vec::new(), BTreeSet::from(["b".to_owned()]));
+        let told = b.merge(now, vec![a.own().clone()]);
+        assert!(told.news.len() == 1 && told.ways);
+        assert_eq!(b.merged("a").unwrap().catalogue.unwrap().services, 3);
+        // Of two gateways of a site, the one that knows more.
+        let catalogue = Some(Catalogue { index: 9, number: 1, ..Catalogue::default() });
+        b.merge(now, vec![Site { catalogue, ..site("a", "h", 1, 1) }]);
+        assert_eq!(b.merged("a").unwrap().catalogue.unwrap().index, 9);
+    }
+
+    /// Whatever order they come in, catalogues end the same everywhere.
+    #[test]
+    fn catalogues_agree_in_any_order() {
+        let now = Instant::now_for_tests();
+        for seed in 0..50 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let (mut author, mut told) = (Directory::new("a", "g", 1, vec![]), Vec::new());
+            for step in 0..40 {
+                if rng.random_bool(0.7) {
+                    author.catalogue(Catalogue { index: rng.random_range(1..9), ..Catalogue::default() });
+                } else {
+                    author.update(Vec::new(), BTreeSet::from([format!("n{step}")]));
+                }
+                told.push(author.own().clone());
+            }
+            told.shuffle(&mut rng);
+            let mut other = Directory::new("b", "g", 1, vec![]);
+            for site in told {
+                other.merge(now, vec![site]);
+            }
+            assert_eq!(other.merged("a"), author.merged("a"), "seed {seed}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_proto::door::{Request, Response};
-use causeway_proto::meta::Meta;
+use causeway_proto::meta::{CALL, CallId, Meta};
 use causeway_proto::method::Kind;
 use causeway_proto::rejection::{self, Reason};
 use causeway_proto::trace;
@@ -25,7 +25,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tracing::Instrument;
 
-use super::frame::{self, Item};
+use super::frame::{self, FrameError, Item};
 use super::stream::{Cut, Incoming, Outgoing};
 use crate::admission::{self, Class};
 use crate::directory::Known;
@@ -123,7 +123,10 @@ async fn attempt_all(
             return Err(table.unreachable(std::time::Instant::now(), target));
         }
     }
-    let head = frame::request_head(parts.uri.path(), &parts.headers)
+    // By this the servers there know a write that comes again.
+    let name = (class.kind == Kind::Write).then(|| meta.call.unwrap_or_else(|| CallId::new(rand::random())));
+    let named = name.map(|name| (name, Instant::now()));
+    frame::request_head(parts.uri.path(), &parts.headers)
         .map_err(|error| Reason::TooLarge.status(error.to_string()))?;
     let (kept, rest) = within(until, gather(body)).await.ok_or_else(|| late(target))??;
     if kept.iter().map(Bytes::len).sum::<usize>() > request_limit {
@@ -132,9 +135,14 @@ async fn attempt_all(
         );
     }
     let waits = meta.min_index > 0;
-    let call = Outbound { target, head, kept, request_limit, class, waits, begun: Arc::default() };
+    let (sent, begun) = (AtomicBool::new(false), Arc::default());
+    let call = Outbound { target, parts: &parts, named, sent, kept, request_limit, class, waits, begun };
     let first = Box::pin(first_answer(routes, &call, rest));
-    let mut answer = within(until, first).await.ok_or_else(|| late(target))??;
+    let outcome = match within(until, first).await {
+        Some(outcome) => outcome,
+        None => Err(late(target)),
+    };
+    let mut answer = outcome.map_err(|status| call.honest(status))?;
     answer.until = until;
     answer.permit = Some(permit);
     Ok(answer.into_response())
@@ -143,7 +151,11 @@ async fn attempt_all(
 /// A call on its way out.
 struct Outbound<'a> {
     target: &'a str,
-    head: Bytes,
+    parts: &'a http::request::Parts,
+    /// A write's name, and since when it is here.
+    named: Option<(CallId, Instant)>,
+    /// Whether a write may have got out.
+    sent: AtomicBool,
     kept: Vec<Bytes>,
     request_limit: usize,
     class: Class,
@@ -161,6 +173,27 @@ impl Outbound<'_> {
     }
 }
 
+impl Outbound<'_> {
+    /// The first frame, with a write's name as old as it is now.
+    fn head(&self) -> Result<Bytes, FrameError> {
+        let Some((name, since)) = self.named else {
+            return frame::request_head(self.parts.uri.path(), &self.parts.headers);
+        };
+        let mut headers = self.parts.headers.clone();
+        headers.insert(CALL, name.aged(since.elapsed()).value());
+        frame::request_head(self.parts.uri.path(), &headers)
+    }
+
+    /// Why there is no answer, to the end: a write that got out may have been done.
+    fn honest(&self, status: Status) -> Status {
+        let silent = matches!(Reason::of(&status), Reason::Unreachable | Reason::Deadline);
+        if !silent || !self.sent.load(Ordering::Relaxed) {
+            return status;
+        }
+        Reason::Doubtful.status(format!("{}; the write may or may not have happened", status.message()))
+    }
+}
+
 /// The answer of whichever link answers first. A call that may be repeated goes out on another link as soon as the one it is on
 /// falls silent; while all are silent and none is known to be dead, it waits.
 async fn first_answer(
@@ -168,7 +201,8 @@ async fn first_answer(
     call: &Outbound<'_>,
     mut rest: Option<Body>,
 ) -> Result<Answer, Status> {
-    let (target, repeatable) = (call.target, call.class.repeatable && rest.is_none());
+    let repeatable = (call.class.repeatable || call.named.is_some()) && rest.is_none();
+    let target = call.target;
     let unreachable = || routes.load().unreachable(std::time::Instant::now(), target);
     let mut under_way = FuturesUnordered::new();
     let (mut tried, mut attempts) = (Vec::new(), 0);
@@ -338,7 +372,9 @@ async fn attempt(link: Arc<Link>, call: &Outbound<'_>, rest: Option<Body>) -> Re
             (Outgoing::new(out, call.class.priority, Arc::clone(traffic)), Incoming::new(incoming, Arc::clone(traffic)))
         }
     };
-    let mut first = vec![call.head.clone()];
+    let head = call.head().map_err(|error| Failure::Status(Reason::TooLarge.status(error.to_string())))?;
+    call.sent.fetch_or(call.named.is_some(), Ordering::Relaxed);
+    let mut first = vec![head];
     first.extend(call.kept.iter().flat_map(|piece| frame::data(piece.clone())));
     let size: usize = call.kept.iter().map(Bytes::len).sum();
     let sending = send(out, first, rest, call.request_limit.saturating_sub(size));

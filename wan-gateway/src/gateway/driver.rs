@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Extras, StartError, World};
 use crate::carrier::reach::driver::{self as reach, Dialler, Maker};
+use crate::catalogue::driver as catalogue;
 use crate::config::Config;
 use crate::directory::driver as disk;
 use crate::doctor::driver::Doctor;
@@ -179,6 +180,7 @@ impl Gateway {
         if let Some(shelf) = shelf {
             tasks.spawn(roll::share(Arc::clone(&roll), shelf, stop.clone()));
         }
+        tasks.spawn(catalogue::follow(servers.clone(), sites.clone(), orders.clone(), stop.clone()));
         let brain = Brain::new(crate::task::driver::Parts {
             config: Arc::clone(&config),
             advertised: config.advertised(local_addr),

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use causeway_certs::material::{Files, Material};
 use causeway_certs::tls::issue_for_dev;
 use causeway_gateway::{Config, Congestion, Gateway, Limits, World};
+use causeway_proto::catalog::SummaryReply;
 use causeway_proto::door::{Door, Request, Response};
 use causeway_proto::federation::v1::{SiteState, SiteStatus};
 use causeway_proto::listen::{Peer, Role};
@@ -35,6 +36,7 @@ use tonic::body::Body;
 pub const GET: &str = "/causeway.kv.v1.Kv/Get";
 pub const APPLY: &str = "/causeway.kv.v1.Kv/Apply";
 pub const SUBSCRIBE: &str = "/causeway.view.v1.Views/Subscribe";
+pub const SUMMARY: &str = "/causeway.catalog.v1.Catalog/Summary";
 /// The toy server never answers this one.
 pub const NEVER: &str = "/causeway.kv.v1.Kv/List";
 
@@ -97,6 +99,8 @@ impl Federation {
 pub struct Plan {
     pub config: Config,
     pub material: Arc<Material>,
+    /// The servers of the site, where several gateways have the same.
+    pub toy: Option<Arc<Toy>>,
 }
 
 impl Plan {
@@ -115,7 +119,7 @@ impl Plan {
             relay: true,
             qlog_dir: None,
         };
-        Self { config, material }
+        Self { config, material, toy: None }
     }
 
     pub fn dials(mut self, peers: &[SocketAddr]) -> Self {
@@ -136,7 +140,8 @@ impl Plan {
 
     pub async fn start(&self) -> Site {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let toy = Arc::new(Toy { datacenter: self.config.datacenter.clone(), ..Toy::default() });
+        let own = || Arc::new(Toy { datacenter: self.config.datacenter.clone(), ..Toy::default() });
+        let toy = self.toy.clone().unwrap_or_else(own);
         let (members, watch) = watch::channel(Members::default());
         let world = World { material: Arc::clone(&self.material), servers: door(&toy), members: watch };
         let config = self.config.clone();
@@ -244,6 +249,29 @@ pub struct Toy {
     pub dropped: AtomicUsize,
     pub last_peer: std::sync::Mutex<Option<Peer>>,
     pub last_headers: std::sync::Mutex<HeaderMap>,
+    /// Writes that came, repeated ones too.
+    pub arrivals: AtomicUsize,
+    /// What they did, by their names, as the servers' log keeps them.
+    pub effects: std::sync::Mutex<BTreeMap<u128, String>>,
+    /// Milliseconds from a write's effect to its answer.
+    pub slow_ms: std::sync::atomic::AtomicU64,
+    /// Writes are not answered any more.
+    pub mute: std::sync::atomic::AtomicBool,
+    /// What its catalogue looks like.
+    pub catalogue: watch::Sender<SummaryReply>,
+}
+
+/// An answer of one message.
+fn unary(message: &impl prost::Message) -> Response {
+    let mut data = vec![0];
+    data.extend_from_slice(&u32::try_from(message.encoded_len()).unwrap().to_be_bytes());
+    message.encode(&mut data).unwrap();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let frames = vec![Ok::<_, tonic::Status>(Frame::data(data.into())), Ok(Frame::trailers(trailers))];
+    let mut response = http::Response::new(Body::new(StreamBody::new(futures::stream::iter(frames))));
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
 }
 
 struct Guard(Arc<Toy>, bool);
@@ -264,11 +292,19 @@ pub fn door(toy: &Arc<Toy>) -> Door {
 }
 
 async fn toy_answer(toy: Arc<Toy>, request: Request) -> Response {
+    if request.uri().path() == SUMMARY {
+        // The gateway's own question, which no test counts.
+        let asked = meta::Meta::read(request.headers());
+        let mut changed = toy.catalogue.subscribe();
+        let summary = *changed.wait_for(|summary| summary.index > asked.min_index).await.unwrap();
+        return unary(&summary);
+    }
     toy.begun.fetch_add(1, Ordering::SeqCst);
     let mut guard = Guard(Arc::clone(&toy), false);
     *toy.last_peer.lock().unwrap() = request.extensions().get::<Peer>().cloned();
     *toy.last_headers.lock().unwrap() = request.headers().clone();
     let path = request.uri().path().to_owned();
+    let named = meta::CallId::of(request.headers()).map(|call| call.id);
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let body = match path.as_str() {
@@ -287,6 +323,19 @@ async fn toy_answer(toy: Arc<Toy>, request: Request) -> Response {
                 Ok(data) => data,
                 Err(status) => return status.into_http(),
             };
+            if path == APPLY {
+                toy.arrivals.fetch_add(1, Ordering::SeqCst);
+                let mut effects = toy.effects.lock().unwrap();
+                // One without a name is done each time.
+                let id = named.unwrap_or(effects.len() as u128);
+                effects.entry(id).or_insert_with(|| String::from_utf8_lossy(&data).into_owned());
+            }
+            if path == APPLY {
+                tokio::time::sleep(Duration::from_millis(toy.slow_ms.load(Ordering::SeqCst))).await;
+            }
+            if path == APPLY && toy.mute.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
             guard.1 = true;
             let frames = vec![Ok::<_, tonic::Status>(Frame::data(data)), Ok(Frame::trailers(trailers))];
             Body::new(StreamBody::new(futures::stream::iter(frames)))

@@ -244,7 +244,7 @@ fn skipping_the_node_update_keeps_the_node_and_makes_a_missing_one() {
 #[test]
 fn a_command_of_a_newer_version_is_refused_not_guessed() {
     let store = Store::new();
-    let applied = store.apply(7, &Command { command: None });
+    let applied = store.apply(7, &Command { call: None, command: None });
     assert!(!applied.outcome.done && applied.outcome.error.contains("upgrade"));
     assert_eq!(store.state().index(), 7, "the entry counts as applied");
 }

@@ -79,7 +79,7 @@ impl Log {
 
     pub(super) fn apply(&mut self, command: command::Command) -> Applied {
         self.index += 1;
-        self.store.apply(self.index, &Command { command: Some(command) })
+        self.store.apply(self.index, &Command { call: None, command: Some(command) })
     }
 
     /// Applies and demands success.

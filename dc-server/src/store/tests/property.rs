@@ -1,6 +1,6 @@
 //! Random commands applied one by one, in batches, and over a snapshot and a restore give the same bytes.
 
-use causeway_proto::command::ReapTombstones;
+use causeway_proto::command::{Call, ReapTombstones};
 use causeway_proto::kv::Entry;
 use causeway_proto::txn::{self, KvOp, NodeOp, ServiceOp, TxnRequest, op};
 use rand::rngs::StdRng;
@@ -82,13 +82,57 @@ fn random_op(rng: &mut StdRng) -> txn::Op {
     txn::Op { op: Some(op) }
 }
 
+fn random_call(rng: &mut StdRng) -> Option<Call> {
+    let id = rng.random::<u128>().to_be_bytes().to_vec();
+    rng.random_bool(0.6).then(|| Call { id, age_ms: rng.random_range(0..5), elapsed_ms: rng.random_range(0..2000) })
+}
+
+/// A log in which named commands come again and again does what it does without the later ones.
+#[test]
+fn a_command_that_comes_again_does_nothing_and_gets_the_same_answer() {
+    let mut again = 0;
+    for seed in 0..60 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (with, without) = (Store::new(), Store::new());
+        let mut first: Vec<(Command, Applied)> = Vec::new();
+        for index in 1..150 {
+            if !first.is_empty() && rng.random_bool(0.3) {
+                let (command, applied) = &first[rng.random_range(0..first.len())];
+                let repeated = with.apply(index, command);
+                assert_eq!(repeated.outcome, applied.outcome, "seed {seed}");
+                assert!(repeated.events.is_empty());
+                without.advance(index);
+                again += 1;
+                continue;
+            }
+            let call = random_call(&mut rng).unwrap_or_else(|| Call { id: vec![7; 15], ..Call::default() });
+            let named = call.id.len() == 16;
+            let command =
+                Command { call: Some(Call { elapsed_ms: 0, ..call }), command: Some(random_command(&mut rng)) };
+            let applied = with.apply(index, &command);
+            assert_eq!(without.apply(index, &command), applied, "seed {seed}");
+            if named {
+                first.push((command, applied));
+            }
+        }
+        assert_eq!(bytes(&with.state()), bytes(&without.state()), "seed {seed}");
+    }
+    assert!(again > 1000);
+}
+
 #[test]
 fn the_same_commands_give_the_same_bytes() {
     for seed in 0..60 {
         let mut rng = StdRng::seed_from_u64(seed);
-        let commands: Vec<(u64, Command)> = (1..=rng.random_range(1..150))
-            .map(|index| (index, Command { command: Some(random_command(&mut rng)) }))
-            .collect();
+        let mut commands: Vec<(u64, Command)> = Vec::new();
+        for index in 1..=rng.random_range(1..150) {
+            // A tenth come again.
+            let command = match commands.len() {
+                n if n > 0 && rng.random_bool(0.1) => commands[rng.random_range(0..n)].1.clone(),
+                _ => Command { call: random_call(&mut rng), command: Some(random_command(&mut rng)) },
+            };
+            commands.push((index, command));
+        }
 
         let one_by_one = Store::new();
         let applied: Vec<_> = commands.iter().map(|(index, command)| one_by_one.apply(*index, command)).collect();

@@ -86,7 +86,7 @@ fn a_query_ends_with_its_session_and_survives_a_snapshot() {
 
     for (store, index) in [(&log.store, log.index + 1), (&other, log.index + 1)] {
         let end = command::Command::SessionDestroy(DestroyRequest { id: uuid(7) });
-        store.apply(index, &Command { command: Some(end) });
+        store.apply(index, &Command { call: None, command: Some(end) });
         assert!(store.state().resolve_query("bound").is_none());
         assert_eq!((store.state().queries().0.len(), store.state().queries().1), (1, index));
     }

@@ -39,7 +39,7 @@ fn it_brings_everything_back() {
     assert_eq!(after.index(), log.index);
     // What is not in the records but made from them works on.
     let command = command::Command::SessionDestroy(DestroyRequest { id: uuid(1) });
-    let applied = store.apply(100, &Command { command: Some(command) });
+    let applied = store.apply(100, &Command { call: None, command: Some(command) });
     assert_eq!(applied.events.len(), 2, "the lock is known to hang on the session");
     assert!(store.state().node_or_id(&uuid(7)).is_some());
 }

@@ -108,7 +108,7 @@ async fn ten_thousand_watchers_of_one_topic() {
         tasks.spawn(async move { watch.changed().await });
     }
     assert_eq!(store.watched(), 1);
-    store.apply(1, &Command { command: Some(command::Command::Kv(kv(Verb::Set, "a/b", ""))) });
+    store.apply(1, &Command { call: None, command: Some(command::Command::Kv(kv(Verb::Set, "a/b", ""))) });
     let all = async { while tasks.join_next().await.is_some() {} };
     tokio::time::timeout(Duration::from_secs(20), all).await.expect("all are woken");
     assert_eq!(store.watched(), 0);
@@ -135,8 +135,10 @@ async fn nothing_is_lost_between_threads() {
     let writer = Arc::clone(&store);
     let writing = tokio::task::spawn_blocking(move || {
         for index in 1..=LAST {
-            writer
-                .apply(index, &Command { command: Some(command::Command::Kv(kv(Verb::Set, "k", &index.to_string()))) });
+            writer.apply(
+                index,
+                &Command { call: None, command: Some(command::Command::Kv(kv(Verb::Set, "k", &index.to_string()))) },
+            );
         }
     });
     let all = async { while tasks.join_next().await.is_some() {} };

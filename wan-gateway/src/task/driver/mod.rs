@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use causeway_proto::door::Door;
-use causeway_proto::federation::v1::{Site, SiteStatus};
+use causeway_proto::federation::v1::{Catalogue, Site, SiteStatus};
 use causeway_proto::member::Members;
 use quinn::{Endpoint, VarInt};
 use rand::SeedableRng;
@@ -67,6 +67,8 @@ pub(crate) enum Order {
     Drain { leave: bool, done: oneshot::Sender<()> },
     /// Ask a gateway of that site what it finds in the way between us.
     Examine { datacenter: String, done: oneshot::Sender<Report> },
+    /// Tell what our servers say of their catalogue.
+    Catalogue(Catalogue),
 }
 
 /// What the task is made of.
@@ -254,6 +256,10 @@ impl Brain {
                 order = orders.recv(), if orders_open => match order {
                     Some(Order::Drain { leave, done }) => self.drain(leave, done),
                     Some(Order::Examine { datacenter, done }) => self.examine(datacenter, done),
+                    Some(Order::Catalogue(catalogue)) => {
+                        let own = self.directory.catalogue(catalogue);
+                        self.gather(Instant::now(), None, vec![own]);
+                    }
                     None => orders_open = false,
                 },
                 // Neither sender goes before we do.

@@ -38,11 +38,8 @@ impl Brain {
     pub(super) fn frame(&mut self, now: Instant, id: ConnId, frame: GossipFrame) {
         let Some(held) = self.held.get(&id) else { return };
         if frame.from_datacenter != held.link.datacenter || causeway_proto::name::node(&frame.from_gateway).is_err() {
-            tracing::warn!(
-                datacenter = held.link.datacenter,
-                says = frame.from_datacenter,
-                "a peer says what its certificate does not"
-            );
+            let (datacenter, says) = (&held.link.datacenter, &frame.from_datacenter);
+            tracing::warn!(datacenter, says, "a peer says what its certificate does not");
             held.link.close(CloseCode::Identity);
             return;
         }
@@ -61,21 +58,21 @@ impl Brain {
         }
         let merged = self.directory.merge(now, frame.sites);
         self.directory.linked(now, &from, &frame.from_gateway);
-        if !merged.news.is_empty() {
-            self.changed = true;
+        if merged.ways || merged.own {
             self.save_at.get_or_insert(now + SAVE);
             (self.directory_changed, self.ways) = (now, None);
+        }
+        if !merged.news.is_empty() {
             self.gather(now, Some(id), merged.news);
         }
         if merged.own {
-            (self.directory_changed, self.ways) = (now, None);
-            let own = self.directory.own().clone();
-            self.gather(Instant::now(), None, vec![own]);
+            self.gather(now, None, vec![self.directory.own().clone()]);
         }
     }
 
     /// Takes up news that is to be told to those who do not hear it from its author.
     pub(super) fn gather(&mut self, now: Instant, from: Option<ConnId>, news: Vec<Site>) {
+        self.changed = true;
         for site in news {
             self.news.insert((site.datacenter.clone(), site.gateway.clone()), (from, site));
         }
@@ -151,10 +148,8 @@ impl Brain {
         news |= self.directory.colleagues(colleagues);
         news |= self.directory.measured(Instant::now(), &self.round_trips());
         if news {
-            self.changed = true;
             (self.directory_changed, self.ways) = (Instant::now(), None);
-            let own = self.directory.own().clone();
-            self.gather(Instant::now(), None, vec![own]);
+            self.gather(Instant::now(), None, vec![self.directory.own().clone()]);
         }
     }
 }
