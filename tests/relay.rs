@@ -2,24 +2,32 @@
 #![allow(clippy::disallowed_methods, reason = "tests touch the world")]
 
 mod harness;
+mod wan;
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use harness::{Federation, Node, causeway, wait};
 use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
+use wan::Wan;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// dc1 is the hub; dc2 and dc3 know its address and nobody knows theirs.
-fn hub_and_spokes(name: &str) -> Federation {
+/// dc1 is the hub; dc2 and dc3 know where it is, each its own way, and nobody knows where they are.
+fn hub_and_spokes(name: &str, ways: impl FnOnce(SocketAddr) -> [SocketAddr; 2]) -> Federation {
     let mut federation = Federation::prepare(name, 3, 1);
-    let hub = federation.node("dc1-gateway").wan;
-    for spoke in ["dc2-gateway", "dc3-gateway"] {
+    let ways = ways(SocketAddr::from(([127, 0, 0, 1], federation.node("dc1-gateway").wan)));
+    let hub = federation.node("dc1-gateway");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(hub.config_path()).unwrap()).unwrap();
+    config["gateway"]["advertise"] = json!(["127.0.0.1:1"]);
+    config["gateway"]["peers"] = json!([]);
+    hub.write_config(&config);
+    for (spoke, way) in ["dc2-gateway", "dc3-gateway"].into_iter().zip(ways) {
         let node = federation.node(spoke);
         let mut config: Value = serde_json::from_slice(&std::fs::read(node.config_path()).unwrap()).unwrap();
-        config["gateway"] = json!({"listen": "none", "lan_port": node.lan, "peers": [format!("127.0.0.1:{hub}")]});
+        config["gateway"] = json!({"listen": "none", "lan_port": node.lan, "peers": [way.to_string()]});
         node.write_config(&config);
     }
     for node in &mut federation.nodes {
@@ -38,7 +46,7 @@ fn said(agent: &Node, args: &[&str]) -> String {
 
 #[test]
 fn spokes_answer_each_other_through_the_hub() {
-    let mut federation = hub_and_spokes("relay");
+    let mut federation = hub_and_spokes("relay", |hub| [hub, hub]);
     let (two, three) = (federation.agent("dc2"), federation.agent("dc3"));
     let service = |name: &str, port: u16| format!(r#"{{"Name":"{name}","Address":"127.0.0.9","Port":{port}}}"#);
     two.put("/v1/agent/service/register", &service("db", 52)).ok().unwrap();
@@ -87,4 +95,78 @@ fn spokes_answer_each_other_through_the_hub() {
         answer => Err(format!("{} {}", answer.code, answer.text())),
     });
     eprintln!("T1: spoke to spoke again {:?} after the hub's gateway was started", start.elapsed());
+}
+
+/// Each cable is pulled for a while and put back: who is cut off goes on by itself and from what it knows, the others notice nothing,
+/// and all is as before within a second or two.
+#[test]
+fn each_cable_is_pulled_in_turn() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut cables = Vec::new();
+    let federation = hub_and_spokes("cables", |hub| {
+        [(); 2].map(|()| {
+            let wan = runtime.block_on(Wan::to(hub));
+            wan.delay(Duration::from_millis(20), Duration::ZERO);
+            cables.push(wan);
+            cables[cables.len() - 1].addr
+        })
+    });
+    let sites = ["dc1", "dc2", "dc3"];
+    let key = |from: &str, to: &str| federation.agent(from).get(&format!("/v1/kv/own?raw&dc={to}"));
+    let name =
+        |from: &str, to: &str| federation.agent(from).dig(&format!("{to}-web.service.{to}.consul."), RecordType::SRV);
+    for dc in sites {
+        federation.agent(dc).put("/v1/kv/own", dc).ok().unwrap();
+        let service = json!({"Name": format!("{dc}-web"), "Address": "127.0.0.9", "Port": 80}).to_string();
+        federation.agent(dc).put("/v1/agent/service/register", &service).ok().unwrap();
+    }
+    let answers = |from: &str, to: &str| {
+        let found = key(from, to);
+        let ports = name(from, to)?.ports();
+        if found.text() == to && ports == [80] {
+            Ok(())
+        } else {
+            Err(format!("{} {} {ports:?}", found.code, found.text()))
+        }
+    };
+    let all = |what: &str| {
+        let began = Instant::now();
+        for from in sites {
+            for to in sites {
+                wait(&format!("{what}: {from} to ask {to}"), SOON, || answers(from, to));
+            }
+        }
+        began.elapsed()
+    };
+    all("at the start");
+    for (cable, cut) in cables.iter().zip(["dc2", "dc3"]) {
+        let other = if cut == "dc2" { "dc3" } else { "dc2" };
+        let began = Instant::now();
+        cable.blackout(true);
+        // Known on both sides of the cut, and clear: no hang. Whoever is not cut off is asked meanwhile.
+        for (from, to) in [("dc1", cut), (other, cut), (cut, "dc1"), (cut, other)] {
+            wait(&format!("{from} to refuse for {to}"), SOON, || {
+                answers("dc1", other).expect("the other cable is in its place");
+                answers(other, "dc1").expect("the other cable is in its place");
+                answers(cut, cut).expect("its own site needs no cable");
+                let asked = Instant::now();
+                let answer = key(from, to);
+                assert!(asked.elapsed() < Duration::from_secs(8), "{from} {to}: {:?}", asked.elapsed());
+                if answer.code == 500 { Ok(()) } else { Err(format!("{} {}", answer.code, answer.text())) }
+            });
+            let asked = Instant::now();
+            let refused = key(from, to);
+            assert!(
+                refused.code == 500 && asked.elapsed() < Duration::from_secs(1),
+                "{from} {to}: {:?}",
+                asked.elapsed()
+            );
+            assert!(refused.text().starts_with("Remote DC has no server currently reachable"), "{}", refused.text());
+            assert_eq!(name(from, to).unwrap().ports(), [80], "{from} knows {to} still");
+        }
+        let known = began.elapsed();
+        cable.blackout(false);
+        let again = all(&format!("after the cable of {cut}"));
+        println!("the cable of {cut}: known at all ends after {known:?}; put back, all ask all after {again:?}");
+    }
 }
