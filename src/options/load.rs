@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Def, Kind, Standing, find, nearest, table, value};
+use super::{Def, Kind, Standing, find, hcl, nearest, table, value};
 
 /// Why a configuration cannot be used: one line that names the file, the key and the mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,8 +80,7 @@ impl Settings {
             return Ok(());
         }
         let tree: Value = if hcl {
-            hcl::from_str(text)
-                .map_err(|e| ConfigError::new(origin, format!("is not HCL: {}", one_line(&e.to_string()))))?
+            hcl::parse(text).map_err(|e| ConfigError::new(origin, format!("is not HCL: {e}")))?
         } else {
             serde_json::from_str(text).map_err(|e| ConfigError::new(origin, format!("is not JSON: {e}")))?
         };
@@ -258,10 +257,6 @@ impl Settings {
     pub fn raw<'a>(&'a self, def: &'a Def) -> impl Iterator<Item = (&'a Value, &'a str)> + 'a {
         self.raw.iter().filter(|(key, ..)| *key == def.key).map(|(_, v, origin)| (v, origin.as_str()))
     }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub mod definitions;
 pub mod exports;
+pub mod hcl;
 pub mod load;
 pub mod plan;
 pub mod table;
