@@ -202,7 +202,7 @@ impl<'a> Lexer<'a> {
         self.take();
         // Bytes: `\x` and octal escapes say single ones.
         let mut out: Vec<u8> = Vec::new();
-        let mut push = |c: char, out: &mut Vec<u8>| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        let push = |c: char, out: &mut Vec<u8>| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
         // Inside `${ }` everything stands for itself, quotes and line ends too.
         let mut braces = 0usize;
         loop {
@@ -296,11 +296,13 @@ impl<'a> Lexer<'a> {
                 continue;
             };
             let text = body.get(..length).unwrap_or_default();
+            let whole = body.get(..length + prefix.len()).unwrap_or_default();
             self.at += 2 + first.len() + 1 + length + bare.len();
             if indented && text.split_inclusive('\n').all(|line| line.starts_with(prefix)) {
                 return Ok(text.split_inclusive('\n').filter_map(|line| line.strip_prefix(prefix)).collect());
             }
-            return Ok(text.to_owned());
+            // As Consul does, with what stands before the name.
+            return Ok(if indented { text } else { whole }.to_owned());
         }
         Err(self.error(start, format!("this text is not ended with a line that says {name}")))
     }
@@ -422,4 +424,164 @@ fn put(object: &mut Map<String, Value>, key: String, value: Value) {
         (_, value) => value,
     };
     object.insert(key, merged);
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng, RngCore, SeedableRng};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn files_of_the_field() {
+        let escapes = json!({"a": "\u{7}\u{8}\u{c}\n\r\t\u{b}\\\" AA\u{e9}\u{1f600}"});
+        for (text, wanted) in [
+            ("", json!({})),
+            ("# only a comment", json!({})),
+            ("{\"a\": [1, {\"b\": null}]}", json!({"a": [1, {"b": null}]})),
+            ("a = 1 b = 2", json!({"a": 1, "b": 2})),
+            ("a = 1, b = true,", json!({"a": 1, "b": true})),
+            ("\"datacenter\" = \"x\"", json!({"datacenter": "x"})),
+            ("service = { name = \"a\" port = 80 }", json!({"service": {"name": "a", "port": 80}})),
+            ("acl { tokens { agent = \"x\" } }", json!({"acl": {"tokens": {"agent": "x"}}})),
+            ("node_meta { \"a\" = \"b\", \"c\" = \"d\" }", json!({"node_meta": {"a": "b", "c": "d"}})),
+            ("checks = [{ id=\"a\" name=\"b\" } { id=\"c\" },]", json!({"checks": [{"id": "a", "name": "b"}, {"id": "c"}]})),
+            ("services { name = \"a\" }\nservices { name = \"b\" }", json!({"services": [{"name": "a"}, {"name": "b"}]})),
+            ("services = [{ n = 1 }]\nservices { n = 2 }", json!({"services": [{"n": 1}, {"n": 2}]})),
+            ("a = [\"1\"] a = [\"2\"]", json!({"a": ["1", "2"]})),
+            ("a = \"1\" a = \"2\"", json!({"a": "2"})),
+            ("a \"b\" c { d = 1 }", json!({"a": {"b": {"c": {"d": 1}}}})),
+            ("a = [] b = {} c {}", json!({"a": [], "b": {}, "c": {}})),
+            ("a = [[1, 2], [\"x\",],]", json!({"a": [[1, 2], ["x"]]})),
+            ("a = 0x1F b = 017 c = 1e3 d = -5 e = -0x10 f = 0", json!({"a": 31, "b": 15, "c": 1000, "d": -5, "e": -16, "f": 0})),
+            ("a = 1.5 b = .5 c = 1E-1 d = 2.5e+1", json!({"a": 1.5, "b": 0.5, "c": 0.1, "d": 25})),
+            ("a = -9223372036854775808", json!({"a": i64::MIN})),
+            ("/* x */ a = 1 // y\n# z\nb = 2 /* over\nlines */ c = 3", json!({"a": 1, "b": 2, "c": 3})),
+            ("a = <<EOF\nx\n  y\nEOF\nb = 1", json!({"a": "x\n  y\n", "b": 1})),
+            ("a { b = <<-E\n    x\n      y\n    E\n c = 1 }", json!({"a": {"b": "x\n  y\n", "c": 1}})),
+            ("a = <<-E\n x\ny\n  E\n", json!({"a": " x\ny\n"})),
+            ("a = <<E\n  x\n  E\n", json!({"a": "  x\n  "})),
+            ("a = [<<E\nx\nE\n, \"y\"]", json!({"a": ["x\n", "y"]})),
+            ("a = <<E\nE", json!({"a": ""})),
+            ("a = 1\r\nb {\r\n  c = \"d\"\r\n}\r\n", json!({"a": 1, "b": {"c": "d"}})),
+            ("a-b_c.d = \"${x \"y\" {}}\"", json!({"a-b_c.d": "${x \"y\" {}}"})),
+            ("a = \"\\a\\b\\f\\n\\r\\t\\v\\\\\\\" \\x41\\101\\u00e9\\U0001F600\"", escapes),
+            ("größe = \"ü\"", json!({"größe": "ü"})),
+        ] {
+            assert_eq!(parse(text).map_err(|e| e.to_string()), Ok(wanted), "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_say_where() {
+        for (text, wanted) in [
+            ("a = = b", "line 1, column 5: a value is expected here, not ="),
+            ("a = 1\nb = foo", "line 2, column 5: foo is no value; text is written in double quotes"),
+            ("a = null", "line 1, column 5: null is no value; text is written in double quotes"),
+            ("a: 1", "line 1, column 2: a key and its value are joined by =, not by a colon"),
+            ("a 1", "line 1, column 3: = or { is expected after a key, not 1"),
+            ("a b = 1", "line 1, column 5: = or { is expected after a key, not ="),
+            ("a =", "line 1, column 4: a value is expected here, not the end of the file"),
+            ("a {\n  b = 1\n", "line 1, column 3: this { has no }"),
+            ("a = [1", "line 1, column 5: this [ has no ]"),
+            ("a = [1 2]", "line 1, column 8: a comma or ] is expected here, not 2"),
+            ("}", "line 1, column 1: a key is expected here, not }"),
+            ("a = \"x\ny\"", "line 1, column 5: this text is not ended with a double quote on its line"),
+            ("ü = \"x", "line 1, column 5: this text is not ended with a double quote"),
+            ("a = \"\\q\"", "line 1, column 6: an escape is \\n, \\t, \\\", \\\\, \\xHH, \\uHHHH or of that kind"),
+            ("a = \"\\xff\"", "line 1, column 5: the escapes in this text make no UTF-8"),
+            ("a = 'x'", "line 1, column 5: '\\'' means nothing here; text is written in double quotes"),
+            ("a = 08", "line 1, column 5: 08 is not a number; text is written in double quotes"),
+            ("a = 10s", "line 1, column 5: 10s is not a number; text is written in double quotes"),
+            ("a = 99999999999999999999", "line 1, column 5: 99999999999999999999 is not a number; text is written in double quotes"),
+            ("a = <<E\nx\n", "line 1, column 5: this text is not ended with a line that says E"),
+            ("a = << E\nx\nE\n", "line 1, column 5: << is followed by a name and the end of the line"),
+            ("a = <E", "line 1, column 5: '<' means nothing here; text of many lines begins with <<NAME"),
+            ("/* x", "line 1, column 1: this comment is not ended with */"),
+            ("{\n\"a\" = 1}", "line 2, column 5: not JSON, which the first { says it is: expected `:`"),
+        ] {
+            assert_eq!(parse(text).map_err(|e| e.to_string()), Err(wanted.to_owned()), "{text}");
+        }
+        let deep = |n: usize| format!("a = {}{}", "[".repeat(n), "]".repeat(n));
+        assert!(parse(&deep(60)).is_ok());
+        for deep in [deep(100_000), "a {".repeat(100_000), "a ".repeat(100_000)] {
+            assert!(parse(&deep).unwrap_err().to_string().contains("64 objects and lists"));
+        }
+    }
+
+    /// Writes a value as HCL, by chance in one of the ways there are.
+    fn write(value: &Value, rng: &mut SmallRng) -> String {
+        match value {
+            Value::Array(items) => {
+                let items: Vec<String> = items.iter().map(|v| write(v, rng)).collect();
+                format!("[{}{}]", items.join(", "), if rng.random() { "," } else { "" })
+            }
+            Value::Object(map) => format!("{{ {} }}", members(map, rng)),
+            plain => plain.to_string(),
+        }
+    }
+
+    fn members(map: &Map<String, Value>, rng: &mut SmallRng) -> String {
+        let mut out = String::new();
+        for (key, value) in map {
+            let key = if rng.random() { format!("{key:?}") } else { key.clone() };
+            let join = if value.is_object() && rng.random() { "" } else { "=" };
+            let end = ["\n", " ", ", ", " # x\n", " /* y */ "][rng.random_range(0..5)];
+            out.push_str(&format!("{key} {join} {}{end}", write(value, rng)));
+        }
+        out
+    }
+
+    fn any(depth: usize, rng: &mut SmallRng) -> Value {
+        match rng.random_range(0..if depth == 0 { 4 } else { 6 }) {
+            0 => Value::from(rng.random::<i32>()),
+            1 => Value::from(rng.random::<bool>()),
+            2 => Value::from(f64::from(rng.random::<i16>()) + 0.25),
+            3 => Value::from(["", "x", "a b", "\"", "\\", "\n", "ä", "{", "#"][rng.random_range(0..9)]),
+            4 => (0..rng.random_range(0..4)).map(|_| any(depth - 1, rng)).collect(),
+            _ => {
+                let keys = ["a", "b-c", "d_e", "ports", "x9"];
+                let some = keys.iter().filter(|_| rng.random());
+                let some: Vec<_> = some.map(|k| (*k).to_owned()).collect();
+                Value::Object(some.into_iter().map(|k| (k, any(depth - 1, rng))).collect())
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let seed = 19;
+        let mut rng = SmallRng::seed_from_u64(seed);
+        for _ in 0..2000 {
+            let Value::Object(map) = json!({"top": any(4, &mut rng), "other": any(3, &mut rng)}) else { continue };
+            let text = members(&map, &mut rng);
+            assert_eq!(parse(&text), Ok(Value::Object(map)), "seed {seed}: {text}");
+        }
+    }
+
+    #[test]
+    fn nothing_makes_it_panic() {
+        let seed = 23;
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let pieces = [
+            "a", "\"", "=", "{", "}", "[", "]", ",", "<<E\n", "<<-E\n", "\nE\n", "\n", " ", "0x", "1", "-", ".", "e", "\\",
+            "${", "#", "//", "/*", "*/", "true", "\\u12", "\\777", "ü", "\u{feff}", "\0", "\r", "_",
+        ];
+        for _ in 0..20_000 {
+            let length = rng.random_range(0..40);
+            let text: String = if rng.random() {
+                (0..length).map(|_| pieces[rng.random_range(0..pieces.len())]).collect()
+            } else {
+                let mut bytes = vec![0; length];
+                rng.fill_bytes(&mut bytes);
+                String::from_utf8_lossy(&bytes).into_owned()
+            };
+            // Lines and columns are within the text, whatever it is.
+            if let Err(error) = parse(&text) {
+                assert!(error.line >= 1 && error.line <= text.matches('\n').count() + 1, "seed {seed}: {text:?}");
+            }
+        }
+    }
 }

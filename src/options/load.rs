@@ -103,7 +103,9 @@ impl Settings {
                 continue;
             }
             let inner = format!("{key}.");
-            let is_object = table::ALL.iter().any(|d| d.key.starts_with(&inner));
+            let is_object = table::ALL
+                .iter()
+                .any(|d| d.key.get(..inner.len()).is_some_and(|start| start.eq_ignore_ascii_case(&inner)));
             match v {
                 Value::Object(object) if is_object => self.read_object(origin, &key, object)?,
                 // An HCL block read as a list of one or more.
@@ -153,7 +155,7 @@ impl Settings {
                     def.key
                 ));
             }
-            Standing::Used | Standing::Reloaded => {}
+            Standing::Used | Standing::Reloaded | Standing::Moot => {}
         }
         if def.kind == Kind::Raw {
             self.raw.push((def.key, value, origin.to_owned()));
@@ -168,7 +170,8 @@ impl Settings {
         }
     }
 
-    fn warn(&mut self, line: String) {
+    /// Adds a line about what was accepted without effect.
+    pub(super) fn warn(&mut self, line: String) {
         if !self.warnings.contains(&line) {
             self.warnings.push(line);
         }

@@ -7,6 +7,7 @@ pub mod exports;
 pub mod hcl;
 pub mod load;
 pub mod plan;
+pub mod sockaddr;
 pub mod table;
 pub mod value;
 
@@ -21,6 +22,8 @@ pub enum Standing {
     Reloaded,
     /// Known, loads, and has no effect yet: one warning line.
     Later,
+    /// Of Consul's files, and what it asks for is so in any case, or there is nothing for it to change: no warning.
+    Moot,
     /// Of a feature that Causeway leaves out (mesh, enterprise, cloud vendors): one warning line.
     Foreign,
 }
@@ -76,9 +79,9 @@ pub struct Def {
     pub standing: Standing,
 }
 
-/// The option with this key.
+/// The option with this key, in any case of letters, as Consul takes it.
 pub fn find(key: &str) -> Option<&'static Def> {
-    table::ALL.iter().copied().find(|def| def.key == key)
+    table::ALL.iter().copied().find(|def| def.key.eq_ignore_ascii_case(key))
 }
 
 /// The option with this flag.
@@ -122,6 +125,7 @@ pub fn reference() -> String {
         let note = match def.standing {
             Standing::Used => "",
             Standing::Reloaded => " Taken up by `reload`.",
+            Standing::Moot => " Kept for Consul's files; changes nothing.",
             Standing::Later => " **Accepted, without effect yet.**",
             Standing::Foreign => " **Accepted, without effect: the feature is left out.**",
         };

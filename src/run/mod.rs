@@ -5,6 +5,7 @@ mod adapters;
 mod federation;
 mod ports;
 pub mod settings;
+mod unix;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -162,12 +163,15 @@ struct Reloader {
     exports: Option<Exports>,
     copies: Option<Copies>,
     gateway: Option<Arc<Gateway>>,
+    translate: bool,
 }
 
 impl Reloader {
     async fn reload(&self) -> Result<(), String> {
         let plan = self.sources.read().map_err(|e| e.to_string())?;
+        // As Consul, which takes this one up at the next start: answers by HTTP and DNS must agree.
         let dns = settings::dns(&plan).map_err(|e| e.to_string())?;
+        let dns = causeway_agent::dns::Config { translate_wan_addrs: self.translate, ..dns };
         self.level.set(&plan.settings).map_err(|e| e.to_string())?;
         for material in &self.materials {
             material.reload().map_err(|e| e.to_string())?;
@@ -222,6 +226,10 @@ impl Node {
         // First everything that only looks.
         let mut data_dir = datadir::inspect(&plan)?;
         let material = plan.tls.clone().map(|files| Material::load(files, &plan.domain)).transpose()?;
+        let https_material = match &plan.https_tls {
+            Some(https) if plan.tls.as_ref() == Some(&https.files) => material.clone(),
+            https => https.as_ref().map(|h| Material::load(h.files.clone(), &plan.domain)).transpose()?,
+        };
         let gateway_material =
             plan.gateway.as_ref().map(|g| Material::load(g.tls.clone(), &plan.domain)).transpose()?;
         if let (true, Some(material)) = (plan.server, &material) {
@@ -405,7 +413,10 @@ impl Node {
         };
 
         let (ended, ends) = mpsc::channel(4);
-        let materials: Vec<Arc<Material>> = material.iter().chain(&gateway_material).cloned().collect();
+        let mut materials: Vec<Arc<Material>> = material.iter().chain(&gateway_material).cloned().collect();
+        let apart = |https: &&Arc<Material>| !materials.iter().any(|m| Arc::ptr_eq(m, https));
+        let apart = https_material.as_ref().filter(apart).cloned();
+        materials.extend(apart);
         for material in &materials {
             tasks.spawn(material.clone().watch(CERTIFICATES_EVERY, stop.clone().cancelled_owned()));
         }
@@ -421,6 +432,7 @@ impl Node {
             exports,
             copies,
             gateway: gateway.clone(),
+            translate: plan.settings.on(&t::TRANSLATE_WAN_ADDRS),
         });
         let context = Context {
             door,
@@ -438,7 +450,8 @@ impl Node {
             leave: leave_action(ended),
             metrics: metrics.map(|handle| Arc::new(move || handle.render()) as RenderMetrics),
             prometheus: !plan.settings.duration(&t::TELEMETRY_PROMETHEUS_RETENTION_TIME).is_zero(),
-            translate_wan_addrs: false,
+            translate_wan_addrs: plan.settings.on(&t::TRANSLATE_WAN_ADDRS),
+            use_cache: plan.settings.on(&t::HTTP_USE_CACHE),
             response_headers: response_headers(&plan)?,
             body_limits: BodyLimits {
                 kv_max_value_size: size(&plan, &t::LIMITS_KV_MAX_VALUE_SIZE),
@@ -446,7 +459,7 @@ impl Node {
                 ..BodyLimits::default()
             },
         };
-        serve_http(&plan, context, material.as_ref(), &stop, &tasks).await?;
+        serve_http(&plan, context, https_material.as_ref(), &stop, &tasks).await?;
         if let Some(path) = plan.settings.some_text(&t::PID_FILE) {
             std::fs::write(&path, format!("{}\n", std::process::id()))
                 .map_err(|source| StartError::Io { what: format!("pid_file {path:?} cannot be written"), source })?;
@@ -548,7 +561,7 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
     let count = |def| u64::try_from(s.number(def)).unwrap_or(0);
     let data_dir = plan.data_dir.clone().unwrap_or_else(|| passing_dir(node_id));
     let rpc_addr = SocketAddr::new(plan.advertise, plan.rpc_port);
-    ServerConfig {
+    let mut config = ServerConfig {
         domain: plan.domain.clone(),
         bootstrap: plan.bootstrap,
         bootstrap_expect: plan.bootstrap_expect,
@@ -562,7 +575,11 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         exports: plan.exports.clone(),
         replicate: plan.copies.clone(),
         ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)
-    }
+    };
+    config.limits.hold = s.duration(&t::PERF_RPC_HOLD_TIMEOUT);
+    let ttl = s.duration(&t::SESSION_TTL_MIN).as_millis();
+    config.write_limits.session_ttl_min_ms = u64::try_from(ttl).unwrap_or(u64::MAX).clamp(1, 86_400_000);
+    config
 }
 
 /// Where a server without `data_dir` (`-dev`) keeps its log while it runs; removed at the end.
@@ -620,14 +637,18 @@ async fn serve_http(
                     what: format!("cannot listen at {} for HTTP (addresses.http)", path.display()),
                     source,
                 })?;
+                unix::admit(path, &plan.unix).map_err(|source| StartError::Io {
+                    what: format!("unix_sockets cannot be applied to {}", path.display()),
+                    source,
+                })?;
                 listeners.push(Listener::Unix(listener));
             }
         }
     }
-    if let Some(material) = material {
+    if let (Some(material), Some(https)) = (material, &plan.https_tls) {
         for addr in &plan.https {
-            let (material, verify) = (material.clone(), plan.verify_incoming_https);
-            let current = Arc::new(move || causeway_certs::link::https_server(&material, verify));
+            let (material, verify, rules) = (material.clone(), plan.verify_incoming_https, https.rules.clone());
+            let current = Arc::new(move || causeway_certs::link::https_server_by(&material, verify, &rules));
             listeners.push(Listener::Tls(bind(*addr, "HTTPS (ports.https)").await?, current));
         }
     }

@@ -192,7 +192,7 @@ fn nodes() {
     let setup = Setup::new(config()).unwrap();
     let get = |instance: ServiceHealth, qtype| {
         let view = NodeView { node: instance.node.map(Into::into) };
-        answer::node(&setup, &ask("n1.node.consul.", qtype), &view)
+        answer::node(&setup, &ask("n1.node.consul.", qtype), "dc1", &view)
     };
     let one = || web().remove(0);
     let texts = ["TXT a`=b=c``d", "TXT env=prod", "TXT raw value"];
@@ -210,7 +210,7 @@ fn nodes() {
     assert_eq!(lines(&reply), ["n1.node.consul. 0 IN CNAME host.example.com."]);
     assert!(reply.follow.is_some());
     assert!(lines(&get(host, RecordType::SRV)).is_empty());
-    let missing = answer::node(&setup, &ask("n1.node.consul.", RecordType::A), &NodeView::default());
+    let missing = answer::node(&setup, &ask("n1.node.consul.", RecordType::A), "dc1", &NodeView::default());
     assert_eq!(missing.code, ResponseCode::NXDomain);
 }
 

@@ -263,6 +263,8 @@ pub struct Context {
     pub prometheus: bool,
     /// Whether addresses of other datacenters' nodes are shown as seen from outside (`translate_wan_addrs`).
     pub translate_wan_addrs: bool,
+    /// Whether `?cached` is answered from views (`http_config.use_cache`); else it is as if it had not been asked for.
+    pub use_cache: bool,
     /// Added to every answer (`http_config.response_headers`).
     pub response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// Sizes of bodies.

@@ -180,10 +180,15 @@ pub(crate) fn blocking(params: &Params) -> Result<(u64, Option<Duration>), Failu
 }
 
 /// Reads the options of a read. Texts are Consul's.
-pub(crate) fn options(params: &Params, headers: &HeaderMap, own_datacenter: &str) -> Result<Options, Failure> {
+pub(crate) fn options(
+    params: &Params,
+    headers: &HeaderMap,
+    own_datacenter: &str,
+    use_cache: bool,
+) -> Result<Options, Failure> {
     let mut meta = meta(params, headers, own_datacenter)?;
     (meta.min_index, meta.wait) = blocking(params)?;
-    let cached = params.has("cached");
+    let cached = use_cache && params.has("cached");
     let mut stale = params.has("stale");
     let consistent = params.has("consistent");
     let max_stale = match params.get("max_stale") {
@@ -220,7 +225,7 @@ mod tests {
     use super::*;
 
     fn read(query: &str) -> Result<Options, Failure> {
-        options(&Params::parse(query), &HeaderMap::new(), "dc1")
+        options(&Params::parse(query), &HeaderMap::new(), "dc1", true)
     }
 
     #[test]
