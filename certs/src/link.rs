@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use causeway_proto::listen::Identity;
+pub use rustls::CipherSuite;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-pub use rustls::CipherSuite;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion};
 use rustls_pki_types::ServerName;
 

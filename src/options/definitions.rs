@@ -65,7 +65,9 @@ pub fn config_entries(settings: &Settings) -> Result<(Vec<Entry>, Vec<String>), 
             let fail = |e: &dyn std::fmt::Display| ConfigError::new(origin, format!("key {key:?}: {e}"));
             let kind = Reader::new(origin, key, object).text("kind")?;
             if LEFT_OUT.contains(&kind.as_str()) {
-                warnings.push(format!("{origin}: key {key:?} has an entry of kind {kind:?}; only service-resolver has an effect"));
+                warnings.push(format!(
+                    "{origin}: key {key:?} has an entry of kind {kind:?}; only service-resolver has an effect"
+                ));
                 return Ok(());
             }
             let entry = causeway_agent::http::config_entry(&Value::Object(object.clone())).map_err(|e| fail(&e))?;
@@ -120,7 +122,8 @@ pub(super) struct Reader<'a> {
 }
 
 fn alike(a: &str, b: &str) -> bool {
-    let plain = |text: &'_ str| text.bytes().filter(|b| *b != b'_').map(|b| b.to_ascii_lowercase()).collect::<Vec<u8>>();
+    let plain =
+        |text: &'_ str| text.bytes().filter(|b| *b != b'_').map(|b| b.to_ascii_lowercase()).collect::<Vec<u8>>();
     a == b || plain(a) == plain(b)
 }
 
@@ -481,7 +484,8 @@ mod tests {
 
     #[test]
     fn keys_without_underscores() {
-        let d = read_json(r#"{"check":{"name":"a","serviceid":"s","TTL":"1s","DeregisterCriticalServiceAfter":"1m"}}"#).unwrap();
+        let d = read_json(r#"{"check":{"name":"a","serviceid":"s","TTL":"1s","DeregisterCriticalServiceAfter":"1m"}}"#)
+            .unwrap();
         assert_eq!((d.checks[0].service_id.as_str(), d.checks[0].ttl), ("s", Duration::from_secs(1)));
         assert_eq!(d.checks[0].deregister_critical_service_after, Duration::from_secs(60));
     }

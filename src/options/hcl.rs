@@ -26,7 +26,11 @@ pub fn parse(text: &str) -> Result<Value, HclError> {
         return serde_json::from_str(text).map_err(|e| {
             let what = e.to_string();
             let what = what.split(" at line ").next().unwrap_or_default();
-            HclError { line: e.line(), column: e.column(), what: format!("not JSON, which the first {{ says it is: {what}") }
+            HclError {
+                line: e.line(),
+                column: e.column(),
+                what: format!("not JSON, which the first {{ says it is: {what}"),
+            }
         });
     }
     let mut parser = Parser { lexer: Lexer { text, at: 0 }, ahead: None };
@@ -160,7 +164,8 @@ impl<'a> Lexer<'a> {
         let rest = self.rest();
         let length = rest
             .find(|c: char| {
-                let hex = rest.trim_start_matches('-').starts_with("0x") || rest.trim_start_matches('-').starts_with("0X");
+                let hex =
+                    rest.trim_start_matches('-').starts_with("0x") || rest.trim_start_matches('-').starts_with("0X");
                 let fits = c.is_ascii_alphanumeric()
                     || matches!(c, '.' | '_')
                     || (matches!(c, '-' | '+') && (sign_fits || (!hex && matches!(last, 'e' | 'E'))));
@@ -207,7 +212,9 @@ impl<'a> Lexer<'a> {
         let mut braces = 0usize;
         loop {
             let at = self.at;
-            let Some(c) = self.take() else { return Err(self.error(start, "this text is not ended with a double quote")) };
+            let Some(c) = self.take() else {
+                return Err(self.error(start, "this text is not ended with a double quote"));
+            };
             if braces > 0 {
                 match c {
                     '{' => braces += 1,
@@ -365,7 +372,9 @@ impl Parser<'_> {
                     continue;
                 }
                 token => {
-                    return Err(self.lexer.error(at, format!("= or {{ is expected after a key, not {}", token.describe())));
+                    return Err(self
+                        .lexer
+                        .error(at, format!("= or {{ is expected after a key, not {}", token.describe())));
                 }
             };
             let wrap = |inner, key| Value::Object(Map::from_iter([(key, inner)]));
@@ -384,7 +393,9 @@ impl Parser<'_> {
             Token::Literal(value) => Ok(value),
             Token::OpenObject => Ok(Value::Object(self.members(Some(at), self.deeper(depth, at)?)?)),
             Token::OpenList => self.list(at, self.deeper(depth, at)?),
-            Token::Word(word) => Err(self.lexer.error(at, format!("{word} is no value; text is written in double quotes"))),
+            Token::Word(word) => {
+                Err(self.lexer.error(at, format!("{word} is no value; text is written in double quotes")))
+            }
             token => Err(self.lexer.error(at, format!("a value is expected here, not {}", token.describe()))),
         }
     }
@@ -399,7 +410,9 @@ impl Parser<'_> {
                 Token::Comma => comma_needed = false,
                 Token::End => return Err(self.lexer.error(opened, "this [ has no ]")),
                 Token::Text(_) | Token::Literal(_) if comma_needed => {
-                    return Err(self.lexer.error(at, format!("a comma or ] is expected here, not {}", token.describe())));
+                    return Err(self
+                        .lexer
+                        .error(at, format!("a comma or ] is expected here, not {}", token.describe())));
                 }
                 token => {
                     items.push(self.value_of(token, at, depth)?);
@@ -447,15 +460,24 @@ mod tests {
             ("service = { name = \"a\" port = 80 }", json!({"service": {"name": "a", "port": 80}})),
             ("acl { tokens { agent = \"x\" } }", json!({"acl": {"tokens": {"agent": "x"}}})),
             ("node_meta { \"a\" = \"b\", \"c\" = \"d\" }", json!({"node_meta": {"a": "b", "c": "d"}})),
-            ("checks = [{ id=\"a\" name=\"b\" } { id=\"c\" },]", json!({"checks": [{"id": "a", "name": "b"}, {"id": "c"}]})),
-            ("services { name = \"a\" }\nservices { name = \"b\" }", json!({"services": [{"name": "a"}, {"name": "b"}]})),
+            (
+                "checks = [{ id=\"a\" name=\"b\" } { id=\"c\" },]",
+                json!({"checks": [{"id": "a", "name": "b"}, {"id": "c"}]}),
+            ),
+            (
+                "services { name = \"a\" }\nservices { name = \"b\" }",
+                json!({"services": [{"name": "a"}, {"name": "b"}]}),
+            ),
             ("services = [{ n = 1 }]\nservices { n = 2 }", json!({"services": [{"n": 1}, {"n": 2}]})),
             ("a = [\"1\"] a = [\"2\"]", json!({"a": ["1", "2"]})),
             ("a = \"1\" a = \"2\"", json!({"a": "2"})),
             ("a \"b\" c { d = 1 }", json!({"a": {"b": {"c": {"d": 1}}}})),
             ("a = [] b = {} c {}", json!({"a": [], "b": {}, "c": {}})),
             ("a = [[1, 2], [\"x\",],]", json!({"a": [[1, 2], ["x"]]})),
-            ("a = 0x1F b = 017 c = 1e3 d = -5 e = -0x10 f = 0", json!({"a": 31, "b": 15, "c": 1000, "d": -5, "e": -16, "f": 0})),
+            (
+                "a = 0x1F b = 017 c = 1e3 d = -5 e = -0x10 f = 0",
+                json!({"a": 31, "b": 15, "c": 1000, "d": -5, "e": -16, "f": 0}),
+            ),
             ("a = 1.5 b = .5 c = 1E-1 d = 2.5e+1", json!({"a": 1.5, "b": 0.5, "c": 0.1, "d": 25})),
             ("a = -9223372036854775808", json!({"a": i64::MIN})),
             ("/* x */ a = 1 // y\n# z\nb = 2 /* over\nlines */ c = 3", json!({"a": 1, "b": 2, "c": 3})),
@@ -495,7 +517,10 @@ mod tests {
             ("a = 'x'", "line 1, column 5: '\\'' means nothing here; text is written in double quotes"),
             ("a = 08", "line 1, column 5: 08 is not a number; text is written in double quotes"),
             ("a = 10s", "line 1, column 5: 10s is not a number; text is written in double quotes"),
-            ("a = 99999999999999999999", "line 1, column 5: 99999999999999999999 is not a number; text is written in double quotes"),
+            (
+                "a = 99999999999999999999",
+                "line 1, column 5: 99999999999999999999 is not a number; text is written in double quotes",
+            ),
             ("a = <<E\nx\n", "line 1, column 5: this text is not ended with a line that says E"),
             ("a = << E\nx\nE\n", "line 1, column 5: << is followed by a name and the end of the line"),
             ("a = <E", "line 1, column 5: '<' means nothing here; text of many lines begins with <<NAME"),
@@ -566,8 +591,8 @@ mod tests {
         let seed = 23;
         let mut rng = SmallRng::seed_from_u64(seed);
         let pieces = [
-            "a", "\"", "=", "{", "}", "[", "]", ",", "<<E\n", "<<-E\n", "\nE\n", "\n", " ", "0x", "1", "-", ".", "e", "\\",
-            "${", "#", "//", "/*", "*/", "true", "\\u12", "\\777", "ü", "\u{feff}", "\0", "\r", "_",
+            "a", "\"", "=", "{", "}", "[", "]", ",", "<<E\n", "<<-E\n", "\nE\n", "\n", " ", "0x", "1", "-", ".", "e",
+            "\\", "${", "#", "//", "/*", "*/", "true", "\\u12", "\\777", "ü", "\u{feff}", "\0", "\r", "_",
         ];
         for _ in 0..20_000 {
             let length = rng.random_range(0..40);

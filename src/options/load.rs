@@ -305,6 +305,37 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_consul_that_have_no_effect_load() {
+        for (text, warnings) in [
+            (r#"{"enable_central_service_config":true,"snapshot_agent":{"log":{"level":"x"}}}"#, 2),
+            (r#"{"acl":{"msp_disable_bootstrap":true},"sync_coordinate_rate_target":64.5}"#, 2),
+            (
+                r#"{"sync_coordinate_interval_min":"15s","check_reap_interval":"30s","ae_interval":"1m","version":"1"}"#,
+                4,
+            ),
+            (r#"{"version_prerelease":"","revision":"x","segment_limit":64,"segment_name_limit":64}"#, 4),
+            (r#"{"check_deregister_interval_min":"1m","advertise_reconnect_timeout":"15m"}"#, 2),
+            (r#"{"telemetry":{"retry_failed_connection":true},"reporting":{"license":{"enabled":false}}}"#, 2),
+            (r#"{"locality":{"region":"x"},"default_intention_policy":"allow"}"#, 2),
+            // What is so in any case is not worth a line.
+            (
+                r#"{"verify_outgoing":true,"verify_server_hostname":true,"disable_update_check":false,"ports":{"serf_wan":-1}}"#,
+                0,
+            ),
+        ] {
+            let s = read(&[("a.json", text)]).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(s.warnings().len(), warnings, "{text}: {:?}", s.warnings());
+        }
+    }
+
+    #[test]
+    fn the_case_of_keys_does_not_matter() {
+        let s = read(&[("a.json", r#"{"Datacenter":"x","Ports":{"DNS":1},"Service":{"Name":"a"}}"#)]).unwrap();
+        assert_eq!((s.text(&table::DATACENTER).as_str(), s.number(&table::PORTS_DNS)), ("x", 1));
+        assert_eq!(s.raw(&table::SERVICE).count(), 1);
+    }
+
+    #[test]
     fn foreign_keys_warn_once() {
         let s = read(&[("a.json", r#"{"connect":{"enabled":true}}"#)]).unwrap();
         assert_eq!(s.warnings().len(), 1, "{:?}", s.warnings());

@@ -340,8 +340,8 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
     };
     let advertise = told(&t::ADVERTISE_ADDR, &t::ADVERTISE_ADDR_IPV4, &t::ADVERTISE_ADDR_IPV6, "lan")?;
     let advertise = advertise.unwrap_or_else(|| if bind.is_unspecified() { outward_address() } else { bind });
-    let advertise_wan =
-        told(&t::ADVERTISE_ADDR_WAN, &t::ADVERTISE_ADDR_WAN_IPV4, &t::ADVERTISE_ADDR_WAN_IPV6, "wan")?.unwrap_or(advertise);
+    let advertise_wan = told(&t::ADVERTISE_ADDR_WAN, &t::ADVERTISE_ADDR_WAN_IPV4, &t::ADVERTISE_ADDR_WAN_IPV6, "wan")?
+        .unwrap_or(advertise);
     let serf_port = check
         .port(&t::PORTS_SERF_LAN)?
         .ok_or_else(|| s.error(&t::PORTS_SERF_LAN, "cannot be -1: members find each other there"))?;
@@ -439,7 +439,9 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
 
 /// What is set for everything, for RPC and for HTTPS.
 fn tls_files(s: &Settings) -> Result<(Files, Files, Files), ConfigError> {
-    let paths = |defs: [&Def; 2]| -> Vec<PathBuf> { defs.into_iter().filter_map(|def| s.some_text(def)).map(PathBuf::from).collect() };
+    let paths = |defs: [&Def; 2]| -> Vec<PathBuf> {
+        defs.into_iter().filter_map(|def| s.some_text(def)).map(PathBuf::from).collect()
+    };
     let either = |a: &Def, b: &Def| s.some_text(a).or_else(|| s.some_text(b)).map(PathBuf::from);
     let pair = |files: &Files| match files.cert.is_some() == files.key.is_some() {
         true => Ok(()),
@@ -453,7 +455,11 @@ fn tls_files(s: &Settings) -> Result<(Files, Files, Files), ConfigError> {
     common.ca.extend(paths([&t::TLS_DEFAULTS_CA_FILE, &t::TLS_DEFAULTS_CA_PATH]));
     pair(&common)?;
     let special = |ca: [&Def; 2], cert: &Def, key: &Def| -> Result<Files, ConfigError> {
-        let own = Files { ca: paths(ca), cert: s.some_text(cert).map(PathBuf::from), key: s.some_text(key).map(PathBuf::from) };
+        let own = Files {
+            ca: paths(ca),
+            cert: s.some_text(cert).map(PathBuf::from),
+            key: s.some_text(key).map(PathBuf::from),
+        };
         pair(&own)?;
         Ok(Files {
             ca: if own.ca.is_empty() { common.ca.clone() } else { own.ca },
@@ -466,11 +472,8 @@ fn tls_files(s: &Settings) -> Result<(Files, Files, Files), ConfigError> {
         &t::TLS_INTERNAL_RPC_CERT_FILE,
         &t::TLS_INTERNAL_RPC_KEY_FILE,
     )?;
-    let https = special(
-        [&t::TLS_HTTPS_CA_FILE, &t::TLS_HTTPS_CA_PATH],
-        &t::TLS_HTTPS_CERT_FILE,
-        &t::TLS_HTTPS_KEY_FILE,
-    )?;
+    let https =
+        special([&t::TLS_HTTPS_CA_FILE, &t::TLS_HTTPS_CA_PATH], &t::TLS_HTTPS_CERT_FILE, &t::TLS_HTTPS_KEY_FILE)?;
     Ok((common, rpc, https))
 }
 
@@ -683,7 +686,10 @@ mod tests {
             (r#"{"data_dir":"/d","advertise_addr_ipv4":"::1"}"#, "no IPv4 address"),
             (r#"{"data_dir":"/d","cert_file":"a","key_file":"b"}"#, "ca_file"),
             (r#"{"data_dir":"/d","ports":{"https":1}}"#, "cert_file"),
-            (r#"{"data_dir":"/d","ports":{"https":1},"cert_file":"a","key_file":"b","verify_incoming":true}"#, "ca_file"),
+            (
+                r#"{"data_dir":"/d","ports":{"https":1},"cert_file":"a","key_file":"b","verify_incoming":true}"#,
+                "ca_file",
+            ),
             (r#"{"data_dir":"/d","tls_cipher_suites":"TLS_FOO"}"#, "TLS_FOO"),
             (r#"{"data_dir":"/d","tls_cipher_suites":"TLS_RSA_WITH_AES_128_CBC_SHA"}"#, "GCM"),
             (r#"{"data_dir":"/d","tls_min_version":"tls14"}"#, "tls13"),
@@ -701,21 +707,30 @@ mod tests {
             .unwrap();
         assert_eq!((p.advertise.to_string(), p.advertise_wan.to_string()), ("10.0.0.1".into(), "fd01::1".into()));
         let tag = |name: &str| p.tagged_addresses.get(name).map(String::as_str);
-        assert_eq!((tag("lan_ipv4"), tag("lan_ipv6"), tag("wan_ipv6")), (Some("10.0.0.1"), Some("fd00::1"), Some("fd01::1")));
-        let loopback = r#"{{ GetAllInterfaces | include \"flags\" \"loopback\" | include \"type\" \"ipv4\" | attr \"address\" }}"#;
+        assert_eq!(
+            (tag("lan_ipv4"), tag("lan_ipv6"), tag("wan_ipv6")),
+            (Some("10.0.0.1"), Some("fd00::1"), Some("fd01::1"))
+        );
+        let loopback =
+            r#"{{ GetAllInterfaces | include \"flags\" \"loopback\" | include \"type\" \"ipv4\" | attr \"address\" }}"#;
         let p = plan_of(&format!(
             r#"{{"data_dir":"/d","bind_addr":"{loopback}","client_addr":"{loopback} 127.0.0.2","serf_lan":"{loopback}","advertise_addr":"{loopback}","addresses":{{"http":"{loopback}"}},"retry_join":["{loopback}","x"]}}"#
         ))
         .unwrap_or_else(|e| panic!("{e}"));
         assert!(p.bind.is_loopback() && p.advertise.is_loopback() && p.gossip_bind.ip().is_loopback());
-        assert_eq!((p.dns.len(), p.http.len(), p.join.as_slice()), (2, 1, ["127.0.0.1".to_owned(), "x".to_owned()].as_slice()));
+        assert_eq!(
+            (p.dns.len(), p.http.len(), p.join.as_slice()),
+            (2, 1, ["127.0.0.1".to_owned(), "x".to_owned()].as_slice())
+        );
     }
 
     #[test]
     fn https() {
         let of = |more: &str| plan_of(&format!(r#"{{"data_dir":"/d","ports":{{"https":1}},{more}}}"#));
         let p = of(r#""cert_file":"b","key_file":"c""#).unwrap_or_else(|e| panic!("{e}"));
-        assert!(p.tls.is_none() && p.https_tls.is_some_and(|h| h.files.ca.is_empty() && h.rules == HttpsRules::default()));
+        assert!(
+            p.tls.is_none() && p.https_tls.is_some_and(|h| h.files.ca.is_empty() && h.rules == HttpsRules::default())
+        );
         let p = of(
             r#""ca_file":"a","cert_file":"b","key_file":"c","tls_min_version":"tls13","tls_prefer_server_cipher_suites":true,"tls":{"https":{"cert_file":"d","key_file":"e","verify_incoming":true}}"#,
         )
@@ -733,7 +748,9 @@ mod tests {
 
     #[test]
     fn clouds_are_not_asked() {
-        let p = plan_of(r#"{"data_dir":"/d","retry_join":["provider=aws tag_key=a tag_value=b","10.0.0.1"]}"#).ok().unwrap();
+        let p = plan_of(r#"{"data_dir":"/d","retry_join":["provider=aws tag_key=a tag_value=b","10.0.0.1"]}"#)
+            .ok()
+            .unwrap();
         assert_eq!(p.join, ["10.0.0.1"]);
         assert!(p.settings.warnings()[0].contains("retry_join"), "{:?}", p.settings.warnings());
     }

@@ -91,7 +91,9 @@ fn pipeline(text: &str, all: &[Interface]) -> Result<String, TemplateError> {
     }
     match item {
         Some(Item::Text(text)) => Ok(text),
-        Some(Item::Interfaces(_)) => wrong("gives interfaces: end it with | attr \"address\" or | join \"address\" \" \""),
+        Some(Item::Interfaces(_)) => {
+            wrong("gives interfaces: end it with | attr \"address\" or | join \"address\" \" \"")
+        }
         None => wrong("has an empty {{ }}"),
     }
 }
@@ -492,10 +494,19 @@ mod tests {
                 r#"{{ GetPrivateInterfaces | exclude "name" "docker.*" | join "address" " " }}"#,
                 "10.1.2.3 fd00::3 192.168.7.3",
             ),
-            (r#"{{ GetPrivateInterfaces | include "type" "IPv4" | sort "-size" | limit 1 | attr "address" }}"#, "192.168.7.3"),
-            (r#"{{ GetPrivateInterfaces | exclude "type" "ipv6" | sort "-address" | offset 1 | attr "address" }}"#, "172.17.0.1"),
+            (
+                r#"{{ GetPrivateInterfaces | include "type" "IPv4" | sort "-size" | limit 1 | attr "address" }}"#,
+                "192.168.7.3",
+            ),
+            (
+                r#"{{ GetPrivateInterfaces | exclude "type" "ipv6" | sort "-address" | offset 1 | attr "address" }}"#,
+                "172.17.0.1",
+            ),
             (r#"{{ GetDefaultInterfaces | include "rfc" "1918|6598" | attr "network" }}"#, "10.1.0.0/16"),
-            (r#"{{ GetAllInterfaces | include "flags" "loopback" | sort "type,name" | attr "string" }}"#, "127.0.0.1/8"),
+            (
+                r#"{{ GetAllInterfaces | include "flags" "loopback" | sort "type,name" | attr "string" }}"#,
+                "127.0.0.1/8",
+            ),
             (r#"{{ GetAllInterfaces | exclude "flag" "forwardable" | unique "name" | join "name" "," }}"#, "lo,eth0"),
             (r#"{{ . | include "size" "29" | attr "mask_bits" }}"#, "29"),
         ] {

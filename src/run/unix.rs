@@ -46,10 +46,15 @@ mod tests {
     #[test]
     fn names_and_numbers() {
         let text = "root:x:0:0:root:/root:/bin/sh\nconsul:x:112:118::/:/bin/false\nodd\n";
-        assert_eq!((find(text, "consul"), find(text, "root"), find(text, "con"), find(text, "odd")), (Some(112), Some(0), None, None));
+        assert_eq!(
+            (find(text, "consul"), find(text, "root"), find(text, "con"), find(text, "odd")),
+            (Some(112), Some(0), None, None)
+        );
         assert_eq!(id("", "/nowhere", "user").unwrap(), None);
         assert_eq!(id("1000", "/nowhere", "user").unwrap(), Some(1000));
-        assert!(id("nobody-of-this-name", "/etc/passwd", "user").unwrap_err().to_string().contains("nobody-of-this-name"));
+        assert!(
+            id("nobody-of-this-name", "/etc/passwd", "user").unwrap_err().to_string().contains("nobody-of-this-name")
+        );
     }
 
     #[test]

@@ -224,6 +224,13 @@ pub(crate) fn options(
 mod tests {
     use super::*;
 
+    #[test]
+    fn without_a_cache_nobody_asks_it() {
+        let read = |text: &str, cache| options(&Params::parse(text), &HeaderMap::new(), "dc1", cache);
+        assert!(read("cached", true).unwrap().cached && !read("cached", false).unwrap().cached);
+        assert!(read("cached&consistent", true).is_err() && read("cached&consistent", false).is_ok());
+    }
+
     fn read(query: &str) -> Result<Options, Failure> {
         options(&Params::parse(query), &HeaderMap::new(), "dc1", true)
     }
