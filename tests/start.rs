@@ -328,6 +328,14 @@ services { name = "db" port = 0x1538 connect { native = false } weights { passin
         assert!(session.ok().is_ok(), "session_ttl_min has no effect");
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o703);
+        let main = fs::read_to_string(etc.join("consul.hcl")).unwrap();
+        fs::write(etc.join("consul.hcl"), main.replace("\"r1\"", "\"r2\"")).unwrap();
+        harness::http::request(http, "PUT", "/v1/agent/reload", b"").ok().unwrap();
+        assert_eq!(get("/v1/agent/self").json().unwrap()["Meta"]["rack"], "r2");
+        wait("the catalog has the new metadata", Duration::from_secs(10), || {
+            let node = get("/v1/catalog/node/old").ok()?.json()?;
+            if node["Node"]["Meta"]["rack"] == "r2" { Ok(()) } else { Err(node.to_string()) }
+        });
         let log = fs::read_to_string(&log).unwrap();
         for key in ["connect", "enable_central_service_config", "retry_join", "proxy-defaults", "services.connect"] {
             assert!(log.lines().any(|line| line.contains("WARN") && line.contains(key)), "{key}: {log}");

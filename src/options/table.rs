@@ -22,7 +22,7 @@ options! {
     DATACENTER = "datacenter", Text, "dc1", Some("datacenter"), Used, "Name of the datacenter: a-z, 0-9, `-` and `_`.";
     NODE_NAME = "node_name", Text, "", Some("node"), Used, "Name of this node, unique in the datacenter. Default: the host name.";
     NODE_ID = "node_id", Text, "", Some("node-id"), Used, "UUID of this node. Default: one is made and kept in `data_dir`.";
-    NODE_META = "node_meta", Map, "", Some("node-meta"), Used, "Metadata of this node, in the catalog and in DNS TXT records.";
+    NODE_META = "node_meta", Map, "", Some("node-meta"), Reloaded, "Metadata of this node, in the catalog and in DNS TXT records.";
     DATA_DIR = "data_dir", Text, "", Some("data-dir"), Used, "Directory for state. Needed except with `-dev`.";
     SERVER = "server", Flag, "false", Some("server"), Used, "Whether this process is a server of its datacenter.";
     BOOTSTRAP = "bootstrap", Flag, "false", Some("bootstrap"), Used, "A server that elects itself: the only one of its datacenter.";

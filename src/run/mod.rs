@@ -7,9 +7,10 @@ mod ports;
 pub mod settings;
 mod unix;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use causeway_agent::checks::{self, Checks};
@@ -21,7 +22,7 @@ use causeway_agent::http::ports::{Action, BodyLimits, RenderMetrics};
 use causeway_agent::http::{self as api, Context, Listener};
 use causeway_agent::registry::{Registry, Source};
 use causeway_agent::servers::Servers;
-use causeway_agent::sync::{self, Sync};
+use causeway_agent::sync::{self, NodeInfo, Sync};
 use causeway_agent::views::{self, Views};
 use causeway_certs::dial::Dialer;
 use causeway_certs::material::Material;
@@ -164,6 +165,8 @@ struct Reloader {
     copies: Option<Copies>,
     gateway: Option<Arc<Gateway>>,
     translate: bool,
+    node: NodeInfo,
+    meta: Arc<RwLock<BTreeMap<String, String>>>,
 }
 
 impl Reloader {
@@ -185,8 +188,11 @@ impl Reloader {
             copies.set(plan.copies.clone());
         }
         if let Some(gateway) = &self.gateway {
-            gateway.set_qlog(plan.gateway.and_then(|g| g.qlog_dir));
+            gateway.set_qlog(plan.gateway.as_ref().and_then(|g| g.qlog_dir.clone()));
         }
+        self.meta.write().unwrap_or_else(PoisonError::into_inner).clone_from(&plan.node_meta);
+        let meta = settings::node(&plan, &self.node.id).meta;
+        self.sync.set_node(&NodeInfo { meta, ..self.node.clone() });
         let paused = self.sync.pause();
         apply_definitions(&self.registry, &plan.definitions).await?;
         drop(paused);
@@ -387,8 +393,8 @@ impl Node {
             check_update_interval: plan.settings.duration(&t::CHECK_UPDATE_INTERVAL),
             members: Some(gossip.members()),
         };
-        let sync =
-            Sync::start(servers.door(), registry.clone(), settings::node(&plan, &node_id), sync_settings, stop.clone());
+        let this_node = settings::node(&plan, &node_id);
+        let sync = Sync::start(servers.door(), registry.clone(), this_node.clone(), sync_settings, stop.clone());
         let paused = sync.pause();
         apply_definitions(&registry, &plan.definitions).await.map_err(|e| ConfigError::new("configuration", e))?;
         let checks_settings = checks::Settings {
@@ -421,6 +427,7 @@ impl Node {
             tasks.spawn(material.clone().watch(CERTIFICATES_EVERY, stop.clone().cancelled_owned()));
         }
         let (exports, copies) = (server.as_ref().map(Server::exports), server.as_ref().map(Server::copies));
+        let info = Arc::new(settings::info(&plan, &node_id));
         let reloader = Arc::new(Reloader {
             sources,
             level,
@@ -433,6 +440,8 @@ impl Node {
             copies,
             gateway: gateway.clone(),
             translate: plan.settings.on(&t::TRANSLATE_WAN_ADDRS),
+            node: this_node,
+            meta: info.meta.clone(),
         });
         let context = Context {
             door,
@@ -445,7 +454,7 @@ impl Node {
             federation: gateway
                 .clone()
                 .map(|gateway| Arc::new(federation::Port(gateway)) as Arc<dyn api::ports::FederationPort>),
-            info: Arc::new(settings::info(&plan, &node_id)),
+            info,
             reload: reload_action(reloader.clone()),
             leave: leave_action(ended),
             metrics: metrics.map(|handle| Arc::new(move || handle.render()) as RenderMetrics),

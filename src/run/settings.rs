@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use causeway_agent::dns;
@@ -224,7 +225,7 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
         revision: format!("causeway-{}", version::OURS),
         advertise: Some(plan.advertise),
         host_name: plan.node_name.clone(),
-        meta: plan.node_meta.clone(),
+        meta: Arc::new(RwLock::new(plan.node_meta.clone())),
         debug_config: rows.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
     }
 }
