@@ -324,8 +324,10 @@ services { name = "db" port = 0x1538 connect { native = false } weights { passin
         assert_eq!((web.header("x-cache"), web.header("x-own")), (None, Some("yes")));
         assert_eq!(web.json().unwrap()[0]["Checks"][1]["Notes"], "two\nlines\n");
         assert_eq!(get("/v1/catalog/service/db").json().unwrap()[0]["ServicePort"], 5432);
-        let session = harness::http::request(http, "PUT", "/v1/session/create", br#"{"TTL":"2s"}"#);
-        assert!(session.ok().is_ok(), "session_ttl_min has no effect");
+        // Refused with the default, and until the node is known to be healthy.
+        wait("a session of 2 s", Duration::from_secs(10), || {
+            harness::http::request(http, "PUT", "/v1/session/create", br#"{"TTL":"2s"}"#).ok()
+        });
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o703);
         let main = fs::read_to_string(etc.join("consul.hcl")).unwrap();

@@ -671,3 +671,22 @@ async fn serve_http(
     tasks.spawn(async move { api::serve(listeners, router, limits, stop).await });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Settings, plan};
+
+    #[test]
+    fn what_servers_are_told_of_calls_and_sessions() {
+        let of = |text: &str| {
+            let mut settings = Settings::default();
+            settings.read_text("x.hcl", text, true).unwrap();
+            let config = server_config(&plan::plan(&settings).ok().unwrap(), "88133ad3-f8d9-e86f-d3f8-ea3a36ae09aa");
+            (config.limits.hold, config.write_limits.session_ttl_min_ms)
+        };
+        assert_eq!(of("data_dir = \"/d\" server = true"), (Duration::from_secs(7), 10_000));
+        let own = "data_dir = \"/d\" server = true session_ttl_min = \"1s\" performance { rpc_hold_timeout = \"2s\" }";
+        assert_eq!(of(own), (Duration::from_secs(2), 1000));
+    }
+}

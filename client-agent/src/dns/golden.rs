@@ -232,13 +232,13 @@ fn other_datacenters_as_seen_from_outside() {
         let ask = ask("w.consul.", RecordType::SRV);
         lines(&answer::service(&Setup::new(config.clone()).unwrap(), &ask, of, &view, None, &mut rng())).join("; ")
     };
-    let inside = "w.consul. 5 IN SRV 1 1 80 n1.node.dc2.consul.; glue n1.node.dc2.consul. 0 IN A 10.2.0.1";
+    let inside = "glue n1.node.dc2.consul. 0 IN A 10.2.0.1; w.consul. 5 IN SRV 1 1 80 n1.node.dc2.consul.";
     assert_eq!(srv(&config(), tagged("", None), "dc2"), inside);
     // Our own are given as they are.
     assert_eq!(srv(&on, tagged("", Some(wan(9090))), "dc1"), inside.replace("dc2", "dc1"));
     assert_eq!(srv(&on, tagged("", None), "dc2"), inside.replace("10.2.0.1", "192.0.2.1"));
     // Address and port are one pair; Consul 1.8 gives 9090 with the address inside.
-    let pair = "w.consul. 5 IN SRV 1 1 9090 c0000207.addr.dc2.consul.; glue c0000207.addr.dc2.consul. 0 IN A 192.0.2.7";
+    let pair = "glue c0000207.addr.dc2.consul. 0 IN A 192.0.2.7; w.consul. 5 IN SRV 1 1 9090 c0000207.addr.dc2.consul.";
     assert_eq!(srv(&on, tagged("", Some(wan(9090))), "dc2"), pair);
     assert_eq!(srv(&on, tagged("10.2.0.9", Some(wan(9090))), "dc2"), pair);
     assert_eq!(srv(&on, tagged("10.2.0.9", Some(wan(0))), "dc2"), pair.replace("9090", "80"));
