@@ -9,6 +9,7 @@ pub mod load;
 pub mod plan;
 pub mod sockaddr;
 pub mod table;
+mod tls;
 pub mod value;
 
 pub use load::{ConfigError, Settings};

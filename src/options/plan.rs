@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine;
-use causeway_certs::link::{self, HttpsRules};
+use causeway_certs::link::HttpsRules;
 use causeway_certs::material::Files;
 
 use causeway_proto::config::Entry;
@@ -14,7 +14,7 @@ use causeway_proto::config::Entry;
 use super::definitions::{self, Definitions};
 use super::exports::{self, Job, Policy};
 use super::table as t;
-use super::{ConfigError, Def, Settings, sockaddr};
+use super::{ConfigError, Def, Settings, sockaddr, tls};
 
 /// Where the HTTP API listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -347,7 +347,7 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
         .ok_or_else(|| s.error(&t::PORTS_SERF_LAN, "cannot be -1: members find each other there"))?;
     let rpc_port = check.port(&t::PORTS_SERVER)?.unwrap_or(8300);
 
-    let (common, rpc_files, https_files) = tls_files(s)?;
+    let (common, rpc_files, https_files) = tls::files(s)?;
     let https = check.sockets(&t::ADDRESSES_HTTPS, check.port(&t::PORTS_HTTPS)?)?;
     if !https.is_empty() && https_files.cert.is_none() {
         return Err(s.error(&t::PORTS_HTTPS, "needs \"cert_file\" and \"key_file\""));
@@ -372,7 +372,7 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
         return Err(s.error(&t::CA_FILE, "is set on a server without \"cert_file\" and \"key_file\": make them with `causeway tls cert create -server`"));
     }
     let mut warned = s.clone();
-    let rules = https_rules(&mut warned)?;
+    let rules = tls::https_rules(&mut warned)?;
     let https_tls = (!https.is_empty()).then_some(HttpsPlan { files: https_files, rules });
     let primary_datacenter = s
         .some_text(&t::PRIMARY_DATACENTER)
@@ -435,73 +435,6 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
         settings: warned,
     };
     Ok(plan)
-}
-
-/// What is set for everything, for RPC and for HTTPS.
-fn tls_files(s: &Settings) -> Result<(Files, Files, Files), ConfigError> {
-    let paths = |defs: [&Def; 2]| -> Vec<PathBuf> {
-        defs.into_iter().filter_map(|def| s.some_text(def)).map(PathBuf::from).collect()
-    };
-    let either = |a: &Def, b: &Def| s.some_text(a).or_else(|| s.some_text(b)).map(PathBuf::from);
-    let pair = |files: &Files| match files.cert.is_some() == files.key.is_some() {
-        true => Ok(()),
-        false => Err(s.error(&t::CERT_FILE, "and \"key_file\" go together: set both or none")),
-    };
-    let mut common = Files {
-        ca: paths([&t::CA_FILE, &t::CA_PATH]),
-        cert: either(&t::CERT_FILE, &t::TLS_DEFAULTS_CERT_FILE),
-        key: either(&t::KEY_FILE, &t::TLS_DEFAULTS_KEY_FILE),
-    };
-    common.ca.extend(paths([&t::TLS_DEFAULTS_CA_FILE, &t::TLS_DEFAULTS_CA_PATH]));
-    pair(&common)?;
-    let special = |ca: [&Def; 2], cert: &Def, key: &Def| -> Result<Files, ConfigError> {
-        let own = Files {
-            ca: paths(ca),
-            cert: s.some_text(cert).map(PathBuf::from),
-            key: s.some_text(key).map(PathBuf::from),
-        };
-        pair(&own)?;
-        Ok(Files {
-            ca: if own.ca.is_empty() { common.ca.clone() } else { own.ca },
-            cert: own.cert.or_else(|| common.cert.clone()),
-            key: own.key.or_else(|| common.key.clone()),
-        })
-    };
-    let rpc = special(
-        [&t::TLS_INTERNAL_RPC_CA_FILE, &t::TLS_INTERNAL_RPC_CA_PATH],
-        &t::TLS_INTERNAL_RPC_CERT_FILE,
-        &t::TLS_INTERNAL_RPC_KEY_FILE,
-    )?;
-    let https =
-        special([&t::TLS_HTTPS_CA_FILE, &t::TLS_HTTPS_CA_PATH], &t::TLS_HTTPS_CERT_FILE, &t::TLS_HTTPS_KEY_FILE)?;
-    Ok((common, rpc, https))
-}
-
-fn https_rules(s: &mut Settings) -> Result<HttpsRules, ConfigError> {
-    let first = |defs: [&'static Def; 3]| defs.into_iter().find(|def| s.some_text(def).is_some());
-    let mut rules = HttpsRules { prefer_server: s.on(&t::TLS_PREFER_SERVER_CIPHER_SUITES), ..HttpsRules::default() };
-    if let Some(def) = first([&t::TLS_HTTPS_TLS_MIN_VERSION, &t::TLS_DEFAULTS_TLS_MIN_VERSION, &t::TLS_MIN_VERSION]) {
-        rules.only_13 = match s.text(def).to_ascii_lowercase().as_str() {
-            // Older ones are gone; who asked for no more than them is served.
-            "tls10" | "tls11" | "tls12" | "tlsv1_0" | "tlsv1_1" | "tlsv1_2" | "tls_auto" => false,
-            "tls13" | "tlsv1_3" => true,
-            other => return Err(s.error(def, format!("is {other:?}; it must be tls10, tls11, tls12 or tls13"))),
-        };
-    }
-    let suites = [&t::TLS_HTTPS_TLS_CIPHER_SUITES, &t::TLS_DEFAULTS_TLS_CIPHER_SUITES, &t::TLS_CIPHER_SUITES];
-    if let Some(def) = first(suites) {
-        let (found, without) = link::suites(&s.text(def))
-            .map_err(|name| s.error(def, format!("names {name:?}, which is no cipher suite")))?;
-        if found.is_empty() && !rules.only_13 {
-            return Err(s.error(def, "names only suites that Causeway does not have: use those with GCM or CHACHA20"));
-        }
-        if !without.is_empty() {
-            let line = s.error(def, format!("names {}, which Causeway does not have", without.join(", "))).to_string();
-            s.warn(line);
-        }
-        rules.suites = found;
-    }
-    Ok(rules)
 }
 
 fn unix(s: &Settings) -> Result<UnixPlan, ConfigError> {
@@ -742,7 +675,10 @@ mod tests {
             r#""cert_file":"b","key_file":"c","tls_cipher_suites":"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA""#,
         )
         .unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(p.https_tls.unwrap().rules.suites, [link::CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]);
+        assert_eq!(
+            p.https_tls.unwrap().rules.suites,
+            [causeway_certs::link::CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
+        );
         assert!(p.settings.warnings().iter().any(|w| w.contains("CBC")), "{:?}", p.settings.warnings());
     }
 
