@@ -240,3 +240,113 @@ fn flags_work_with_one_dash_and_two_and_errors_help() {
     assert!(run(&["agent", "-help"]).1.contains("-retry-join"));
     assert!(run(&["reference", "config"]).1.contains("`dns_config.service_ttl`"));
 }
+
+/// Files as people wrote them for Consul 1.8; `consul validate` of 1.8.7 takes them.
+#[test]
+fn a_directory_of_consul_starts_without_an_edit() {
+    let dir = Dir::new("consul-d");
+    let etc = dir.0.join("consul.d");
+    fs::create_dir_all(&etc).unwrap();
+    let [dns, http, serf, server] = [0; 4].map(|_| free_port());
+    let (data, socket) = (dir.0.join("data"), dir.0.join("http.sock"));
+    let file = |name: &str, text: String| fs::write(etc.join(name), text).unwrap();
+    file(
+        "consul.hcl",
+        format!(
+            r#"# The main file.
+"datacenter" = "Old-DC", "node_name" = "old"
+data_dir = "{data}"
+server = true bootstrap_expect = 1
+bind_addr = "{{{{ GetAllInterfaces | include \"type\" \"ipv4\" | include \"flags\" \"loopback\" | attr \"address\" }}}}"
+addresses {{ http = "127.0.0.1 unix://{socket}" }}
+unix_sockets {{ mode = "0703" }}
+ports {{ dns = {dns} http = {http} serf_lan = {serf} serf_wan = -1 server = {server} grpc = -1 }}
+node_meta {{ "rack" = "r1", "room" = "b" }}
+/* tuning */
+performance {{ raft_multiplier = 1, rpc_hold_timeout = "5s" }}
+session_ttl_min = "1s"
+connect {{ enabled = true }}
+enable_central_service_config = true
+acl {{ enabled = false, tokens {{ agent = "" }} }}
+telemetry {{ prometheus_retention_time = "60s" disable_hostname = true }}
+retry_join = ["provider=aws tag_key=a tag_value=b"]
+config_entries {{ bootstrap = [ {{ kind = "proxy-defaults" name = "global" config {{ protocol = "http" }} }} ] }}
+"#,
+            data = data.display(),
+            socket = socket.display(),
+        ),
+    );
+    file(
+        "services.hcl",
+        r#"services { id = "web1" name = "web" port = 80
+  check = { id = "up" name = "up" ttl = "10m" status = "passing" notes = <<-EOF
+      two
+      lines
+      EOF
+  }
+}
+services { name = "db" port = 0x1538 connect { native = false } weights { passing = 3 warning = 1 } }
+"#
+        .to_owned(),
+    );
+    file("check.json", r#"{"check":{"Name":"disk","TTL":"10m","DeregisterCriticalServiceAfter":"1h"}}"#.to_owned());
+    file(
+        "http.json",
+        r#"{"http_config":{"use_cache":false,"response_headers":{"X-Own":"yes"}},"disable_update_check":true}"#
+            .to_owned(),
+    );
+    file("empty.hcl", "# nothing\n".to_owned());
+    file("README.txt", "not read".to_owned());
+
+    if let Some(consul) = std::env::var_os("CONSUL_BIN") {
+        let out = Command::new(consul).arg("validate").arg(&etc).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+    }
+    let log = dir.0.join("log");
+    let mut child = Command::new(causeway())
+        .args(["agent", "-config-dir"])
+        .arg(&etc)
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&log).unwrap())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let get = |path: &str| harness::http::request(http, "GET", path, b"");
+    let outcome = std::panic::catch_unwind(|| {
+        wait("the services are in the catalog", Duration::from_secs(20), || {
+            let services = get("/v1/catalog/services").ok()?.json()?;
+            if services["web"].is_array() && services["db"].is_array() { Ok(()) } else { Err(services.to_string()) }
+        });
+        let own = get("/v1/agent/self").json().unwrap();
+        assert_eq!(own["Config"]["Datacenter"], "old-dc");
+        assert_eq!((&own["Meta"]["rack"], &own["Meta"]["room"]), (&json!("r1"), &json!("b")));
+        let web = get("/v1/health/service/web?cached");
+        assert_eq!((web.header("x-cache"), web.header("x-own")), (None, Some("yes")));
+        let checks = web.json().unwrap()[0]["Checks"].clone();
+        assert!(checks.as_array().unwrap().iter().any(|c| c["Notes"] == "two\nlines\n"), "{checks}");
+        assert_eq!(get("/v1/catalog/service/db").json().unwrap()[0]["ServicePort"], 5432);
+        // Refused with the default, and until the node is known to be healthy.
+        wait("a session of 2 s", Duration::from_secs(10), || {
+            harness::http::request(http, "PUT", "/v1/session/create", br#"{"TTL":"2s"}"#).ok()
+        });
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o703);
+        let main = fs::read_to_string(etc.join("consul.hcl")).unwrap();
+        fs::write(etc.join("consul.hcl"), main.replace("\"r1\"", "\"r2\"")).unwrap();
+        harness::http::request(http, "PUT", "/v1/agent/reload", b"").ok().unwrap();
+        assert_eq!(get("/v1/agent/self").json().unwrap()["Meta"]["rack"], "r2");
+        wait("the catalog has the new metadata", Duration::from_secs(10), || {
+            let node = get("/v1/catalog/node/old").ok()?.json()?;
+            if node["Node"]["Meta"]["rack"] == "r2" { Ok(()) } else { Err(node.to_string()) }
+        });
+        let log = fs::read_to_string(&log).unwrap();
+        for key in ["connect", "enable_central_service_config", "retry_join", "proxy-defaults", "services.connect"] {
+            assert!(log.lines().any(|line| line.contains("WARN") && line.contains(key)), "{key}: {log}");
+        }
+    });
+    let _ = child.kill();
+    let _ = child.wait();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}

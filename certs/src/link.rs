@@ -6,11 +6,15 @@
 use std::sync::Arc;
 
 use causeway_proto::listen::Identity;
+pub use rustls::CipherSuite;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ConfigBuilder, ServerConfig, SignatureScheme, SupportedProtocolVersion, WantsVerifier};
+use rustls::{
+    ClientConfig, ConfigBuilder, ServerConfig, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion,
+    WantsVerifier,
+};
 use rustls_pki_types::ServerName;
 
 use crate::material::{LoadError, Material};
@@ -100,6 +104,68 @@ pub fn https_server(material: &Arc<Material>, verify_incoming: bool) -> Arc<Serv
     server(material, Rule::Authority, verify_incoming, material.begun().server_12.clone(), HTTPS_ALPN)
 }
 
+/// The same, by rules of the operator.
+pub fn https_server_by(material: &Arc<Material>, verify_incoming: bool, rules: &Https) -> Arc<ServerConfig> {
+    let mut config = server_config(material, Rule::Authority, verify_incoming, rules.begun.clone(), HTTPS_ALPN);
+    config.ignore_client_order = rules.prefer_server;
+    Arc::new(config)
+}
+
+/// What an operator may say about TLS of the HTTP interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpsRules {
+    /// TLS 1.3 and nothing older.
+    pub only_13: bool,
+    /// Cipher suites of TLS 1.2; empty: all there are. Those of TLS 1.3 are always on. See [`suites`].
+    pub suites: Vec<CipherSuite>,
+    /// Whether our order goes before the client's.
+    pub prefer_server: bool,
+}
+
+/// Rules that are known to be possible.
+#[derive(Debug, Clone)]
+pub struct Https {
+    begun: ConfigBuilder<ServerConfig, WantsVerifier>,
+    prefer_server: bool,
+}
+
+impl HttpsRules {
+    /// Settles them, once for all connections. Fails where the cryptography in use has no suites for them.
+    pub fn settle(&self) -> Result<Https, LoadError> {
+        let mut provider = verify::provider();
+        if !self.suites.is_empty() {
+            let wanted = |suite: &SupportedCipherSuite| suite.tls13().is_some() || self.suites.contains(&suite.suite());
+            Arc::make_mut(&mut provider).cipher_suites.retain(wanted);
+        }
+        let versions = if self.only_13 { ONLY_13 } else { WITH_12 };
+        let begun =
+            ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(no_suites)?;
+        Ok(Https { begun, prefer_server: self.prefer_server })
+    }
+}
+
+/// Names of cipher suites, by commas, as Go spells them. `Err`: the name that nobody knows. CBC ones, which Go has and we have not,
+/// are in the second list.
+pub fn suites(names: &str) -> Result<(Vec<CipherSuite>, Vec<String>), String> {
+    let (mut found, mut without) = (Vec::new(), Vec::new());
+    for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        let provider = verify::provider();
+        // Go's name of the suites of ChaCha20 has no hash.
+        let alike = |suite: &SupportedCipherSuite| {
+            let ours = format!("{:?}", suite.suite());
+            ours == name || ours.strip_suffix("_SHA256") == Some(name)
+        };
+        match provider.cipher_suites.iter().find(|suite| alike(suite)) {
+            Some(suite) => found.push(suite.suite()),
+            None if name.starts_with("TLS_") && (name.contains("_CBC_SHA") || name.starts_with("TLS_RSA_WITH_")) => {
+                without.push(name.to_owned());
+            }
+            None => return Err(name.to_owned()),
+        }
+    }
+    Ok((found, without))
+}
+
 /// For calls to an HTTP interface or a health check's target. `server_name`: the name to verify in place of the one dialled
 /// (`CONSUL_TLS_SERVER_NAME`, `tls_server_name`); text that is neither a DNS name nor an IP address verifies nobody.
 pub fn https_client(material: &Arc<Material>, server_name: Option<&str>) -> Arc<ClientConfig> {
@@ -131,12 +197,22 @@ fn server(
     begun: ConfigBuilder<ServerConfig, WantsVerifier>,
     alpn: &[u8],
 ) -> Arc<ServerConfig> {
+    Arc::new(server_config(material, rule, mandatory, begun, alpn))
+}
+
+fn server_config(
+    material: &Arc<Material>,
+    rule: Rule,
+    mandatory: bool,
+    begun: ConfigBuilder<ServerConfig, WantsVerifier>,
+    alpn: &[u8],
+) -> ServerConfig {
     let verifier = Arc::new(Clients { material: material.clone(), rule, mandatory });
     let mut config = begun.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(Own(material.clone())));
     config.alpn_protocols = vec![alpn.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Arc::new(config)
+    config
 }
 
 fn client(

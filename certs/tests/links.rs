@@ -234,6 +234,24 @@ fn https_verifies_the_host_and_takes_tls_12() {
     let old = Arc::new(old);
     shake(&old, &listener, "localhost").unwrap();
     shake(&old, &link::rpc_server(&server, false), "server.dc1.consul").unwrap_err();
+
+    // By rules of the operator: what was agreed on says it.
+    let agreed = |rules: &link::HttpsRules, client: &Arc<ClientConfig>| {
+        let (c, _) =
+            shake(client, &link::https_server_by(&server, false, &rules.settle().unwrap()), "localhost").ok()?;
+        Some((c.protocol_version()?, c.negotiated_cipher_suite()?.suite()))
+    };
+    let only_13 = link::HttpsRules { only_13: true, ..link::HttpsRules::default() };
+    assert!(agreed(&only_13, &old).is_none() && agreed(&only_13, &link::https_client(&browser, None)).is_some());
+    let (suites, without) = link::suites(
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,TLS_RSA_WITH_AES_128_CBC_SHA",
+    )
+    .unwrap();
+    assert_eq!((suites.len(), without.len()), (2, 1));
+    let one = link::HttpsRules { suites, ..link::HttpsRules::default() };
+    let (version, suite) = agreed(&one, &old).unwrap();
+    assert!(version == rustls::ProtocolVersion::TLSv1_2 && format!("{suite:?}").contains("CHACHA20"), "{suite:?}");
+    assert_eq!(link::suites("TLS_FOO"), Err("TLS_FOO".to_owned()));
 }
 
 #[test]

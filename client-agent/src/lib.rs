@@ -7,6 +7,7 @@ pub mod events;
 pub mod failover;
 pub mod gossip;
 pub mod http;
+mod outside;
 pub mod registry;
 pub mod servers;
 pub mod sync;

@@ -77,7 +77,7 @@ fn entry(text: &str) -> Result<Value, String> {
     match json {
         Ok(value) => Ok(value),
         Err(error) if text.trim_start().starts_with('{') => Err(error.to_string()),
-        Err(_) => hcl::from_str(text).map_err(|e| e.to_string().lines().collect::<Vec<_>>().join(" ")),
+        Err(_) => crate::options::hcl::parse(text).map_err(|e| e.to_string()),
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
         let json = r#"{"Kind":"service-resolver","Name":"web","Failover":{"*":{"Datacenters":["dc2"]}}}"#;
         let read = |text: &str| causeway_agent::http::config_entry(&entry(text).unwrap()).unwrap();
         assert_eq!(read(hcl), read(json));
-        let _ = block;
+        assert_eq!(read(block), read(json));
         assert!(entry("{\"Kind\":").is_err() && entry("Kind = ").is_err());
     }
 }

@@ -56,7 +56,7 @@ fn from_files(files: &[String]) -> Result<Vec<Value>, String> {
     for file in files {
         let data = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
         let tree: Value = if file.ends_with(".hcl") {
-            hcl::from_str(&data).map_err(|e| format!("{file}: {e}"))?
+            crate::options::hcl::parse(&data).map_err(|e| format!("{file}: {e}"))?
         } else {
             serde_json::from_str(&data).map_err(|e| format!("{file}: {e}"))?
         };

@@ -20,6 +20,8 @@ pub struct Definitions {
     pub checks: Vec<CheckDefinition>,
     /// Whether one of them runs a command.
     pub scripts: bool,
+    /// Lines about what was accepted without effect.
+    pub warnings: Vec<String>,
 }
 
 /// Reads all definitions.
@@ -28,7 +30,14 @@ pub fn read(settings: &Settings) -> Result<Definitions, ConfigError> {
     for option in [&table::SERVICE, &table::SERVICES] {
         for (v, origin) in settings.raw(option) {
             each(v, origin, option.key, &mut |object| {
-                out.services.push(Reader::new(origin, option.key, object).service()?);
+                let reader = Reader::new(origin, option.key, object);
+                out.services.push(reader.service()?);
+                for key in ["connect", "proxy", "namespace"].into_iter().filter(|key| reader.get(key).is_some()) {
+                    out.warnings.push(format!(
+                        "{origin}: key \"{}.{key}\" belongs to a feature that Causeway leaves out; it has no effect",
+                        option.key
+                    ));
+                }
                 Ok(())
             })?;
         }
@@ -46,21 +55,51 @@ pub fn read(settings: &Settings) -> Result<Definitions, ConfigError> {
     Ok(out)
 }
 
-/// Reads the config entries of the files.
-pub fn config_entries(settings: &Settings) -> Result<Vec<Entry>, ConfigError> {
-    let mut out = Vec::new();
+/// Reads the config entries of the files. Those of kinds that Causeway leaves out are told of in the second list: files that Consul
+/// starts with must not end the start.
+pub fn config_entries(settings: &Settings) -> Result<(Vec<Entry>, Vec<String>), ConfigError> {
+    let (mut out, mut warnings) = (Vec::new(), Vec::new());
     for (v, origin) in settings.raw(&table::CONFIG_ENTRIES) {
         let key = table::CONFIG_ENTRIES.key;
         each(v, origin, key, &mut |object| {
             let fail = |e: &dyn std::fmt::Display| ConfigError::new(origin, format!("key {key:?}: {e}"));
+            let kind = Reader::new(origin, key, object).text("kind")?;
+            if LEFT_OUT.contains(&kind.as_str()) {
+                warnings.push(format!(
+                    "{origin}: key {key:?} has an entry of kind {kind:?}; only service-resolver has an effect"
+                ));
+                return Ok(());
+            }
             let entry = causeway_agent::http::config_entry(&Value::Object(object.clone())).map_err(|e| fail(&e))?;
             crate::run::settings::check_entry(&entry).map_err(|e| fail(&e))?;
             out.push(entry);
             Ok(())
         })?;
     }
-    Ok(out)
+    Ok((out, warnings))
 }
+
+/// Kinds of config entries that Consul has and Causeway has not.
+const LEFT_OUT: &[&str] = &[
+    "service-defaults",
+    "proxy-defaults",
+    "service-router",
+    "service-splitter",
+    "service-intentions",
+    "ingress-gateway",
+    "terminating-gateway",
+    "mesh",
+    "exported-services",
+    "sameness-group",
+    "api-gateway",
+    "http-route",
+    "tcp-route",
+    "inline-certificate",
+    "file-system-certificate",
+    "bound-api-gateway",
+    "control-plane-request-limit",
+    "jwt-provider",
+];
 
 /// What is done with an object.
 pub(super) type Visit<'a> = dyn FnMut(&Map<String, Value>) -> Result<(), ConfigError> + 'a;
@@ -82,6 +121,12 @@ pub(super) struct Reader<'a> {
     object: &'a Map<String, Value>,
 }
 
+fn alike(a: &str, b: &str) -> bool {
+    let plain =
+        |text: &'_ str| text.bytes().filter(|b| *b != b'_').map(|b| b.to_ascii_lowercase()).collect::<Vec<u8>>();
+    a == b || plain(a) == plain(b)
+}
+
 const SERVICE_KEYS: &[&str] = &[
     "id",
     "name",
@@ -99,6 +144,7 @@ const SERVICE_KEYS: &[&str] = &[
     "socket_path",
     "connect",
     "proxy",
+    "namespace",
 ];
 const CHECK_KEYS: &[&str] = &[
     "id",
@@ -147,7 +193,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn only(&self, known: &[&str]) -> Result<(), ConfigError> {
         for key in self.object.keys() {
-            if !known.contains(&key.to_ascii_lowercase().as_str()) {
+            if !known.iter().any(|k| alike(k, key)) {
                 let hint = nearest(key, known.iter().copied())
                     .map(|k| format!("; did you mean {k:?}?"))
                     .unwrap_or_else(|| "; remove it".to_owned());
@@ -157,11 +203,11 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Keys are matched without regard to case, as Consul does.
+    /// Keys are matched without regard to case, and to the underscores of `service_id`, as Consul does.
     fn get(&self, key: &str) -> Option<&'a Value> {
         self.object
             .get(key)
-            .or_else(|| self.object.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v))
+            .or_else(|| self.object.iter().find(|(k, _)| alike(k, key)).map(|(_, v)| v))
             .filter(|v| !v.is_null())
     }
 
@@ -411,14 +457,37 @@ mod tests {
         let entries = |text: &str, hcl| {
             let mut settings = Settings::default();
             settings.read_text("x", text, hcl).unwrap();
-            config_entries(&settings).map_err(|e| e.to_string())
+            config_entries(&settings).map(|(entries, _)| entries).map_err(|e| e.to_string())
         };
         let json = r#"{"config_entries":{"bootstrap":[{"Kind":"service-resolver","Name":"web","Failover":{"*":{"Datacenters":["dc2"]}}}]}}"#;
         let hcl = "config_entries { bootstrap = [ { kind = \"service-resolver\", name = \"web\", failover = { \"*\" = { datacenters = [\"dc2\"] } } } ] }";
         assert_eq!(entries(json, false).unwrap(), entries(hcl, true).unwrap());
         assert_eq!(entries(json, false).unwrap()[0].name, "web");
-        let bad = entries(r#"{"config_entries":{"bootstrap":[{"Kind":"proxy-defaults","Name":"global"}]}}"#, false);
+        let none = entries(r#"{"config_entries":{"bootstrap":[{"Kind":"proxy-defaults","Name":"global"}]}}"#, false);
+        assert_eq!(none, Ok(Vec::new()));
+        let bad = entries(r#"{"config_entries":{"bootstrap":[{"Kind":"proxy-default","Name":"global"}]}}"#, false);
         assert!(bad.unwrap_err().contains("service-resolver"));
+    }
+
+    #[test]
+    fn what_has_no_effect_is_said_once_a_key() {
+        let d = read_json(r#"{"service":{"name":"a","connect":{"native":true},"namespace":"default"}}"#).unwrap();
+        assert_eq!(d.warnings.len(), 2, "{:?}", d.warnings);
+        assert!(d.warnings[0].contains("x.json") && d.warnings[0].contains("service.connect"), "{:?}", d.warnings);
+        let mut settings = Settings::default();
+        let text = r#"config_entries { bootstrap = [{ kind = "proxy-defaults" name = "global" }, { kind = "service-resolver" name = "web" }] }"#;
+        settings.read_text("x.hcl", text, true).unwrap();
+        let (entries, warnings) = config_entries(&settings).unwrap();
+        assert_eq!((entries.len(), warnings.len()), (1, 1));
+        assert!(warnings[0].contains("proxy-defaults") && warnings[0].starts_with("x.hcl: "), "{warnings:?}");
+    }
+
+    #[test]
+    fn keys_without_underscores() {
+        let d = read_json(r#"{"check":{"name":"a","serviceid":"s","TTL":"1s","DeregisterCriticalServiceAfter":"1m"}}"#)
+            .unwrap();
+        assert_eq!((d.checks[0].service_id.as_str(), d.checks[0].ttl), ("s", Duration::from_secs(1)));
+        assert_eq!(d.checks[0].deregister_critical_service_after, Duration::from_secs(60));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Def, Kind, Standing, find, nearest, table, value};
+use super::{Def, Kind, Standing, find, hcl, nearest, table, value};
 
 /// Why a configuration cannot be used: one line that names the file, the key and the mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,8 +80,7 @@ impl Settings {
             return Ok(());
         }
         let tree: Value = if hcl {
-            hcl::from_str(text)
-                .map_err(|e| ConfigError::new(origin, format!("is not HCL: {}", one_line(&e.to_string()))))?
+            hcl::parse(text).map_err(|e| ConfigError::new(origin, format!("is not HCL: {e}")))?
         } else {
             serde_json::from_str(text).map_err(|e| ConfigError::new(origin, format!("is not JSON: {e}")))?
         };
@@ -104,7 +103,9 @@ impl Settings {
                 continue;
             }
             let inner = format!("{key}.");
-            let is_object = table::ALL.iter().any(|d| d.key.starts_with(&inner));
+            let is_object = table::ALL
+                .iter()
+                .any(|d| d.key.get(..inner.len()).is_some_and(|start| start.eq_ignore_ascii_case(&inner)));
             match v {
                 Value::Object(object) if is_object => self.read_object(origin, &key, object)?,
                 // An HCL block read as a list of one or more.
@@ -154,7 +155,7 @@ impl Settings {
                     def.key
                 ));
             }
-            Standing::Used | Standing::Reloaded => {}
+            Standing::Used | Standing::Reloaded | Standing::Moot => {}
         }
         if def.kind == Kind::Raw {
             self.raw.push((def.key, value, origin.to_owned()));
@@ -169,7 +170,8 @@ impl Settings {
         }
     }
 
-    fn warn(&mut self, line: String) {
+    /// Adds a line about what was accepted without effect.
+    pub(super) fn warn(&mut self, line: String) {
         if !self.warnings.contains(&line) {
             self.warnings.push(line);
         }
@@ -260,10 +262,6 @@ impl Settings {
     }
 }
 
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,6 +302,37 @@ mod tests {
         let e = read(&[("x.hcl", "a = = b")]).unwrap_err().to_string();
         assert!(e.starts_with("x.hcl: is not HCL") && !e.contains('\n'), "{e}");
         assert!(read(&[("empty.json", " \n")]).is_ok());
+    }
+
+    #[test]
+    fn keys_of_consul_that_have_no_effect_load() {
+        for (text, warnings) in [
+            (r#"{"enable_central_service_config":true,"snapshot_agent":{"log":{"level":"x"}}}"#, 2),
+            (r#"{"acl":{"msp_disable_bootstrap":true},"sync_coordinate_rate_target":64.5}"#, 2),
+            (
+                r#"{"sync_coordinate_interval_min":"15s","check_reap_interval":"30s","ae_interval":"1m","version":"1"}"#,
+                4,
+            ),
+            (r#"{"version_prerelease":"","revision":"x","segment_limit":64,"segment_name_limit":64}"#, 4),
+            (r#"{"check_deregister_interval_min":"1m","advertise_reconnect_timeout":"15m"}"#, 2),
+            (r#"{"telemetry":{"retry_failed_connection":true},"reporting":{"license":{"enabled":false}}}"#, 2),
+            (r#"{"locality":{"region":"x"},"default_intention_policy":"allow"}"#, 2),
+            // What is so in any case is not worth a line.
+            (
+                r#"{"verify_outgoing":true,"verify_server_hostname":true,"disable_update_check":false,"ports":{"serf_wan":-1}}"#,
+                0,
+            ),
+        ] {
+            let s = read(&[("a.json", text)]).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(s.warnings().len(), warnings, "{text}: {:?}", s.warnings());
+        }
+    }
+
+    #[test]
+    fn the_case_of_keys_does_not_matter() {
+        let s = read(&[("a.json", r#"{"Datacenter":"x","Ports":{"DNS":1},"Service":{"Name":"a"}}"#)]).unwrap();
+        assert_eq!((s.text(&table::DATACENTER).as_str(), s.number(&table::PORTS_DNS)), ("x", 1));
+        assert_eq!(s.raw(&table::SERVICE).count(), 1);
     }
 
     #[test]

@@ -4,9 +4,12 @@
 
 pub mod definitions;
 pub mod exports;
+pub mod hcl;
 pub mod load;
 pub mod plan;
+pub mod sockaddr;
 pub mod table;
+mod tls;
 pub mod value;
 
 pub use load::{ConfigError, Settings};
@@ -20,6 +23,8 @@ pub enum Standing {
     Reloaded,
     /// Known, loads, and has no effect yet: one warning line.
     Later,
+    /// Of Consul's files, and what it asks for is so in any case, or there is nothing for it to change: no warning.
+    Moot,
     /// Of a feature that Causeway leaves out (mesh, enterprise, cloud vendors): one warning line.
     Foreign,
 }
@@ -75,9 +80,9 @@ pub struct Def {
     pub standing: Standing,
 }
 
-/// The option with this key.
+/// The option with this key, in any case of letters, as Consul takes it.
 pub fn find(key: &str) -> Option<&'static Def> {
-    table::ALL.iter().copied().find(|def| def.key == key)
+    table::ALL.iter().copied().find(|def| def.key.eq_ignore_ascii_case(key))
 }
 
 /// The option with this flag.
@@ -121,6 +126,7 @@ pub fn reference() -> String {
         let note = match def.standing {
             Standing::Used => "",
             Standing::Reloaded => " Taken up by `reload`.",
+            Standing::Moot => " Kept for Consul's files; changes nothing.",
             Standing::Later => " **Accepted, without effect yet.**",
             Standing::Foreign => " **Accepted, without effect: the feature is left out.**",
         };

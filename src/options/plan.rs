@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine;
+use causeway_certs::link::HttpsRules;
 use causeway_certs::material::Files;
 
 use causeway_proto::config::Entry;
@@ -13,7 +14,7 @@ use causeway_proto::config::Entry;
 use super::definitions::{self, Definitions};
 use super::exports::{self, Job, Policy};
 use super::table as t;
-use super::{ConfigError, Def, Settings};
+use super::{ConfigError, Def, Settings, sockaddr, tls};
 
 /// Where the HTTP API listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,26 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// A UNIX socket.
     Unix(PathBuf),
+}
+
+/// HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpsPlan {
+    /// Certificate, key and authorities.
+    pub files: Files,
+    /// Versions and cipher suites.
+    pub rules: HttpsRules,
+}
+
+/// Who may use UNIX sockets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnixPlan {
+    /// Owner, a name or number; empty: who runs this process.
+    pub user: String,
+    /// Group, the same.
+    pub group: String,
+    /// Mode.
+    pub mode: Option<u32>,
 }
 
 /// A gateway between sites.
@@ -116,8 +137,10 @@ pub struct Plan {
     pub advertise: IpAddr,
     /// Address told to other sites.
     pub advertise_wan: IpAddr,
-    /// Further tagged addresses.
+    /// Further tagged addresses, `lan_ipv4` and its kin among them where they are configured.
     pub tagged_addresses: BTreeMap<String, String>,
+    /// Who may use UNIX sockets.
+    pub unix: UnixPlan,
     /// Where DNS listens.
     pub dns: Vec<SocketAddr>,
     /// Where HTTP listens.
@@ -134,6 +157,8 @@ pub struct Plan {
     pub gossip: GossipPlan,
     /// Certificates, where configured.
     pub tls: Option<Files>,
+    /// How HTTPS is spoken, where it is.
+    pub https_tls: Option<HttpsPlan>,
     /// Whether RPC wants certificates of those who call.
     pub verify_incoming_rpc: bool,
     /// Whether HTTPS does.
@@ -174,17 +199,40 @@ fn outward_address() -> IpAddr {
     ask().ok().filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
+/// Fills in address templates over the addresses of this machine.
+pub fn expand(s: &Settings, def: &Def, text: &str) -> Result<String, ConfigError> {
+    if !text.contains("{{") {
+        return Ok(text.to_owned());
+    }
+    sockaddr::expand(text, &sockaddr::host(outward_address())).map_err(|e| s.error(def, format!("({text}) {e}")))
+}
+
 struct Checker<'a>(&'a Settings);
 
 impl Checker<'_> {
+    /// The addresses that an option names, templates filled in.
+    fn ips(&self, def: &Def) -> Result<Vec<IpAddr>, ConfigError> {
+        let text = expand(self.0, def, &self.0.text(def))?;
+        let read = |text: &str| {
+            let ip = text.trim_matches(['[', ']']).parse();
+            ip.map_err(|_| self.0.error(def, format!("is {text:?}, which is no IP address")))
+        };
+        text.split_whitespace().map(read).collect()
+    }
+
+    /// The first of them, as Consul takes it.
     fn ip(&self, def: &Def) -> Result<Option<IpAddr>, ConfigError> {
-        match self.0.some_text(def) {
-            None => Ok(None),
-            Some(text) => text.trim_matches(['[', ']']).parse().map(Some).map_err(|_| {
-                let hint = if text.contains("{{") { "; address templates are not built yet" } else { "" };
-                self.0.error(def, format!("is {text:?}, which is no IP address{hint}"))
-            }),
+        Ok(self.ips(def)?.first().copied())
+    }
+
+    /// One of a kind, for a tag.
+    fn of_kind(&self, def: &Def, v4: bool) -> Result<Option<IpAddr>, ConfigError> {
+        let ip = self.ip(def)?;
+        if ip.is_some_and(|ip| ip.is_ipv4() != v4) {
+            let kind = if v4 { "IPv4" } else { "IPv6" };
+            return Err(self.0.error(def, format!("is {:?}, which is no {kind} address", self.0.text(def))));
         }
+        Ok(ip)
     }
 
     fn port(&self, def: &Def) -> Result<Option<u16>, ConfigError> {
@@ -201,7 +249,7 @@ impl Checker<'_> {
     fn listen(&self, def: &Def, port: Option<u16>, unix: bool) -> Result<Vec<Listen>, ConfigError> {
         let used = if self.0.is_set(def) { def } else { &t::CLIENT_ADDR };
         let mut out = Vec::new();
-        for text in self.0.text(used).split_whitespace() {
+        for text in expand(self.0, used, &self.0.text(used))?.split_whitespace() {
             if let Some(path) = text.strip_prefix("unix://") {
                 if !unix {
                     return Err(self.0.error(used, "names a UNIX socket, which only HTTP can listen on"));
@@ -264,64 +312,96 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
     }
     s.bounded(&t::PERF_RAFT_MULTIPLIER, 1..=10)?;
 
-    let bind = check.ip(&t::BIND_ADDR)?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let bind = match check.ips(&t::BIND_ADDR)?.as_slice() {
+        [] => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        [ip] => *ip,
+        several => {
+            let several: Vec<String> = several.iter().map(IpAddr::to_string).collect();
+            return Err(s.error(&t::BIND_ADDR, format!("names {}; it must be one address", several.join(", "))));
+        }
+    };
     let bind = if dev && !s.is_set(&t::BIND_ADDR) { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { bind };
     let gossip_ip = check.ip(&t::SERF_LAN)?.unwrap_or(bind);
-    let advertise = match check.ip(&t::ADVERTISE_ADDR)? {
-        Some(ip) if ip.is_unspecified() => {
-            return Err(
-                s.error(&t::ADVERTISE_ADDR, "cannot be 0.0.0.0: name the address that others reach this node at")
-            );
+    let mut tagged_addresses = s.map(&t::TAGGED_ADDRESSES);
+    let mut told = |def: &Def, of_v4: &Def, of_v6: &Def, name: &str| -> Result<Option<IpAddr>, ConfigError> {
+        let own = check.ip(def)?;
+        let (v4, v6) = (check.of_kind(of_v4, true)?, check.of_kind(of_v6, false)?);
+        for (def, ip) in [(def, own), (of_v4, v4), (of_v6, v6)] {
+            if ip.is_some_and(|ip| ip.is_unspecified()) {
+                return Err(s.error(def, "cannot be 0.0.0.0: name the address that others reach this node at"));
+            }
         }
-        Some(ip) => ip,
-        None if bind.is_unspecified() => outward_address(),
-        None => bind,
+        for (kind, ip) in [("ipv4", v4), ("ipv6", v6)] {
+            if let Some(ip) = ip {
+                tagged_addresses.insert(format!("{name}_{kind}"), ip.to_string());
+            }
+        }
+        Ok(own.or(v4).or(v6))
     };
-    let advertise_wan = check.ip(&t::ADVERTISE_ADDR_WAN)?.unwrap_or(advertise);
+    let advertise = told(&t::ADVERTISE_ADDR, &t::ADVERTISE_ADDR_IPV4, &t::ADVERTISE_ADDR_IPV6, "lan")?;
+    let advertise = advertise.unwrap_or_else(|| if bind.is_unspecified() { outward_address() } else { bind });
+    let advertise_wan = told(&t::ADVERTISE_ADDR_WAN, &t::ADVERTISE_ADDR_WAN_IPV4, &t::ADVERTISE_ADDR_WAN_IPV6, "wan")?
+        .unwrap_or(advertise);
     let serf_port = check
         .port(&t::PORTS_SERF_LAN)?
         .ok_or_else(|| s.error(&t::PORTS_SERF_LAN, "cannot be -1: members find each other there"))?;
     let rpc_port = check.port(&t::PORTS_SERVER)?.unwrap_or(8300);
 
-    let mut files = Files { ca: Vec::new(), cert: None, key: None };
-    for def in [&t::CA_FILE, &t::CA_PATH, &t::TLS_DEFAULTS_CA_FILE, &t::TLS_DEFAULTS_CA_PATH] {
-        files.ca.extend(s.some_text(def).map(PathBuf::from));
+    let (common, rpc_files, https_files) = tls::files(s)?;
+    let https = check.sockets(&t::ADDRESSES_HTTPS, check.port(&t::PORTS_HTTPS)?)?;
+    if !https.is_empty() && https_files.cert.is_none() {
+        return Err(s.error(&t::PORTS_HTTPS, "needs \"cert_file\" and \"key_file\""));
     }
-    let either = |a: &Def, b: &Def| s.some_text(a).or_else(|| s.some_text(b)).map(PathBuf::from);
-    files.cert = either(&t::CERT_FILE, &t::TLS_DEFAULTS_CERT_FILE);
-    files.key = either(&t::KEY_FILE, &t::TLS_DEFAULTS_KEY_FILE);
-    if files.cert.is_some() != files.key.is_some() {
-        return Err(s.error(&t::CERT_FILE, "and \"key_file\" go together: set both or none"));
-    }
-    if files.cert.is_some() && files.ca.is_empty() {
+    // A certificate without authorities is enough for HTTPS, and for nothing else.
+    let only_https = !https.is_empty() && !s.on(&t::VERIFY_OUTGOING) && !s.on(&t::VERIFY_SERVER_HOSTNAME);
+    if common.cert.is_some() && rpc_files.ca.is_empty() && !only_https {
         return Err(
             s.error(&t::CERT_FILE, "needs \"ca_file\" (or \"ca_path\"): the authority that others are verified with")
         );
     }
     let verify = s.on(&t::VERIFY_INCOMING) || s.on(&t::TLS_DEFAULTS_VERIFY_INCOMING);
-    if verify && files.ca.is_empty() {
+    let verify_incoming_rpc = verify || s.on(&t::VERIFY_INCOMING_RPC) || s.on(&t::TLS_INTERNAL_RPC_VERIFY_INCOMING);
+    let verify_incoming_https = verify || s.on(&t::VERIFY_INCOMING_HTTPS) || s.on(&t::TLS_HTTPS_VERIFY_INCOMING);
+    let unverifiable = (verify_incoming_rpc && rpc_files.ca.is_empty())
+        || (verify_incoming_https && !https.is_empty() && https_files.ca.is_empty());
+    if unverifiable {
         return Err(s.error(&t::VERIFY_INCOMING, "needs \"ca_file\" (or \"ca_path\") to verify with"));
     }
-    let tls = (!files.ca.is_empty()).then_some(files);
+    let tls = (!rpc_files.ca.is_empty()).then_some(rpc_files);
     if server && tls.as_ref().is_some_and(|f| f.cert.is_none()) {
         return Err(s.error(&t::CA_FILE, "is set on a server without \"cert_file\" and \"key_file\": make them with `causeway tls cert create -server`"));
     }
-
-    let https = check.sockets(&t::ADDRESSES_HTTPS, check.port(&t::PORTS_HTTPS)?)?;
-    if !https.is_empty() && tls.as_ref().is_none_or(|f| f.cert.is_none()) {
-        return Err(s.error(&t::PORTS_HTTPS, "needs \"ca_file\", \"cert_file\" and \"key_file\""));
-    }
+    let mut warned = s.clone();
+    let rules = tls::https_rules(&mut warned)?;
+    let https_tls = (!https.is_empty()).then_some(HttpsPlan { files: https_files, rules });
     let primary_datacenter = s
         .some_text(&t::PRIMARY_DATACENTER)
         .map(|dc| causeway_proto::name::own_datacenter(&dc).map_err(|e| s.error(&t::PRIMARY_DATACENTER, e)))
         .transpose()?;
     exports::servers_only(s, server)?;
+    let definitions = definitions::read(s)?;
+    let (config_entries, mut warnings) = definitions::config_entries(s)?;
+    warnings.extend(definitions.warnings.iter().cloned());
+    let mut join = Vec::new();
+    for def in [&t::START_JOIN, &t::RETRY_JOIN] {
+        for text in s.list(def) {
+            if text.split_whitespace().any(|word| word.starts_with("provider=")) {
+                let e = s.error(def, "asks a cloud provider, which Causeway does not do: name addresses or a DNS name");
+                warnings.push(e.to_string());
+                continue;
+            }
+            join.extend(expand(s, def, &text)?.split_whitespace().map(str::to_owned));
+        }
+    }
+    for warning in warnings {
+        warned.warn(warning);
+    }
     let plan = Plan {
         primary_datacenter,
-        config_entries: definitions::config_entries(s)?,
+        config_entries,
         exports: exports::exports(s, &datacenter)?,
         copies: exports::copies(s, &datacenter)?,
-        definitions: definitions::read(s)?,
+        definitions,
         node_meta: s.map(&t::NODE_META),
         server,
         bootstrap,
@@ -332,16 +412,18 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
         gossip_bind: SocketAddr::new(gossip_ip, serf_port),
         advertise,
         advertise_wan,
-        tagged_addresses: s.map(&t::TAGGED_ADDRESSES),
+        tagged_addresses,
+        unix: unix(s)?,
         dns: check.sockets(&t::ADDRESSES_DNS, check.port(&t::PORTS_DNS)?)?,
         http: check.listen(&t::ADDRESSES_HTTP, check.port(&t::PORTS_HTTP)?, true)?,
         https,
         rpc_port,
-        join: [s.list(&t::START_JOIN), s.list(&t::RETRY_JOIN)].concat(),
+        join,
         gossip_keys: gossip_keys(s)?,
         gossip: gossip(s)?,
-        verify_incoming_rpc: verify || s.on(&t::VERIFY_INCOMING_RPC),
-        verify_incoming_https: verify || s.on(&t::VERIFY_INCOMING_HTTPS),
+        https_tls,
+        verify_incoming_rpc,
+        verify_incoming_https,
         gateway: gateway(s, advertise_wan, tls.as_ref())?,
         tls,
         leave_on_terminate: s.some_on(&t::LEAVE_ON_TERMINATE).unwrap_or(!server),
@@ -350,9 +432,17 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
         node_name,
         node_id,
         data_dir,
-        settings: s.clone(),
+        settings: warned,
     };
     Ok(plan)
+}
+
+fn unix(s: &Settings) -> Result<UnixPlan, ConfigError> {
+    let mode = s.some_text(&t::UNIX_SOCKETS_MODE).map(|text| {
+        let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
+        mode.ok_or_else(|| s.error(&t::UNIX_SOCKETS_MODE, format!("is {text:?}; write it in octal, as \"0770\"")))
+    });
+    Ok(UnixPlan { user: s.text(&t::UNIX_SOCKETS_USER), group: s.text(&t::UNIX_SOCKETS_GROUP), mode: mode.transpose()? })
 }
 
 fn domain(s: &Settings, def: &Def) -> Result<Option<String>, ConfigError> {
@@ -524,10 +614,81 @@ mod tests {
             (r#"{"data_dir":"/d","performance":{"raft_multiplier":11}}"#, "from 1 to 10"),
             (r#"{"data_dir":"/d","advertise_addr":"0.0.0.0"}"#, "advertise_addr"),
             (r#"{"data_dir":"/d","node_id":"x"}"#, "UUID"),
+            (r#"{"data_dir":"/d","bind_addr":"{{ GetFoo }}"}"#, "GetFoo"),
+            (r#"{"data_dir":"/d","bind_addr":"10.0.0.1 10.0.0.2"}"#, "must be one address"),
+            (r#"{"data_dir":"/d","advertise_addr_ipv4":"::1"}"#, "no IPv4 address"),
+            (r#"{"data_dir":"/d","cert_file":"a","key_file":"b"}"#, "ca_file"),
+            (r#"{"data_dir":"/d","ports":{"https":1}}"#, "cert_file"),
+            (
+                r#"{"data_dir":"/d","ports":{"https":1},"cert_file":"a","key_file":"b","verify_incoming":true}"#,
+                "ca_file",
+            ),
+            (r#"{"data_dir":"/d","tls_cipher_suites":"TLS_FOO"}"#, "TLS_FOO"),
+            (r#"{"data_dir":"/d","tls_cipher_suites":"TLS_RSA_WITH_AES_128_CBC_SHA"}"#, "GCM"),
+            (r#"{"data_dir":"/d","tls_min_version":"tls14"}"#, "tls13"),
+            (r#"{"data_dir":"/d","unix_sockets":{"mode":"abc"}}"#, "octal"),
         ] {
             let e = plan_of(text).err().unwrap().to_string();
             assert!(e.contains(wanted) && !e.contains('\n'), "{text}: {e}");
         }
+    }
+
+    #[test]
+    fn addresses_of_both_kinds_and_templates() {
+        let p = plan_of(r#"{"data_dir":"/d","advertise_addr_ipv4":"10.0.0.1","advertise_addr_ipv6":"fd00::1","advertise_addr_wan_ipv6":"fd01::1"}"#)
+            .ok()
+            .unwrap();
+        assert_eq!((p.advertise.to_string(), p.advertise_wan.to_string()), ("10.0.0.1".into(), "fd01::1".into()));
+        let tag = |name: &str| p.tagged_addresses.get(name).map(String::as_str);
+        assert_eq!(
+            (tag("lan_ipv4"), tag("lan_ipv6"), tag("wan_ipv6")),
+            (Some("10.0.0.1"), Some("fd00::1"), Some("fd01::1"))
+        );
+        let loopback =
+            r#"{{ GetAllInterfaces | include \"flags\" \"loopback\" | include \"type\" \"ipv4\" | attr \"address\" }}"#;
+        let p = plan_of(&format!(
+            r#"{{"data_dir":"/d","bind_addr":"{loopback}","client_addr":"{loopback} 127.0.0.2","serf_lan":"{loopback}","advertise_addr":"{loopback}","addresses":{{"http":"{loopback}"}},"retry_join":["{loopback}","x"]}}"#
+        ))
+        .unwrap_or_else(|e| panic!("{e}"));
+        assert!(p.bind.is_loopback() && p.advertise.is_loopback() && p.gossip_bind.ip().is_loopback());
+        assert_eq!(
+            (p.dns.len(), p.http.len(), p.join.as_slice()),
+            (2, 1, ["127.0.0.1".to_owned(), "x".to_owned()].as_slice())
+        );
+    }
+
+    #[test]
+    fn https() {
+        let of = |more: &str| plan_of(&format!(r#"{{"data_dir":"/d","ports":{{"https":1}},{more}}}"#));
+        let p = of(r#""cert_file":"b","key_file":"c""#).unwrap_or_else(|e| panic!("{e}"));
+        assert!(
+            p.tls.is_none() && p.https_tls.is_some_and(|h| h.files.ca.is_empty() && h.rules == HttpsRules::default())
+        );
+        let p = of(
+            r#""ca_file":"a","cert_file":"b","key_file":"c","tls_min_version":"tls13","tls_prefer_server_cipher_suites":true,"tls":{"https":{"cert_file":"d","key_file":"e","verify_incoming":true}}"#,
+        )
+        .unwrap_or_else(|e| panic!("{e}"));
+        let h = p.https_tls.unwrap();
+        assert_eq!((h.files.cert, p.tls.unwrap().cert), (Some("d".into()), Some("b".into())));
+        assert!(h.rules.only_13 && h.rules.prefer_server && p.verify_incoming_https && !p.verify_incoming_rpc);
+        let p = of(
+            r#""cert_file":"b","key_file":"c","tls_cipher_suites":"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA""#,
+        )
+        .unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(
+            p.https_tls.unwrap().rules.suites,
+            [causeway_certs::link::CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
+        );
+        assert!(p.settings.warnings().iter().any(|w| w.contains("CBC")), "{:?}", p.settings.warnings());
+    }
+
+    #[test]
+    fn clouds_are_not_asked() {
+        let p = plan_of(r#"{"data_dir":"/d","retry_join":["provider=aws tag_key=a tag_value=b","10.0.0.1"]}"#)
+            .ok()
+            .unwrap();
+        assert_eq!(p.join, ["10.0.0.1"]);
+        assert!(p.settings.warnings()[0].contains("retry_join"), "{:?}", p.settings.warnings());
     }
 
     #[test]

@@ -5,10 +5,12 @@ mod adapters;
 mod federation;
 mod ports;
 pub mod settings;
+mod unix;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use causeway_agent::checks::{self, Checks};
@@ -20,7 +22,7 @@ use causeway_agent::http::ports::{Action, BodyLimits, RenderMetrics};
 use causeway_agent::http::{self as api, Context, Listener};
 use causeway_agent::registry::{Registry, Source};
 use causeway_agent::servers::Servers;
-use causeway_agent::sync::{self, Sync};
+use causeway_agent::sync::{self, NodeInfo, Sync};
 use causeway_agent::views::{self, Views};
 use causeway_certs::dial::Dialer;
 use causeway_certs::material::Material;
@@ -162,12 +164,17 @@ struct Reloader {
     exports: Option<Exports>,
     copies: Option<Copies>,
     gateway: Option<Arc<Gateway>>,
+    translate: bool,
+    node: NodeInfo,
+    meta: Arc<RwLock<BTreeMap<String, String>>>,
 }
 
 impl Reloader {
     async fn reload(&self) -> Result<(), String> {
         let plan = self.sources.read().map_err(|e| e.to_string())?;
+        // As Consul, which takes this one up at the next start: answers by HTTP and DNS must agree.
         let dns = settings::dns(&plan).map_err(|e| e.to_string())?;
+        let dns = causeway_agent::dns::Config { translate_wan_addrs: self.translate, ..dns };
         self.level.set(&plan.settings).map_err(|e| e.to_string())?;
         for material in &self.materials {
             material.reload().map_err(|e| e.to_string())?;
@@ -181,8 +188,11 @@ impl Reloader {
             copies.set(plan.copies.clone());
         }
         if let Some(gateway) = &self.gateway {
-            gateway.set_qlog(plan.gateway.and_then(|g| g.qlog_dir));
+            gateway.set_qlog(plan.gateway.as_ref().and_then(|g| g.qlog_dir.clone()));
         }
+        self.meta.write().unwrap_or_else(PoisonError::into_inner).clone_from(&plan.node_meta);
+        let meta = settings::node(&plan, &self.node.id).meta;
+        self.sync.set_node(&NodeInfo { meta, ..self.node.clone() });
         let paused = self.sync.pause();
         apply_definitions(&self.registry, &plan.definitions).await?;
         drop(paused);
@@ -222,6 +232,10 @@ impl Node {
         // First everything that only looks.
         let mut data_dir = datadir::inspect(&plan)?;
         let material = plan.tls.clone().map(|files| Material::load(files, &plan.domain)).transpose()?;
+        let https_material = match &plan.https_tls {
+            Some(https) if plan.tls.as_ref() == Some(&https.files) => material.clone(),
+            https => https.as_ref().map(|h| Material::load(h.files.clone(), &plan.domain)).transpose()?,
+        };
         let gateway_material =
             plan.gateway.as_ref().map(|g| Material::load(g.tls.clone(), &plan.domain)).transpose()?;
         if let (true, Some(material)) = (plan.server, &material) {
@@ -379,8 +393,8 @@ impl Node {
             check_update_interval: plan.settings.duration(&t::CHECK_UPDATE_INTERVAL),
             members: Some(gossip.members()),
         };
-        let sync =
-            Sync::start(servers.door(), registry.clone(), settings::node(&plan, &node_id), sync_settings, stop.clone());
+        let this_node = settings::node(&plan, &node_id);
+        let sync = Sync::start(servers.door(), registry.clone(), this_node.clone(), sync_settings, stop.clone());
         let paused = sync.pause();
         apply_definitions(&registry, &plan.definitions).await.map_err(|e| ConfigError::new("configuration", e))?;
         let checks_settings = checks::Settings {
@@ -405,11 +419,15 @@ impl Node {
         };
 
         let (ended, ends) = mpsc::channel(4);
-        let materials: Vec<Arc<Material>> = material.iter().chain(&gateway_material).cloned().collect();
+        let mut materials: Vec<Arc<Material>> = material.iter().chain(&gateway_material).cloned().collect();
+        let apart = |https: &&Arc<Material>| !materials.iter().any(|m| Arc::ptr_eq(m, https));
+        let apart = https_material.as_ref().filter(apart).cloned();
+        materials.extend(apart);
         for material in &materials {
             tasks.spawn(material.clone().watch(CERTIFICATES_EVERY, stop.clone().cancelled_owned()));
         }
         let (exports, copies) = (server.as_ref().map(Server::exports), server.as_ref().map(Server::copies));
+        let info = Arc::new(settings::info(&plan, &node_id));
         let reloader = Arc::new(Reloader {
             sources,
             level,
@@ -421,6 +439,9 @@ impl Node {
             exports,
             copies,
             gateway: gateway.clone(),
+            translate: plan.settings.on(&t::TRANSLATE_WAN_ADDRS),
+            node: this_node,
+            meta: info.meta.clone(),
         });
         let context = Context {
             door,
@@ -433,12 +454,13 @@ impl Node {
             federation: gateway
                 .clone()
                 .map(|gateway| Arc::new(federation::Port(gateway)) as Arc<dyn api::ports::FederationPort>),
-            info: Arc::new(settings::info(&plan, &node_id)),
+            info,
             reload: reload_action(reloader.clone()),
             leave: leave_action(ended),
             metrics: metrics.map(|handle| Arc::new(move || handle.render()) as RenderMetrics),
             prometheus: !plan.settings.duration(&t::TELEMETRY_PROMETHEUS_RETENTION_TIME).is_zero(),
-            translate_wan_addrs: false,
+            translate_wan_addrs: plan.settings.on(&t::TRANSLATE_WAN_ADDRS),
+            use_cache: plan.settings.on(&t::HTTP_USE_CACHE),
             response_headers: response_headers(&plan)?,
             body_limits: BodyLimits {
                 kv_max_value_size: size(&plan, &t::LIMITS_KV_MAX_VALUE_SIZE),
@@ -446,7 +468,7 @@ impl Node {
                 ..BodyLimits::default()
             },
         };
-        serve_http(&plan, context, material.as_ref(), &stop, &tasks).await?;
+        serve_http(&plan, context, https_material.as_ref(), &stop, &tasks).await?;
         if let Some(path) = plan.settings.some_text(&t::PID_FILE) {
             std::fs::write(&path, format!("{}\n", std::process::id()))
                 .map_err(|source| StartError::Io { what: format!("pid_file {path:?} cannot be written"), source })?;
@@ -548,7 +570,7 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
     let count = |def| u64::try_from(s.number(def)).unwrap_or(0);
     let data_dir = plan.data_dir.clone().unwrap_or_else(|| passing_dir(node_id));
     let rpc_addr = SocketAddr::new(plan.advertise, plan.rpc_port);
-    ServerConfig {
+    let mut config = ServerConfig {
         domain: plan.domain.clone(),
         bootstrap: plan.bootstrap,
         bootstrap_expect: plan.bootstrap_expect,
@@ -563,7 +585,11 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         exports: plan.exports.clone(),
         replicate: plan.copies.clone(),
         ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)
-    }
+    };
+    config.limits.hold = s.duration(&t::PERF_RPC_HOLD_TIMEOUT);
+    let ttl = s.duration(&t::SESSION_TTL_MIN).as_millis();
+    config.write_limits.session_ttl_min_ms = u64::try_from(ttl).unwrap_or(u64::MAX).clamp(1, 86_400_000);
+    config
 }
 
 /// Where a server without `data_dir` (`-dev`) keeps its log while it runs; removed at the end.
@@ -621,14 +647,19 @@ async fn serve_http(
                     what: format!("cannot listen at {} for HTTP (addresses.http)", path.display()),
                     source,
                 })?;
+                unix::admit(path, &plan.unix).map_err(|source| StartError::Io {
+                    what: format!("unix_sockets cannot be applied to {}", path.display()),
+                    source,
+                })?;
                 listeners.push(Listener::Unix(listener));
             }
         }
     }
-    if let Some(material) = material {
+    if let (Some(material), Some(https)) = (material, &plan.https_tls) {
+        let rules = https.rules.settle()?;
         for addr in &plan.https {
-            let (material, verify) = (material.clone(), plan.verify_incoming_https);
-            let current = Arc::new(move || causeway_certs::link::https_server(&material, verify));
+            let (material, verify, rules) = (material.clone(), plan.verify_incoming_https, rules.clone());
+            let current = Arc::new(move || causeway_certs::link::https_server_by(&material, verify, &rules));
             listeners.push(Listener::Tls(bind(*addr, "HTTPS (ports.https)").await?, current));
         }
     }
@@ -641,4 +672,23 @@ async fn serve_http(
     let (router, stop) = (api::router(context), stop.clone());
     tasks.spawn(async move { api::serve(listeners, router, limits, stop).await });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Settings, plan};
+
+    #[test]
+    fn what_servers_are_told_of_calls_and_sessions() {
+        let of = |text: &str| {
+            let mut settings = Settings::default();
+            settings.read_text("x.hcl", text, true).unwrap();
+            let config = server_config(&plan::plan(&settings).ok().unwrap(), "88133ad3-f8d9-e86f-d3f8-ea3a36ae09aa");
+            (config.limits.hold, config.write_limits.session_ttl_min_ms)
+        };
+        assert_eq!(of("data_dir = \"/d\" server = true"), (Duration::from_secs(7), 10_000));
+        let own = "data_dir = \"/d\" server = true session_ttl_min = \"1s\" performance { rpc_hold_timeout = \"2s\" }";
+        assert_eq!(of(own), (Duration::from_secs(2), 1000));
+    }
 }

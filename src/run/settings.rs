@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use causeway_agent::dns;
@@ -13,7 +14,7 @@ use causeway_agent::sync::NodeInfo;
 use causeway_proto::member::tag;
 
 use crate::command::version;
-use crate::options::plan::{GatewayProxy, Plan};
+use crate::options::plan::{self, GatewayProxy, Plan};
 use crate::options::value;
 use crate::options::{ConfigError, table as t};
 
@@ -33,6 +34,7 @@ pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
         [(&t::RECURSORS, s.list(&t::RECURSORS)), (&t::RECURSOR, s.some_text(&t::RECURSOR).into_iter().collect())]
     {
         for text in list {
+            let text = plan::expand(s, def, &text)?;
             let with_port = text.parse::<SocketAddr>().ok();
             let addr =
                 with_port.or_else(|| Some(SocketAddr::new(text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?, 53)));
@@ -76,6 +78,7 @@ pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
         enable_additional_node_meta_txt: s.on(&t::DNS_ENABLE_ADDITIONAL_NODE_META_TXT),
         allow_stale: s.on(&t::DNS_ALLOW_STALE),
         max_stale: s.duration(&t::DNS_MAX_STALE),
+        translate_wan_addrs: s.on(&t::TRANSLATE_WAN_ADDRS),
     })
 }
 
@@ -99,6 +102,7 @@ pub fn gossip(plan: &Plan, node_id: &str) -> Result<gossip::Config, ConfigError>
     config.retransmit_mult = plan.gossip.retransmit_mult;
     config.reconnect_timeout = s.duration(&t::RECONNECT_TIMEOUT);
     config.snapshot = plan.data_dir.as_ref().map(|dir| dir.join("serf/members"));
+    config.rejoin_after_leave = s.on(&t::REJOIN_AFTER_LEAVE);
     config.encrypt_verify_incoming = s.on(&t::ENCRYPT_VERIFY_INCOMING);
     config.encrypt_verify_outgoing = s.on(&t::ENCRYPT_VERIFY_OUTGOING);
     Ok(config)
@@ -221,7 +225,7 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
         revision: format!("causeway-{}", version::OURS),
         advertise: Some(plan.advertise),
         host_name: plan.node_name.clone(),
-        meta: plan.node_meta.clone(),
+        meta: Arc::new(RwLock::new(plan.node_meta.clone())),
         debug_config: rows.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
     }
 }

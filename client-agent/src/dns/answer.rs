@@ -16,6 +16,7 @@ use super::config::Config;
 use super::question::{Zones, address_label};
 use super::reply::{Reply, Style, ede};
 use crate::http::duration;
+use crate::outside::{node_address, service_address};
 use crate::views::{NodeView, ServiceView, ViewError};
 
 /// Addresses in an answer at most, before it is cut to the message's size.
@@ -86,6 +87,11 @@ impl Setup {
             soa.min_ttl,
         );
         Record::from_rdata(self.domain.clone(), soa.min_ttl, RData::SOA(data))
+    }
+
+    /// Whether addresses of this datacenter are given as seen from outside.
+    fn translates(&self, dc: &str) -> bool {
+        self.config.translate_wan_addrs && !dc.eq_ignore_ascii_case(&self.config.datacenter)
     }
 
     fn below(&self, prefix: &str) -> Option<Name> {
@@ -198,7 +204,7 @@ pub fn ns(setup: &Setup, ask: &Ask, servers: &ServiceView, dc: &str, rng: &mut i
         if reply.answers.len() == 3 {
             break;
         }
-        if let Where::Ip(ip) = place(&node.address) {
+        if let Where::Ip(ip) = place(node_address(node, setup.translates(dc))) {
             reply.glue.push((reply.answers.len(), Record::from_rdata(target.clone(), ttl, of_ip(ip))));
         }
         reply.answers.push(Record::from_rdata(setup.domain.clone(), ttl, RData::NS(NS(target))));
@@ -206,8 +212,8 @@ pub fn ns(setup: &Setup, ask: &Ask, servers: &ServiceView, dc: &str, rng: &mut i
     reply
 }
 
-/// A node.
-pub fn node(setup: &Setup, ask: &Ask, view: &NodeView) -> Reply {
+/// A node of a datacenter.
+pub fn node(setup: &Setup, ask: &Ask, dc: &str, view: &NodeView) -> Reply {
     let Some(node) = &view.node else { return missing(setup, ask) };
     let ttl = setup.config.node_ttl();
     let mut reply = Reply::empty(ResponseCode::NoError);
@@ -215,7 +221,7 @@ pub fn node(setup: &Setup, ask: &Ask, view: &NodeView) -> Reply {
         return reply;
     }
     let wanted = |t: RecordType| ask.qtype == t || ask.qtype == RecordType::ANY;
-    match place(&node.address) {
+    match place(node_address(node, setup.translates(dc))) {
         Where::Ip(ip) if wanted(kind(ip)) => {
             reply.answers.push(Record::from_rdata(ask.owner.clone(), ttl, of_ip(ip)));
         }
@@ -326,12 +332,13 @@ fn addresses(
         most = config.a_record_limit;
     }
     let mut reply = Reply::empty(ResponseCode::NoError);
+    let translate = setup.translates(of.dc);
     let mut seen = HashSet::new();
     let mut host = None;
     for (_, instance, _) in picked {
         let (Some(service), Some(node)) = (&instance.service, &instance.node) else { continue };
-        let address = if service.address.is_empty() { &node.address } else { &service.address };
-        match place(address) {
+        let (own, _) = service_address(service, translate);
+        match place(if own.is_empty() { node_address(node, translate) } else { own }) {
             Where::Ip(ip) if (any || kind(ip) == ask.qtype) && seen.insert(ip) => {
                 if reply.answers.len() == most {
                     reply.cut = !limited;
@@ -365,6 +372,7 @@ fn srv(
     let (ttl, node_ttl) = ttl.map_or_else(|| (config.ttl_of(of.name), config.node_ttl()), |ttl| (ttl, ttl));
     let most = ask.most(config, MOST_SRV);
     let mut reply = Reply::empty(ResponseCode::NoError);
+    let translate = setup.translates(of.dc);
     let mut seen = HashSet::new();
     let mut glued = HashSet::new();
     for (_, instance, status) in picked {
@@ -372,15 +380,16 @@ fn srv(
         if !seen.insert((&node.name, &service.address, service.port)) {
             continue;
         }
-        let (target, glue) = if service.address.is_empty() {
-            match place(&node.address) {
+        let (own, port) = service_address(service, translate);
+        let (target, glue) = if own.is_empty() {
+            match place(node_address(node, translate)) {
                 // A node whose name is no DNS name is found by its address.
                 Where::Ip(ip) => (setup.node_name(&node.name, of.dc).or_else(|| setup.addr_name(ip, of.dc)), Some(ip)),
                 Where::Host(host) => (Some(host), None),
                 Where::Nowhere => (None, None),
             }
         } else {
-            match place(&service.address) {
+            match place(own) {
                 Where::Ip(ip) => (setup.addr_name(ip, of.dc), Some(ip)),
                 Where::Host(host) => (Some(host), None),
                 Where::Nowhere => (None, None),
@@ -392,7 +401,7 @@ fn srv(
             break;
         }
         let at = reply.answers.len();
-        let port = u16::try_from(service.port).unwrap_or(0);
+        let port = u16::try_from(port).unwrap_or(0);
         let data = SRV::new(1, weight(service.weights.as_ref(), *status), port, target.clone());
         reply.answers.push(Record::from_rdata(ask.owner.clone(), ttl, RData::SRV(data)));
         if let Some(ip) = glue

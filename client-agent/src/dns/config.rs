@@ -75,6 +75,8 @@ pub struct Config {
     pub allow_stale: bool,
     /// Oldest answer that may be given while a stream is down.
     pub max_stale: Duration,
+    /// Whether answers about other datacenters give the `wan` addresses.
+    pub translate_wan_addrs: bool,
 }
 
 impl Default for Config {
@@ -99,6 +101,7 @@ impl Default for Config {
             enable_additional_node_meta_txt: true,
             allow_stale: true,
             max_stale: Duration::from_secs(87600 * 3600),
+            translate_wan_addrs: false,
         }
     }
 }

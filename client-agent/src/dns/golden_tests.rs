@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use causeway_proto::catalog::{ServiceHealth, Weights};
+use causeway_proto::catalog::{ServiceAddress, ServiceHealth, Weights};
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use rand::SeedableRng;
@@ -192,7 +192,7 @@ fn nodes() {
     let setup = Setup::new(config()).unwrap();
     let get = |instance: ServiceHealth, qtype| {
         let view = NodeView { node: instance.node.map(Into::into) };
-        answer::node(&setup, &ask("n1.node.consul.", qtype), &view)
+        answer::node(&setup, &ask("n1.node.consul.", qtype), "dc1", &view)
     };
     let one = || web().remove(0);
     let texts = ["TXT a`=b=c``d", "TXT env=prod", "TXT raw value"];
@@ -210,8 +210,45 @@ fn nodes() {
     assert_eq!(lines(&reply), ["n1.node.consul. 0 IN CNAME host.example.com."]);
     assert!(reply.follow.is_some());
     assert!(lines(&get(host, RecordType::SRV)).is_empty());
-    let missing = answer::node(&setup, &ask("n1.node.consul.", RecordType::A), &NodeView::default());
+    let missing = answer::node(&setup, &ask("n1.node.consul.", RecordType::A), "dc1", &NodeView::default());
     assert_eq!(missing.code, ResponseCode::NXDomain);
+}
+
+#[test]
+fn other_datacenters_as_seen_from_outside() {
+    let wan = |port| ServiceAddress { address: "192.0.2.7".into(), port };
+    let tagged = |address: &str, tag: Option<ServiceAddress>| {
+        let mut one = instance("n1", "10.2.0.1", "w", "web", 80);
+        one.node.as_mut().unwrap().tagged_addresses = [("wan".to_owned(), "192.0.2.1".to_owned())].into();
+        let service = one.service.as_mut().unwrap();
+        service.address = address.into();
+        service.tagged_addresses = tag.map(|tag| ("wan".to_owned(), tag)).into_iter().collect();
+        one
+    };
+    let on = Config { translate_wan_addrs: true, ..config() };
+    let srv = |config: &Config, one: ServiceHealth, dc: &str| {
+        let view = ServiceView { instances: vec![one.into()] };
+        let of = ServiceAsk { name: "web", tag: None, dc, tell: false };
+        let ask = ask("w.consul.", RecordType::SRV);
+        lines(&answer::service(&Setup::new(config.clone()).unwrap(), &ask, of, &view, None, &mut rng())).join("; ")
+    };
+    let inside = "glue n1.node.dc2.consul. 0 IN A 10.2.0.1; w.consul. 5 IN SRV 1 1 80 n1.node.dc2.consul.";
+    assert_eq!(srv(&config(), tagged("", None), "dc2"), inside);
+    // Our own are given as they are.
+    assert_eq!(srv(&on, tagged("", Some(wan(9090))), "dc1"), inside.replace("dc2", "dc1"));
+    assert_eq!(srv(&on, tagged("", None), "dc2"), inside.replace("10.2.0.1", "192.0.2.1"));
+    // Address and port are one pair; Consul 1.8 gives 9090 with the address inside.
+    let pair = "glue c0000207.addr.dc2.consul. 0 IN A 192.0.2.7; w.consul. 5 IN SRV 1 1 9090 c0000207.addr.dc2.consul.";
+    assert_eq!(srv(&on, tagged("", Some(wan(9090))), "dc2"), pair);
+    assert_eq!(srv(&on, tagged("10.2.0.9", Some(wan(9090))), "dc2"), pair);
+    assert_eq!(srv(&on, tagged("10.2.0.9", Some(wan(0))), "dc2"), pair.replace("9090", "80"));
+    let setup = Setup::new(on).unwrap();
+    let node = |dc| {
+        let view = NodeView { node: tagged("", None).node.map(Into::into) };
+        lines(&answer::node(&setup, &ask("n1.consul.", RecordType::A), dc, &view)).join("; ")
+    };
+    assert_eq!(node("DC2"), "n1.consul. 0 IN A 192.0.2.1");
+    assert_eq!(node("dc1"), "n1.consul. 0 IN A 10.2.0.1");
 }
 
 #[test]

@@ -158,7 +158,9 @@ pub fn now(
             }
         }
         Question::Node { name, dc: in_dc } => match views.look_node(dc(setup, in_dc.as_deref()), name) {
-            Look::Warm(live) => from_live(setup, live, now, 1, |v| answer::node(setup, ask, v)),
+            Look::Warm(live) => {
+                from_live(setup, live, now, 1, |v| answer::node(setup, ask, dc(setup, in_dc.as_deref()), v))
+            }
             Look::Failed(error) => answer::failed(setup, ask, &error).into(),
             Look::Cold => return None,
         },
@@ -265,8 +267,9 @@ async fn step(
             }
         }
         Question::Node { name, dc: in_dc } => {
-            match views.live_node(dc(setup, in_dc.as_deref()), name, deadline).await {
-                Ok(live) => from_live(setup, live, clock(), 0, |v| answer::node(setup, ask, v)).reply,
+            let dc = dc(setup, in_dc.as_deref());
+            match views.live_node(dc, name, deadline).await {
+                Ok(live) => from_live(setup, live, clock(), 0, |v| answer::node(setup, ask, dc, v)).reply,
                 Err(error) => failed(error),
             }
         }

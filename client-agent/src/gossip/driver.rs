@@ -191,6 +191,7 @@ impl Gossip {
             dial: Arc::new(Semaphore::new(CONNECTIONS)),
             tracker: tracker.clone(),
             file: config.snapshot,
+            rejoin: config.rejoin_after_leave,
             file_written: String::new(),
             file_at: start + FILE_EVERY,
             writing: None,
@@ -390,6 +391,8 @@ struct Owner {
     dial: Arc<Semaphore>,
     tracker: TaskTracker,
     file: Option<PathBuf>,
+    /// Whether the file names the others after this node left.
+    rejoin: bool,
     file_written: String,
     file_at: Instant,
     writing: Option<JoinHandle<()>>,
@@ -598,8 +601,8 @@ impl Owner {
         if self.writing.as_ref().is_some_and(|w| !w.is_finished()) {
             return;
         }
-        let peers = if self.machine.is_silent() {
-            // Who left does not come back by itself.
+        let peers = if self.machine.is_silent() && !self.rejoin {
+            // Who left does not come back by itself, unless it is told to.
             Vec::new()
         } else {
             self.machine.peers().map(|m| (m.addr, m.name.clone())).collect()

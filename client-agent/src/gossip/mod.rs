@@ -57,6 +57,8 @@ pub struct Config {
     pub reconnect_timeout: Duration,
     /// File with the known members, for finding them again after a restart.
     pub snapshot: Option<PathBuf>,
+    /// Whether that file still names them after this node left, so that a later start joins them again; default false.
+    pub rejoin_after_leave: bool,
     /// With keys: refuse what is not encrypted; default true.
     pub encrypt_verify_incoming: bool,
     /// With keys: encrypt what is sent; default true.
@@ -80,6 +82,7 @@ impl Config {
             retransmit_mult: 4,
             reconnect_timeout: Duration::from_secs(72 * 3600),
             snapshot: None,
+            rejoin_after_leave: false,
             encrypt_verify_incoming: true,
             encrypt_verify_outgoing: true,
         }

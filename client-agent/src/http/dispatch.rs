@@ -69,7 +69,8 @@ impl Call<'_> {
 
     /// The options of a read.
     pub(crate) fn options(&self) -> Result<Options, Failure> {
-        let mut options = query::options(&self.params, self.headers, &self.ctx.info.datacenter)?;
+        let ctx = self.ctx;
+        let mut options = query::options(&self.params, self.headers, &ctx.info.datacenter, ctx.use_cache)?;
         options.meta.trace = Some(self.trace);
         Ok(options)
     }

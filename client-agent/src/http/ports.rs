@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use causeway_proto::catalog::{Check, Service, ServiceHealth};
@@ -185,7 +185,7 @@ pub enum Setting {
 }
 
 /// What the agent is.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Info {
     /// Node name.
     pub node_name: String,
@@ -203,8 +203,8 @@ pub struct Info {
     pub advertise: Option<IpAddr>,
     /// Host name of the machine.
     pub host_name: String,
-    /// Node metadata.
-    pub meta: BTreeMap<String, String>,
+    /// Node metadata; a reload may change it.
+    pub meta: Arc<RwLock<BTreeMap<String, String>>>,
     /// `DebugConfig`, in order.
     pub debug_config: Vec<(String, Setting)>,
 }
@@ -263,6 +263,8 @@ pub struct Context {
     pub prometheus: bool,
     /// Whether addresses of other datacenters' nodes are shown as seen from outside (`translate_wan_addrs`).
     pub translate_wan_addrs: bool,
+    /// Whether `?cached` is answered from views (`http_config.use_cache`); else it is as if it had not been asked for.
+    pub use_cache: bool,
     /// Added to every answer (`http_config.response_headers`).
     pub response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// Sizes of bodies.

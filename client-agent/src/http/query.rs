@@ -180,10 +180,15 @@ pub(crate) fn blocking(params: &Params) -> Result<(u64, Option<Duration>), Failu
 }
 
 /// Reads the options of a read. Texts are Consul's.
-pub(crate) fn options(params: &Params, headers: &HeaderMap, own_datacenter: &str) -> Result<Options, Failure> {
+pub(crate) fn options(
+    params: &Params,
+    headers: &HeaderMap,
+    own_datacenter: &str,
+    use_cache: bool,
+) -> Result<Options, Failure> {
     let mut meta = meta(params, headers, own_datacenter)?;
     (meta.min_index, meta.wait) = blocking(params)?;
-    let cached = params.has("cached");
+    let cached = use_cache && params.has("cached");
     let mut stale = params.has("stale");
     let consistent = params.has("consistent");
     let max_stale = match params.get("max_stale") {
@@ -219,8 +224,15 @@ pub(crate) fn options(params: &Params, headers: &HeaderMap, own_datacenter: &str
 mod tests {
     use super::*;
 
+    #[test]
+    fn without_a_cache_nobody_asks_it() {
+        let read = |text: &str, cache| options(&Params::parse(text), &HeaderMap::new(), "dc1", cache);
+        assert!(read("cached", true).unwrap().cached && !read("cached", false).unwrap().cached);
+        assert!(read("cached&consistent", true).is_err() && read("cached&consistent", false).is_ok());
+    }
+
     fn read(query: &str) -> Result<Options, Failure> {
-        options(&Params::parse(query), &HeaderMap::new(), "dc1")
+        options(&Params::parse(query), &HeaderMap::new(), "dc1", true)
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 
 use super::duration;
 use super::ports::Setting;
+use crate::outside::{node_address, service_address};
 
 /// How lists of nodes and services are shown: of which datacenter, and whether as seen from outside.
 #[derive(Debug, Clone, Copy)]
@@ -80,29 +81,13 @@ impl Serialize for NoProxy {
 
 pub(crate) struct NodeJson<'a>(pub(crate) &'a Node, pub(crate) Site<'a>);
 
-fn node_address<'a>(node: &'a Node, site: Site<'_>) -> &'a str {
-    match node.tagged_addresses.get("wan") {
-        Some(wan) if site.translate && !wan.is_empty() => wan,
-        _ => &node.address,
-    }
-}
-
-/// Address and port go together: never one from inside with the other from outside.
-fn service_address<'a>(service: &'a Service, site: Site<'_>) -> (&'a str, i32) {
-    let wan = |name: &str| service.tagged_addresses.get(name).filter(|a| !a.address.is_empty());
-    match wan("wan").or_else(|| wan("wan_ipv4")).filter(|_| site.translate) {
-        Some(a) => (&a.address, if a.port == 0 { service.port } else { a.port }),
-        None => (&service.address, service.port),
-    }
-}
-
 impl Serialize for NodeJson<'_> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let Self(node, site) = self;
         let mut out = s.serialize_struct("Node", 8)?;
         out.serialize_field("ID", &node.id)?;
         out.serialize_field("Node", &node.name)?;
-        out.serialize_field("Address", node_address(node, *site))?;
+        out.serialize_field("Address", node_address(node, site.translate))?;
         out.serialize_field("Datacenter", site.datacenter)?;
         out.serialize_field("TaggedAddresses", &nullable(&node.tagged_addresses))?;
         out.serialize_field("Meta", &nullable(&node.meta))?;
@@ -165,7 +150,7 @@ impl Serialize for Tags<'_> {
 impl Serialize for ServiceJson<'_> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let service = self.service;
-        let (address, port) = service_address(service, self.site);
+        let (address, port) = service_address(service, self.site.translate);
         let mut out = s.serialize_struct("Service", 14)?;
         if !service.kind.is_empty() {
             out.serialize_field("Kind", &service.kind)?;
@@ -205,11 +190,11 @@ impl<'a> ServiceNodeJson<'a> {
 impl Serialize for ServiceNodeJson<'_> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let Self(node, service, site) = self;
-        let (address, port) = service_address(service, *site);
+        let (address, port) = service_address(service, site.translate);
         let mut out = s.serialize_struct("ServiceNode", 19)?;
         out.serialize_field("ID", &node.id)?;
         out.serialize_field("Node", &node.name)?;
-        out.serialize_field("Address", node_address(node, *site))?;
+        out.serialize_field("Address", node_address(node, site.translate))?;
         out.serialize_field("Datacenter", site.datacenter)?;
         out.serialize_field("TaggedAddresses", &nullable(&node.tagged_addresses))?;
         out.serialize_field("NodeMeta", &nullable(&node.meta))?;

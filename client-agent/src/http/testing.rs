@@ -625,6 +625,7 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
         metrics: Some(Arc::new(|| "# TYPE a gauge\na 1\n".to_owned())),
         prometheus: true,
         translate_wan_addrs: false,
+        use_cache: true,
         response_headers: Vec::new(),
         body_limits: BodyLimits::default(),
     };

@@ -2,8 +2,8 @@
 #![allow(clippy::disallowed_methods, reason = "the one file of this feature that touches tasks, clock and chance")]
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use causeway_proto::catalog::{self, catalog_client::CatalogClient};
@@ -87,6 +87,8 @@ struct Shared {
     paused: AtomicUsize,
     wake: Notify,
     full: AtomicBool,
+    /// This node as a reload has changed it, until the task takes it up.
+    renewed: Mutex<Option<catalog::Node>>,
 }
 
 /// While it lives, nothing is sent.
@@ -135,6 +137,12 @@ impl Sync {
         Paused(self.shared.clone())
     }
 
+    /// This node with other metadata or addresses, from now on; the catalog is told at once.
+    pub fn set_node(&self, node: &NodeInfo) {
+        *self.shared.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.node());
+        self.compare_now();
+    }
+
     /// Compares with the catalog now, as a restart would.
     pub fn compare_now(&self) {
         self.shared.full.store(true, Ordering::SeqCst);
@@ -168,6 +176,9 @@ impl Task {
             if self.shared.paused.load(Ordering::SeqCst) > 0 {
                 self.shared.wake.notified().await;
                 continue;
+            }
+            if let Some(node) = self.shared.renewed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                self.node = node;
             }
             if self.shared.full.swap(false, Ordering::SeqCst) || Instant::now() >= next_full {
                 self.remote = None;

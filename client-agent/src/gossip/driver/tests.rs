@@ -223,6 +223,16 @@ async fn a_restart_finds_the_others_by_its_file() {
     b.kill().await;
     let left = file::load(&path).unwrap();
     assert!(left.peers.is_empty() && left.generation > known.generation);
+    // Unless it is told to.
+    with_file.rejoin_after_leave = true;
+    let b = Node::start(with_file.clone()).await;
+    assert_eq!(b.join(&a).await, Ok(1));
+    b.gossip.leave().await;
+    b.kill().await;
+    assert_eq!(file::load(&path).unwrap().peers, known.peers);
+    let b = Node::start(with_file).await;
+    b.sees("a", MemberStatus::Alive).await;
+    b.kill().await;
     std::fs::remove_dir_all(folder).unwrap();
 }
 

@@ -1,6 +1,7 @@
 //! The agent itself: `agent/self`, `host`, `version`, `reload`, `leave`, `maintenance`.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use causeway_proto::meta::Meta;
@@ -103,6 +104,7 @@ pub(crate) async fn this(call: &Call<'_>) -> Result<Reply, Failure> {
     if info.server {
         stats.insert("raft", server.raft);
     }
+    let meta = info.meta.read().unwrap_or_else(PoisonError::into_inner).clone();
     call.json(&This {
         config: Config {
             datacenter: &info.datacenter,
@@ -116,7 +118,7 @@ pub(crate) async fn this(call: &Call<'_>) -> Result<Reply, Failure> {
         coord: Coordinate { vec: [0.0; 8], error: 1.5, adjustment: 0.0, height: 0.00001 },
         member: own.map(|member| super::members::shown(member, &addr)),
         stats,
-        meta: &info.meta,
+        meta: &meta,
     })
 }
 
