@@ -11,3 +11,4 @@ pub mod registry;
 pub mod servers;
 pub mod sync;
 pub mod views;
+pub mod watches;

@@ -8,6 +8,7 @@ pub mod load;
 pub mod plan;
 pub mod table;
 pub mod value;
+pub mod watches;
 
 pub use load::{ConfigError, Settings};
 

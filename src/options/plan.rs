@@ -13,6 +13,7 @@ use causeway_proto::config::Entry;
 use super::definitions::{self, Definitions};
 use super::exports::{self, Job, Policy};
 use super::table as t;
+use super::watches::Watching;
 use super::{ConfigError, Def, Settings};
 
 /// Where the HTTP API listens.
@@ -84,6 +85,8 @@ pub struct Plan {
     pub settings: Settings,
     /// Services and checks of the files.
     pub definitions: Definitions,
+    /// Watches of the files.
+    pub watching: Watching,
     /// Datacenter.
     pub datacenter: String,
     /// The datacenter whose config entries hold in all.
@@ -322,6 +325,7 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
         exports: exports::exports(s, &datacenter)?,
         copies: exports::copies(s, &datacenter)?,
         definitions: definitions::read(s)?,
+        watching: super::watches::read(s)?,
         node_meta: s.map(&t::NODE_META),
         server,
         bootstrap,

@@ -273,7 +273,7 @@ options! {
     UI_DIR = "ui_dir", Text, "", Some("ui-dir"), Later, "Web UI.";
     UI_CONTENT_PATH = "ui_content_path", Text, "", Some("ui-content-path"), Later, "Web UI.";
     UI_CONFIG = "ui_config", Raw, "", None, Later, "Web UI.";
-    WATCHES = "watches", Raw, "", None, Later, "Watches with handlers.";
+    WATCHES = "watches", Raw, "", None, Reloaded, "Watches with handlers: `type` key (`key`), keyprefix (`prefix`), services, nodes, service (`service tag passingonly`), checks (`service` or `state`) or event (`name`), with `datacenter token stale`; what is done with each new answer: `args` (a program; the answer as JSON on its standard input, the index in `CONSUL_INDEX`), `handler` (the same as a line of the shell), or `handler_type` `http` with `http_handler_config` of `path method header timeout tls_skip_verify`.";
     TELEMETRY_METRICS_PREFIX = "telemetry.metrics_prefix", Text, "", None, Later, "Telemetry.";
     TELEMETRY_PROMETHEUS_RETENTION_TIME = "telemetry.prometheus_retention_time", Duration, "0s", None, Used, "Above 0: `/v1/agent/metrics?format=prometheus` answers.";
     TELEMETRY_STATSD_ADDRESS = "telemetry.statsd_address", Text, "", None, Later, "Telemetry.";

@@ -5,6 +5,7 @@ mod adapters;
 mod federation;
 mod ports;
 pub mod settings;
+mod watches;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use causeway_agent::registry::{Registry, Source};
 use causeway_agent::servers::Servers;
 use causeway_agent::sync::{self, Sync};
 use causeway_agent::views::{self, Views};
+use causeway_agent::watches::Watches;
 use causeway_certs::dial::Dialer;
 use causeway_certs::material::Material;
 use causeway_certs::serve;
@@ -162,6 +164,8 @@ struct Reloader {
     exports: Option<Exports>,
     copies: Option<Copies>,
     gateway: Option<Arc<Gateway>>,
+    /// Set when the HTTP API that they ask is there.
+    watches: OnceLock<Watches>,
 }
 
 impl Reloader {
@@ -186,6 +190,9 @@ impl Reloader {
         let paused = self.sync.pause();
         apply_definitions(&self.registry, &plan.definitions).await?;
         drop(paused);
+        if let Some(watches) = self.watches.get() {
+            watches::set(watches, &plan.watching);
+        }
         tracing::info!("configuration read again");
         Ok(())
     }
@@ -421,6 +428,7 @@ impl Node {
             exports,
             copies,
             gateway: gateway.clone(),
+            watches: OnceLock::new(),
         });
         let context = Context {
             door,
@@ -446,7 +454,9 @@ impl Node {
                 ..BodyLimits::default()
             },
         };
-        serve_http(&plan, context, material.as_ref(), &stop, &tasks).await?;
+        let http = api::router(context);
+        serve_http(&plan, http.clone(), material.as_ref(), &stop, &tasks).await?;
+        let _ = reloader.watches.set(watches::start(&plan, http));
         if let Some(path) = plan.settings.some_text(&t::PID_FILE) {
             std::fs::write(&path, format!("{}\n", std::process::id()))
                 .map_err(|source| StartError::Io { what: format!("pid_file {path:?} cannot be written"), source })?;
@@ -481,6 +491,9 @@ impl Node {
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), async {
+            if let Some(watches) = self.reloader.watches.get() {
+                watches.stop().await;
+            }
             self.checks.stopped().await;
             self.registry.flush().await;
         })
@@ -602,7 +615,7 @@ fn response_headers(plan: &Plan) -> Result<Vec<(::http::HeaderName, ::http::Head
 
 async fn serve_http(
     plan: &Plan,
-    context: Context,
+    router: api::Api,
     material: Option<&Arc<Material>>,
     stop: &CancellationToken,
     tasks: &TaskTracker,
@@ -637,7 +650,7 @@ async fn serve_http(
         handshake_timeout: plan.settings.duration(&t::LIMITS_HTTPS_HANDSHAKE_TIMEOUT),
         ..api::Limits::default()
     };
-    let (router, stop) = (api::router(context), stop.clone());
+    let stop = stop.clone();
     tasks.spawn(async move { api::serve(listeners, router, limits, stop).await });
     Ok(())
 }

@@ -82,14 +82,7 @@ pub struct Checks {
 impl Checks {
     /// Starts a task that ends with `stop`, and with it every script that runs. Reads the authorities' files first.
     pub fn start(registry: Registry, settings: Settings, stop: CancellationToken) -> Result<Self, StartError> {
-        let system = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
-        let own = settings.ca_files.iter().filter_map(|path| {
-            std::fs::read(path)
-                .inspect_err(|error| tracing::warn!(file = %path.display(), %error, "cannot read authorities for checks; checks of servers they signed will fail"))
-                .ok()
-        });
-        let authorities: Vec<_> = system.into_iter().chain(own).collect();
-        let tls = Tls::new(&authorities).map_err(|e| StartError(e.to_string()))?;
+        let tls = Tls::new(&authorities(&settings.ca_files)).map_err(|e| StartError(e.to_string()))?;
         let runner = Runner {
             slots: Arc::new(Semaphore::new(settings.at_once.max(1))),
             context: Arc::new(Context { tls, door: settings.door.clone() }),
@@ -108,6 +101,17 @@ impl Checks {
     pub async fn stopped(self) {
         let _ = self.task.await;
     }
+}
+
+/// The authorities of the system and those in these files, as PEM.
+pub(crate) fn authorities(files: &[PathBuf]) -> Vec<Vec<u8>> {
+    let system = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
+    let own = files.iter().filter_map(|path| {
+        std::fs::read(path)
+            .inspect_err(|error| tracing::warn!(file = %path.display(), %error, "cannot read authorities for checks; checks of servers they signed will fail"))
+            .ok()
+    });
+    system.into_iter().chain(own).collect()
 }
 
 struct Context {

@@ -31,14 +31,14 @@ const MAX_BODY: u64 = 16 << 20;
 
 /// How checks speak TLS: with verified certificates, or with any.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(crate) struct Tls {
     verified: Arc<ClientConfig>,
     unverified: Arc<ClientConfig>,
 }
 
 impl Tls {
     /// Trusts the authorities in these PEM texts.
-    pub(super) fn new(authorities: &[Vec<u8>]) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(authorities: &[Vec<u8>]) -> Result<Self, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
         for pem in authorities {
@@ -158,7 +158,7 @@ struct Answer {
 }
 
 /// Asks; 2xx passes, 429 warns, anything else is critical.
-pub(super) async fn run(check: &HttpCheck, limit: usize, tls: &Tls) -> Outcome {
+pub(crate) async fn run(check: &HttpCheck, limit: usize, tls: &Tls) -> Outcome {
     let method = if check.method.is_empty() { Method::GET.as_str() } else { &check.method };
     match ask(check, method, limit, tls).await {
         Err(error) => Outcome::critical(format!("{} {:?}: {error}", go_method(method), check.url)),
@@ -177,7 +177,7 @@ pub(super) async fn run(check: &HttpCheck, limit: usize, tls: &Tls) -> Outcome {
 }
 
 /// The text of a run that took too long.
-pub(super) fn timed_out(check: &HttpCheck) -> String {
+pub(crate) fn timed_out(check: &HttpCheck) -> String {
     let method = if check.method.is_empty() { "GET" } else { &check.method };
     format!(
         "{} {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)",

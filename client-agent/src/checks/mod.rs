@@ -3,14 +3,15 @@
 pub mod alias;
 mod driver;
 mod grpc;
-mod http;
-mod output;
+pub(crate) mod http;
+pub(crate) mod output;
 pub mod policy;
 pub mod reap;
 pub mod schedule;
-mod script;
+pub(crate) mod script;
 mod tcp;
 
+pub(crate) use driver::authorities;
 pub use driver::{Checks, Settings, StartError};
 pub use policy::Policy;
 

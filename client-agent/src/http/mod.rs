@@ -39,5 +39,5 @@ mod txn;
 mod view;
 
 pub use config::config_entry;
-pub use driver::{Limits, Listener, router, serve};
+pub use driver::{Api, Limits, Listener, router, serve};
 pub use ports::{Context, Info};
