@@ -4,8 +4,8 @@
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
-use causeway_agent::watches::progress::Progress;
-use causeway_agent::watches::{PlanError, Watch};
+use causeway_agent::http::watch::progress::Progress;
+use causeway_agent::http::watch::{PlanError, Watch};
 use rustix::process::{Pid, Signal as Number, kill_process};
 use serde::Serialize;
 use serde_json::{Map, Value};

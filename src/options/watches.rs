@@ -1,6 +1,6 @@
 //! `watches` in files: what is looked at, and what is run when it changes.
 
-use causeway_agent::watches::{Plan, PlanError};
+use causeway_agent::http::watch::{Plan, PlanError};
 
 use super::definitions::each;
 use super::{ConfigError, Settings, table as t};

@@ -188,6 +188,7 @@ impl Reloader {
             gateway.set_qlog(plan.gateway.and_then(|g| g.qlog_dir));
         }
         let paused = self.sync.pause();
+        self.registry.set_discard_output(plan.settings.on(&t::DISCARD_CHECK_OUTPUT));
         apply_definitions(&self.registry, &plan.definitions).await?;
         drop(paused);
         if let Some(watches) = self.watches.get() {
@@ -200,6 +201,9 @@ impl Reloader {
 
 /// Registers what the files define and removes what they defined before.
 async fn apply_definitions(registry: &Registry, definitions: &Definitions) -> Result<(), String> {
+    for warning in &definitions.warnings {
+        tracing::warn!("{warning}");
+    }
     let mut service_ids = Vec::new();
     for service in &definitions.services {
         let id = if service.id.is_empty() { service.name.clone() } else { service.id.clone() };
@@ -377,8 +381,10 @@ impl Node {
         let policy = checks::Policy {
             enable_script_checks: plan.settings.on(&t::ENABLE_SCRIPT_CHECKS),
             enable_local_script_checks: plan.settings.on(&t::ENABLE_LOCAL_SCRIPT_CHECKS),
+            output_max_size: settings::check_output_max_size(&plan)?,
         };
         let registry = Registry::open(plan.data_dir.clone(), &plan.node_name, policy)?;
+        registry.set_discard_output(plan.settings.on(&t::DISCARD_CHECK_OUTPUT));
         let (air, node) = (Arc::new(gossip.clone()), plan.node_name.clone());
         let events = Events::start(air, heard, node, registry.clone(), stop.clone());
         later_events.set(events.door());
@@ -393,6 +399,9 @@ impl Node {
         let checks_settings = checks::Settings {
             door: Some(servers.door()),
             ca_files: plan.tls.as_ref().map(|f| f.ca.clone()).unwrap_or_default(),
+            agent_tls: settings::agent_tls_for_checks(&plan),
+            output_max_size: policy.output_max_size,
+            docker: settings::docker_socket(|name| std::env::var(name).ok()),
             ..checks::Settings::new(&plan.node_name)
         };
         let checks = Checks::start(registry.clone(), checks_settings, stop.clone())?;

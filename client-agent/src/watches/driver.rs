@@ -9,18 +9,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::plan::{Handler, Plan};
-use super::progress::Progress;
 use crate::checks;
 use crate::checks::http::Tls;
 use crate::checks::output::Tail;
 use crate::checks::script::{Group, read_both};
+use crate::http::watch::progress::Progress;
+use crate::http::watch::{Handler, Plan, Value};
 use crate::registry::{HttpCheck, Secret, Status};
 
 /// How long one question may wait for something new.

@@ -1,8 +1,6 @@
-//! Watches: questions that are asked again and again, each time until the answer changes, and what is done with the new one.
+//! Watches: questions that are asked again and again, each time until the answer changes, and what is done with the new one. What
+//! they are and how far they have come: [`crate::http::watch`], which knows the API that is asked.
 
 mod driver;
-pub mod plan;
-pub mod progress;
 
 pub use driver::{Answer, Ask, Watches};
-pub use plan::{Handler, Kind, Plan, PlanError, Watch};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::plan::{Kind, Watch};
+use super::{Kind, Watch};
 
 /// The wait after a first failure; it grows with the square of their number.
 const RETRY: Duration = Duration::from_secs(5);

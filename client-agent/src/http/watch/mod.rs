@@ -1,12 +1,16 @@
-//! What a watch is, read from an object with Consul's keys and refused with Consul's words; and the request that asks for it. Pure.
+//! What a watch is, read from an object with Consul's keys and refused with Consul's words; the request that asks for it, and what
+//! handlers get of the answer. Pure.
+
+pub mod progress;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
+pub use serde_json::Value;
 
-use crate::http::duration;
+use super::duration;
 use crate::registry::{HttpCheck, Secret};
 
 /// How long an HTTP handler may take where its configuration does not say.
