@@ -12,3 +12,4 @@ pub mod registry;
 pub mod servers;
 pub mod sync;
 pub mod views;
+pub mod watches;

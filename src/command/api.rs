@@ -61,6 +61,8 @@ pub enum ApiError {
 pub struct Answer {
     /// HTTP status.
     pub code: u16,
+    /// Its `X-Consul-Index`; 0: none.
+    pub index: u64,
     /// Its body.
     pub body: Bytes,
 }
@@ -169,8 +171,18 @@ impl Api {
         Ok(Self { target, shown: addr, token, auth, query, tls, runtime })
     }
 
+    /// Waits for something on this client's runtime.
+    pub fn block_on<T>(&self, what: impl Future<Output = T>) -> T {
+        self.runtime.block_on(what)
+    }
+
     /// Sends one request; `path` begins with `/v1/` and may hold a query.
     pub fn request(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Result<Answer, ApiError> {
+        self.block_on(self.ask(method, path, body))
+    }
+
+    /// As [`Api::request`], for who waits for other things besides.
+    pub async fn ask(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Result<Answer, ApiError> {
         let joiner = if path.contains('?') { "" } else { "?" };
         let uri = format!("{path}{joiner}{}", self.query);
         let uri = uri.trim_end_matches('?').replacen("?&", "?", 1);
@@ -184,12 +196,10 @@ impl Api {
         let request = request
             .body(Full::new(body.into()))
             .map_err(|e| ApiError::Settings(format!("{uri:?} cannot be asked for: {e}")))?;
-        self.runtime.block_on(async {
-            match tokio::time::timeout(Duration::from_secs(60), self.exchange(request)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(self.unreachable("no answer within 60 s")),
-            }
-        })
+        match tokio::time::timeout(Duration::from_secs(60), self.exchange(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.unreachable("no answer within 60 s")),
+        }
     }
 
     /// `GET` as JSON.
@@ -248,9 +258,10 @@ impl Api {
         let driver = tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(fail)?;
         let code = response.status().as_u16();
+        let index = response.headers().get("x-consul-index").and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0);
         let body = response.into_body().collect().await.map_err(fail)?.to_bytes();
         driver.abort();
-        Ok(Answer { code, body })
+        Ok(Answer { code, index, body })
     }
 }
 

@@ -24,6 +24,7 @@ pub mod snapshot;
 pub mod tls;
 pub mod validate;
 pub mod version;
+pub mod watch;
 
 /// A flag of a command.
 pub struct Flag {
@@ -106,7 +107,11 @@ pub static COMMANDS: &[&Command] = &[
     &tls::CERT_CREATE,
     &validate::COMMAND,
     &version::COMMAND,
+    &watch::COMMAND,
 ];
+
+/// Commands with a child command behind their flags: what follows its name is the child's, dashes and all.
+const WITH_CHILD: &[&str] = &["exec", "lock", "watch"];
 
 /// What the user typed behind the command's name.
 #[derive(Default)]
@@ -146,13 +151,19 @@ enum Misuse {
     NoValue(String),
 }
 
-fn parse(known: &dyn Fn(&str) -> Option<(&'static str, bool)>, args: &[String]) -> Result<Input, Misuse> {
+type Known<'a> = dyn Fn(&str) -> Option<(&'static str, bool)> + 'a;
+
+fn parse(known: &Known<'_>, child: bool, args: &[String]) -> Result<Input, Misuse> {
     let mut input = Input::default();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let Some(body) = arg.strip_prefix('-').filter(|b| !b.is_empty()) else {
             // Go's rule: flags end at the first operand; Consul's users put them behind too, so they are taken there as well.
             input.operands.push(arg.clone());
+            if child {
+                input.operands.extend(args.cloned());
+                break;
+            }
             continue;
         };
         if arg == "--" {
@@ -217,7 +228,7 @@ pub fn main(args: &[String]) -> ExitCode {
             .map(|f| (f.name, f.value.is_empty()))
             .or_else(|| if command.name == "agent" { agent::option_flag(name) } else { None })
     };
-    match parse(&known, &args[words..]) {
+    match parse(&known, WITH_CHILD.contains(&command.name), &args[words..]) {
         Ok(input) => (command.run)(&input),
         Err(Misuse::Help) => {
             print!("{}", help(command));
@@ -332,15 +343,20 @@ mod tests {
             "token" => Some(("token", false)),
             _ => None,
         };
-        let input = parse(&known, &words("-wan --token=a -token b key -- -x")).ok().unwrap();
+        let input = parse(&known, false, &words("-wan --token=a -token b key -- -x")).ok().unwrap();
         assert!(input.on("wan"));
         assert_eq!(input.values("token"), ["a", "b"]);
         assert_eq!(input.operands, ["key", "-x"]);
-        assert!(!parse(&known, &words("-wan=false")).ok().unwrap().on("wan"));
-        assert_eq!(parse(&known, &words("-nope")).err(), Some(Misuse::Unknown("nope".into())));
-        assert_eq!(parse(&known, &words("-token")).err(), Some(Misuse::NoValue("token".into())));
-        assert_eq!(parse(&known, &words("--help")).err(), Some(Misuse::Help));
-        assert_eq!(parse(&known, &words("a -")).ok().unwrap().operands, ["a", "-"]);
+        assert!(!parse(&known, false, &words("-wan=false")).ok().unwrap().on("wan"));
+        assert_eq!(parse(&known, false, &words("-nope")).err(), Some(Misuse::Unknown("nope".into())));
+        assert_eq!(parse(&known, false, &words("-token")).err(), Some(Misuse::NoValue("token".into())));
+        assert_eq!(parse(&known, false, &words("--help")).err(), Some(Misuse::Help));
+        assert_eq!(parse(&known, false, &words("a -")).ok().unwrap().operands, ["a", "-"]);
+        let input = parse(&known, true, &words("-wan grep -token -- x")).ok().unwrap();
+        assert!(input.on("wan"));
+        assert_eq!(input.operands, ["grep", "-token", "--", "x"], "what follows a child command is the child's");
+        let input = parse(&known, true, &words("-token t -- -x")).ok().unwrap();
+        assert_eq!((input.value("token"), input.operands.len()), (Some("t"), 1));
     }
 
     #[test]

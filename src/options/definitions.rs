@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use causeway_agent::registry::definition::{
-    CheckDefinition, CheckKind, HttpCheck, ScriptCheck, Secret, ServiceAddress, ServiceDefinition, Status, Weights,
+    CheckDefinition, CheckKind, CheckTls, HttpCheck, ScriptCheck, Secret, ServiceAddress, ServiceDefinition, Status,
+    Weights,
 };
 use causeway_proto::config::Entry;
 use serde_json::{Map, Value};
@@ -50,7 +51,8 @@ pub fn read(settings: &Settings) -> Result<Definitions, ConfigError> {
             })?;
         }
     }
-    let is_script = |c: &CheckDefinition| matches!(c.kind, CheckKind::Script(_));
+    let is_script = |c: &CheckDefinition| matches!(c.kind, CheckKind::Script(_) | CheckKind::Docker { .. });
+    out.warnings.dedup();
     out.scripts = out.checks.iter().any(is_script) || out.services.iter().flat_map(|s| &s.checks).any(is_script);
     Ok(out)
 }
@@ -167,9 +169,13 @@ const CHECK_KEYS: &[&str] = &[
     "tls_server_name",
     "disable_redirects",
     "tcp",
+    "tcp_use_tls",
     "udp",
     "grpc",
     "grpc_use_tls",
+    "h2ping",
+    "h2ping_use_tls",
+    "os_service",
     "ttl",
     "interval",
     "timeout",
@@ -336,6 +342,7 @@ impl<'a> Reader<'a> {
             ttl: self.duration("ttl")?,
             status,
             success_before_passing: small("success_before_passing")?,
+            failures_before_warning: small("failures_before_warning")?,
             failures_before_critical: small("failures_before_critical")?,
             deregister_critical_service_after: self.duration("deregister_critical_service_after")?,
             output_max_size: small("output_max_size")? as usize,
@@ -348,7 +355,7 @@ impl<'a> Reader<'a> {
             CheckKind::Ttl if check.ttl.is_zero() => Err(ConfigError::new(
                 self.origin,
                 format!(
-                    "key {:?} says nothing to do: set one of args, http, tcp, ttl, grpc, udp, alias_service",
+                    "key {:?} says nothing to do: set one of args, http, tcp, ttl, grpc, h2ping, udp, os_service, alias_service",
                     self.path
                 ),
             )),
@@ -368,16 +375,21 @@ impl<'a> Reader<'a> {
         let (script, http, tcp) = (self.text("script")?, self.text("http")?, self.text("tcp")?);
         let (udp, grpc) = (self.text("udp")?, self.text("grpc")?);
         let (alias_node, alias_service) = (self.text("alias_node")?, self.text("alias_service")?);
-        if self.get("docker_container_id").is_some() {
-            return Err(self.fail(
-                "docker_container_id",
-                "cannot be used: checks inside containers are not built yet; run the check from the host with \"args\"",
-            ));
-        }
-        Ok(if !args.is_empty() {
-            CheckKind::Script(ScriptCheck::Args(args))
-        } else if !script.is_empty() {
-            CheckKind::Script(ScriptCheck::Shell(script))
+        let (h2ping, unit) = (self.text("h2ping")?, self.text("os_service")?);
+        let tls = |on| {
+            let (skip_verify, server_name) = (self.on("tls_skip_verify")?, self.text("tls_server_name")?);
+            Ok::<_, ConfigError>(CheckTls { on, skip_verify, server_name })
+        };
+        let script = match (args.is_empty(), script.is_empty()) {
+            (false, _) => Some(ScriptCheck::Args(args)),
+            (true, false) => Some(ScriptCheck::Shell(script)),
+            (true, true) => None,
+        };
+        Ok(if let Some(script) = script {
+            match self.text("docker_container_id")? {
+                container if container.is_empty() => CheckKind::Script(script),
+                container => CheckKind::Docker { container, shell: self.text("shell")?, script },
+            }
         } else if !http.is_empty() {
             let mut header = BTreeMap::new();
             if let Some(v) = self.get("header") {
@@ -393,18 +405,21 @@ impl<'a> Reader<'a> {
                 header,
                 body: self.text("body")?,
                 tls_skip_verify: self.on("tls_skip_verify")?,
+                tls_server_name: self.text("tls_server_name")?,
                 disable_redirects: self.on("disable_redirects")?,
             })
         } else if !tcp.is_empty() {
-            CheckKind::Tcp { address: tcp }
+            CheckKind::Tcp { address: tcp, tls: tls(self.on("tcp_use_tls")?)? }
         } else if !udp.is_empty() {
             CheckKind::Udp { address: udp }
         } else if !grpc.is_empty() {
-            CheckKind::Grpc {
-                address: grpc,
-                use_tls: self.on("grpc_use_tls")?,
-                tls_skip_verify: self.on("tls_skip_verify")?,
-            }
+            CheckKind::Grpc { address: grpc, tls: tls(self.on("grpc_use_tls")?)? }
+        } else if !h2ping.is_empty() {
+            // Unlike the others it speaks TLS where nothing is said.
+            let on = self.get("h2ping_use_tls").is_none() || self.on("h2ping_use_tls")?;
+            CheckKind::H2Ping { address: h2ping, tls: tls(on)? }
+        } else if !unit.is_empty() {
+            CheckKind::OsService { unit }
         } else if !alias_node.is_empty() || !alias_service.is_empty() {
             CheckKind::Alias { node: alias_node, service: alias_service }
         } else {

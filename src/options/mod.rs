@@ -11,6 +11,7 @@ pub mod sockaddr;
 pub mod table;
 mod tls;
 pub mod value;
+pub mod watches;
 
 pub use load::{ConfigError, Settings};
 

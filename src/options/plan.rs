@@ -14,6 +14,7 @@ use causeway_proto::config::Entry;
 use super::definitions::{self, Definitions};
 use super::exports::{self, Job, Policy};
 use super::table as t;
+use super::watches::Watching;
 use super::{ConfigError, Def, Settings, sockaddr, tls};
 
 /// Where the HTTP API listens.
@@ -105,6 +106,8 @@ pub struct Plan {
     pub settings: Settings,
     /// Services and checks of the files.
     pub definitions: Definitions,
+    /// Watches of the files.
+    pub watching: Watching,
     /// Datacenter.
     pub datacenter: String,
     /// The datacenter whose config entries hold in all.
@@ -402,6 +405,7 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
         exports: exports::exports(s, &datacenter)?,
         copies: exports::copies(s, &datacenter)?,
         definitions,
+        watching: super::watches::read(s)?,
         node_meta: s.map(&t::NODE_META),
         server,
         bootstrap,

@@ -152,7 +152,7 @@ options! {
     AUTO_ENCRYPT_DNS_SAN = "auto_encrypt.dns_san", List, "", None, Later, "Certificates issued to agents as they join.";
     AUTO_ENCRYPT_IP_SAN = "auto_encrypt.ip_san", List, "", None, Later, "Certificates issued to agents as they join.";
     AUTO_CONFIG = "auto_config", Raw, "", None, Later, "Configuration handed to agents as they join.";
-    ENABLE_AGENT_TLS_FOR_CHECKS = "enable_agent_tls_for_checks", Flag, "false", None, Later, "Whether HTTP checks show the agent's certificate.";
+    ENABLE_AGENT_TLS_FOR_CHECKS = "enable_agent_tls_for_checks", Flag, "false", None, Used, "Whether checks that speak TLS show the agent's certificate, as it is at the start, and verify the name in `server_name`, where that is set and they say none.";
     DOMAIN = "domain", Text, "consul", Some("domain"), Used, "Domain that DNS answers for.";
     ALT_DOMAIN = "alt_domain", Text, "", Some("alt-domain"), Used, "A second one.";
     RECURSORS = "recursors", List, "", Some("recursor"), Reloaded, "DNS servers that other names are asked of.";
@@ -215,8 +215,8 @@ options! {
     ENABLE_SCRIPT_CHECKS = "enable_script_checks", Flag, "false", Some("enable-script-checks"), Used, "Whether checks may run commands, from files and over the API.";
     ENABLE_LOCAL_SCRIPT_CHECKS = "enable_local_script_checks", Flag, "true", Some("enable-local-script-checks"), Used, "Whether checks in files may run commands (never over the API). On by default: the files are the operator's own word.";
     CHECK_UPDATE_INTERVAL = "check_update_interval", Duration, "5m", None, Used, "How often a change of a check's output alone is sent.";
-    CHECK_OUTPUT_MAX_SIZE = "check_output_max_size", Number, "4096", Some("check_output_max_size"), Used, "Bytes of a check's output that are kept.";
-    DISCARD_CHECK_OUTPUT = "discard_check_output", Flag, "false", None, Later, "Whether outputs are dropped.";
+    CHECK_OUTPUT_MAX_SIZE = "check_output_max_size", Number, "4096", Some("check_output_max_size"), Used, "Bytes of a check's output that are kept at most; a check's own `output_max_size` can only be less.";
+    DISCARD_CHECK_OUTPUT = "discard_check_output", Flag, "false", None, Reloaded, "Whether what checks say is dropped; their status is kept.";
     HTTP_BLOCK_ENDPOINTS = "http_config.block_endpoints", List, "", None, Later, "Paths that are refused.";
     HTTP_ALLOW_WRITE_FROM = "http_config.allow_write_http_from", List, "", None, Later, "Networks that may write.";
     HTTP_RESPONSE_HEADERS = "http_config.response_headers", Map, "", None, Used, "Headers added to each answer.";
@@ -274,7 +274,7 @@ options! {
     UI_DIR = "ui_dir", Text, "", Some("ui-dir"), Later, "Web UI.";
     UI_CONTENT_PATH = "ui_content_path", Text, "", Some("ui-content-path"), Later, "Web UI.";
     UI_CONFIG = "ui_config", Raw, "", None, Later, "Web UI.";
-    WATCHES = "watches", Raw, "", None, Later, "Watches with handlers.";
+    WATCHES = "watches", Raw, "", None, Reloaded, "Watches with handlers: `type` key (`key`), keyprefix (`prefix`), services, nodes, service (`service tag passingonly`), checks (`service` or `state`) or event (`name`), with `datacenter token stale`; what is done with each new answer: `args` (a program; the answer as JSON on its standard input, the index in `CONSUL_INDEX`), `handler` (the same as a line of the shell), or `handler_type` `http` with `http_handler_config` of `path method header timeout tls_skip_verify`.";
     TELEMETRY_METRICS_PREFIX = "telemetry.metrics_prefix", Text, "", None, Later, "Telemetry.";
     TELEMETRY_PROMETHEUS_RETENTION_TIME = "telemetry.prometheus_retention_time", Duration, "0s", None, Used, "Above 0: `/v1/agent/metrics?format=prometheus` answers.";
     TELEMETRY_STATSD_ADDRESS = "telemetry.statsd_address", Text, "", None, Later, "Telemetry.";

@@ -6,6 +6,7 @@ mod federation;
 mod ports;
 pub mod settings;
 mod unix;
+mod watches;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use causeway_agent::registry::{Registry, Source};
 use causeway_agent::servers::Servers;
 use causeway_agent::sync::{self, NodeInfo, Sync};
 use causeway_agent::views::{self, Views};
+use causeway_agent::watches::Watches;
 use causeway_certs::dial::Dialer;
 use causeway_certs::material::Material;
 use causeway_certs::serve;
@@ -167,6 +169,8 @@ struct Reloader {
     translate: bool,
     node: NodeInfo,
     meta: Arc<RwLock<BTreeMap<String, String>>>,
+    /// Set when the HTTP API that they ask is there.
+    watches: OnceLock<Watches>,
 }
 
 impl Reloader {
@@ -194,8 +198,12 @@ impl Reloader {
         let meta = settings::node(&plan, &self.node.id).meta;
         self.sync.set_node(&NodeInfo { meta, ..self.node.clone() });
         let paused = self.sync.pause();
+        self.registry.set_discard_output(plan.settings.on(&t::DISCARD_CHECK_OUTPUT));
         apply_definitions(&self.registry, &plan.definitions).await?;
         drop(paused);
+        if let Some(watches) = self.watches.get() {
+            watches::set(watches, &plan.watching);
+        }
         tracing::info!("configuration read again");
         Ok(())
     }
@@ -384,8 +392,10 @@ impl Node {
         let policy = checks::Policy {
             enable_script_checks: plan.settings.on(&t::ENABLE_SCRIPT_CHECKS),
             enable_local_script_checks: plan.settings.on(&t::ENABLE_LOCAL_SCRIPT_CHECKS),
+            output_max_size: settings::check_output_max_size(&plan)?,
         };
         let registry = Registry::open(plan.data_dir.clone(), &plan.node_name, policy)?;
+        registry.set_discard_output(plan.settings.on(&t::DISCARD_CHECK_OUTPUT));
         let (air, node) = (Arc::new(gossip.clone()), plan.node_name.clone());
         let events = Events::start(air, heard, node, registry.clone(), stop.clone());
         later_events.set(events.door());
@@ -400,6 +410,9 @@ impl Node {
         let checks_settings = checks::Settings {
             door: Some(servers.door()),
             ca_files: plan.tls.as_ref().map(|f| f.ca.clone()).unwrap_or_default(),
+            agent_tls: settings::agent_tls_for_checks(&plan),
+            output_max_size: policy.output_max_size,
+            docker: settings::docker_socket(|name| std::env::var(name).ok()),
             ..checks::Settings::new(&plan.node_name)
         };
         let checks = Checks::start(registry.clone(), checks_settings, stop.clone())?;
@@ -442,6 +455,7 @@ impl Node {
             translate: plan.settings.on(&t::TRANSLATE_WAN_ADDRS),
             node: this_node,
             meta: info.meta.clone(),
+            watches: OnceLock::new(),
         });
         let context = Context {
             door,
@@ -468,7 +482,9 @@ impl Node {
                 ..BodyLimits::default()
             },
         };
-        serve_http(&plan, context, https_material.as_ref(), &stop, &tasks).await?;
+        let http = api::router(context);
+        serve_http(&plan, http.clone(), https_material.as_ref(), &stop, &tasks).await?;
+        let _ = reloader.watches.set(watches::start(&plan, http));
         if let Some(path) = plan.settings.some_text(&t::PID_FILE) {
             std::fs::write(&path, format!("{}\n", std::process::id()))
                 .map_err(|source| StartError::Io { what: format!("pid_file {path:?} cannot be written"), source })?;
@@ -503,6 +519,9 @@ impl Node {
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), async {
+            if let Some(watches) = self.reloader.watches.get() {
+                watches.stop().await;
+            }
             self.checks.stopped().await;
             self.registry.flush().await;
         })
@@ -629,7 +648,7 @@ fn response_headers(plan: &Plan) -> Result<Vec<(::http::HeaderName, ::http::Head
 
 async fn serve_http(
     plan: &Plan,
-    context: Context,
+    router: api::Api,
     material: Option<&Arc<Material>>,
     stop: &CancellationToken,
     tasks: &TaskTracker,
@@ -669,7 +688,7 @@ async fn serve_http(
         handshake_timeout: plan.settings.duration(&t::LIMITS_HTTPS_HANDSHAKE_TIMEOUT),
         ..api::Limits::default()
     };
-    let (router, stop) = (api::router(context), stop.clone());
+    let stop = stop.clone();
     tasks.spawn(async move { api::serve(listeners, router, limits, stop).await });
     Ok(())
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use causeway_agent::checks::AgentTls;
 use causeway_agent::dns;
 use causeway_agent::gossip;
 use causeway_agent::http::Info;
@@ -80,6 +82,25 @@ pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
         max_stale: s.duration(&t::DNS_MAX_STALE),
         translate_wan_addrs: s.on(&t::TRANSLATE_WAN_ADDRS),
     })
+}
+
+/// Bytes of a check's output that are kept at most.
+pub fn check_output_max_size(plan: &Plan) -> Result<usize, ConfigError> {
+    let most = plan.settings.bounded(&t::CHECK_OUTPUT_MAX_SIZE, 1..=i64::from(i32::MAX))?;
+    Ok(usize::try_from(most).unwrap_or_default())
+}
+
+/// What checks show of this agent; without a certificate there is nothing to show.
+pub fn agent_tls_for_checks(plan: &Plan) -> Option<AgentTls> {
+    let files = plan.tls.as_ref().filter(|_| plan.settings.on(&t::ENABLE_AGENT_TLS_FOR_CHECKS))?;
+    let server_name = plan.settings.text(&t::SERVER_NAME);
+    Some(AgentTls { cert: files.cert.clone()?, key: files.key.clone()?, server_name })
+}
+
+/// Where Docker listens; `env` reads a variable of the environment.
+pub fn docker_socket(env: impl Fn(&str) -> Option<String>) -> PathBuf {
+    let named = env("DOCKER_HOST").and_then(|host| Some(PathBuf::from(host.strip_prefix("unix://")?)));
+    named.unwrap_or_else(|| PathBuf::from("/var/run/docker.sock"))
 }
 
 /// LAN gossip.

@@ -13,6 +13,7 @@ mod client;
 mod differences;
 mod script;
 mod subject;
+mod target;
 mod timing;
 
 use subject::Subject;
@@ -27,6 +28,12 @@ fn key_value() {
 fn catalog_and_agent() {
     let subject = Subject::start("catalog");
     script::run(&subject, &["errors", "catalog", "health", "agent", "event"]);
+}
+
+#[test]
+fn checks_that_run() {
+    let subject = Subject::start("check");
+    script::run(&subject, &["check"]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::client::{self, Dig};
 use crate::differences::DIFFERENCES;
 use crate::harness::{self, http};
 use crate::subject::Subject;
+use crate::target;
 
 /// One question with its answers.
 #[derive(Default)]
@@ -155,7 +156,7 @@ fn settle(subject: &Subject, step: &Step, taken: &mut Taken, record: bool) -> Ve
 
 fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
     let fill = |text: &str| {
-        let mut text = text.to_owned();
+        let mut text = text.replace("{target}", &target::port().to_string());
         for (name, value) in taken.iter() {
             text = text.replace(&format!("{{{name}}}"), value);
         }
@@ -219,7 +220,7 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
                 text = text.replace(&format!(":{port}"), &format!(":<{} {name}>", node.name));
             }
         }
-        anonymous(&text)
+        anonymous(&text.replace(&format!(":{}", target::port()), ":<target>"))
     };
     let ordered = words[1].starts_with("/v1/kv") || words[1].starts_with("/v1/txn");
     client::show(&answer, ordered, &replace)

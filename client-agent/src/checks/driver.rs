@@ -20,8 +20,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::http::Tls;
+use super::output::go_duration;
 use super::schedule::{Run, Schedule, Verdict};
-use super::{Outcome, alias, grpc, http, reap, script, tcp};
+use super::{Outcome, alias, docker, grpc, h2ping, http, os_service, reap, script, tcp, udp};
 use crate::registry::state::{bounded, output_limit};
 use crate::registry::{CheckDefinition, CheckKind, Registry};
 
@@ -46,6 +47,12 @@ pub struct Settings {
     pub door: Option<Door>,
     /// PEM files of authorities that HTTPS and gRPC checks trust besides the system's.
     pub ca_files: Vec<PathBuf>,
+    /// What the agent shows of itself to servers that checks ask over TLS; `None`: nothing (`enable_agent_tls_for_checks`).
+    pub agent_tls: Option<AgentTls>,
+    /// Bytes of output that are kept at most, whatever a definition says; 0: 4096.
+    pub output_max_size: usize,
+    /// Docker's socket.
+    pub docker: PathBuf,
     /// Checks that run at once at most; others wait for their turn.
     pub at_once: usize,
     /// How often critical services are looked for that are to be removed.
@@ -61,11 +68,25 @@ impl Settings {
             node: node.to_owned(),
             door: None,
             ca_files: Vec::new(),
+            agent_tls: None,
+            output_max_size: 0,
+            docker: PathBuf::from("/var/run/docker.sock"),
             at_once: 128,
             reap_every: reap::EVERY,
             reap_minimum: reap::MINIMUM,
         }
     }
+}
+
+/// The agent's own certificate, for checks.
+#[derive(Debug, Clone)]
+pub struct AgentTls {
+    /// PEM file of the certificate.
+    pub cert: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+    /// The name servers must have where a check says none; empty: their host's.
+    pub server_name: String,
 }
 
 /// Why checks cannot be run.
@@ -82,17 +103,26 @@ pub struct Checks {
 impl Checks {
     /// Starts a task that ends with `stop`, and with it every script that runs. Reads the authorities' files first.
     pub fn start(registry: Registry, settings: Settings, stop: CancellationToken) -> Result<Self, StartError> {
-        let system = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
-        let own = settings.ca_files.iter().filter_map(|path| {
-            std::fs::read(path)
-                .inspect_err(|error| tracing::warn!(file = %path.display(), %error, "cannot read authorities for checks; checks of servers they signed will fail"))
-                .ok()
-        });
-        let authorities: Vec<_> = system.into_iter().chain(own).collect();
-        let tls = Tls::new(&authorities).map_err(|e| StartError(e.to_string()))?;
+        let authorities = authorities(&settings.ca_files);
+        let tls = match &settings.agent_tls {
+            None => Tls::new(&authorities),
+            Some(own) => {
+                let read = |path: &PathBuf| {
+                    std::fs::read(path).map_err(|e| StartError(format!("{} cannot be read: {e}", path.display())))
+                };
+                let (cert, key) = (read(&own.cert)?, read(&own.key)?);
+                Tls::showing(&authorities, Some((&cert, &key)), own.server_name.clone())
+            }
+        };
+        let tls = tls.map_err(|e| StartError(e.to_string()))?;
         let runner = Runner {
             slots: Arc::new(Semaphore::new(settings.at_once.max(1))),
-            context: Arc::new(Context { tls, door: settings.door.clone() }),
+            context: Arc::new(Context {
+                tls,
+                door: settings.door.clone(),
+                docker: settings.docker.clone(),
+                output_max_size: settings.output_max_size,
+            }),
             registry,
             settings,
             schedule: Schedule::default(),
@@ -110,9 +140,22 @@ impl Checks {
     }
 }
 
+/// The authorities of the system and those in these files, as PEM.
+pub(crate) fn authorities(files: &[PathBuf]) -> Vec<Vec<u8>> {
+    let system = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
+    let own = files.iter().filter_map(|path| {
+        std::fs::read(path)
+            .inspect_err(|error| tracing::warn!(file = %path.display(), %error, "cannot read authorities for checks; checks of servers they signed will fail"))
+            .ok()
+    });
+    system.into_iter().chain(own).collect()
+}
+
 struct Context {
     tls: Tls,
     door: Option<Door>,
+    docker: PathBuf,
+    output_max_size: usize,
 }
 
 struct Runner {
@@ -237,33 +280,53 @@ impl Runner {
 }
 
 async fn run_once(definition: &CheckDefinition, context: &Context) -> Outcome {
-    let limit = output_limit(definition);
-    let default = if matches!(definition.kind, CheckKind::Script(_)) { SCRIPT_TIMEOUT } else { TIMEOUT };
+    let limit = output_limit(definition, context.output_max_size);
+    let default = if matches!(definition.kind, CheckKind::Script(_) | CheckKind::Docker { .. }) {
+        SCRIPT_TIMEOUT
+    } else {
+        TIMEOUT
+    };
     let within = if definition.timeout.is_zero() { default } else { definition.timeout };
     let (run, late): (_, String) = match &definition.kind {
         // A script's timeout is its own affair: it has processes to kill and output to keep.
         CheckKind::Script(script) => return script::run(script, limit, within).await,
-        CheckKind::Tcp { address } => (timeout(within, tcp::run(address)).await, tcp::dial_timeout(address)),
+        CheckKind::OsService { unit } => return os_service::run(os_service::SYSTEMCTL, unit, within).await,
+        // Most services do not answer an empty datagram.
+        CheckKind::Udp { address } => {
+            return timeout(within, udp::run(address)).await.unwrap_or_else(|_| udp::silent(address));
+        }
+        CheckKind::Tcp { address, tls } => {
+            (timeout(within, tcp::run(address, tls, &context.tls)).await, tcp::dial_timeout(address))
+        }
+        CheckKind::H2Ping { address, tls } => {
+            let with = tls.on.then_some((&context.tls, tls.skip_verify));
+            let run = h2ping::run(address, with, &tls.server_name);
+            (timeout(within, run).await, format!("HTTP2 ping failed: dial tcp {address}: i/o timeout"))
+        }
+        CheckKind::Docker { container, shell, script } => {
+            let run = docker::run(&context.docker, container, shell, script, limit);
+            (timeout(within, run).await, format!("Timed out ({}) running check", go_duration(within)))
+        }
         CheckKind::Http(check) => {
             (timeout(within, http::run(check, limit, &context.tls)).await, http::timed_out(check))
         }
-        CheckKind::Grpc { address, use_tls, tls_skip_verify } => {
-            let run = grpc::run(address, *use_tls, *tls_skip_verify, &context.tls);
+        CheckKind::Grpc { address, tls } => {
+            let run = grpc::run(address, tls, &context.tls);
             (timeout(within, run).await, format!("gRPC check {address}: context deadline exceeded"))
         }
         CheckKind::Alias { node, service } => (
             timeout(within, remote_alias(node, service, context)).await,
             format!("no answer about node {node} in time"),
         ),
-        // Refused at registration, or never scheduled.
-        CheckKind::Udp { .. } | CheckKind::Ttl | CheckKind::Maintenance => {
-            return Outcome::critical("checks of this type are not run; use a TCP, HTTP, gRPC, script or TTL check");
+        // Never scheduled.
+        CheckKind::Ttl | CheckKind::Maintenance => {
+            return Outcome::critical("checks of this type are not run");
         }
     };
     let outcome = run.unwrap_or_else(|_| Outcome::critical(late));
     // Script and HTTP bound their output themselves; error texts are short, yet an alias repeats what others say.
     Outcome {
-        output: if matches!(definition.kind, CheckKind::Http(_)) {
+        output: if matches!(definition.kind, CheckKind::Http(_) | CheckKind::Docker { .. }) {
             outcome.output
         } else {
             bounded(&outcome.output, limit)

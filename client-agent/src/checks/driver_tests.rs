@@ -3,7 +3,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::checks::Policy;
-use crate::registry::{ScriptCheck, ServiceDefinition, Source, Status};
+use crate::registry::{CheckTls, ScriptCheck, ServiceDefinition, Source, Status};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -49,7 +49,10 @@ async fn a_tcp_check_follows_its_server() {
     let addr = listener.local_addr().unwrap();
     bench
         .registry
-        .add_check(every_second("t", CheckKind::Tcp { address: addr.to_string() }), Source::Api)
+        .add_check(
+            every_second("t", CheckKind::Tcp { address: addr.to_string(), tls: CheckTls::default() }),
+            Source::Api,
+        )
         .await
         .unwrap();
     assert_eq!(bench.until("t", Status::Passing).await, format!("TCP connect {addr}: Success"));

@@ -3,12 +3,11 @@
 use hyper_util::rt::TokioIo;
 use prost::Message;
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::Outcome;
 use super::http::Tls;
-use crate::registry::Status;
+use crate::registry::{CheckTls, Status};
 
 #[derive(Clone, PartialEq, Message)]
 struct HealthCheckRequest {
@@ -26,9 +25,9 @@ struct HealthCheckResponse {
 const SERVING: i32 = 1;
 
 /// Asks `host:port` or `host:port/service`; passing where it serves.
-pub(super) async fn run(target: &str, use_tls: bool, skip_verify: bool, tls: &Tls) -> Outcome {
+pub(super) async fn run(target: &str, with: &CheckTls, tls: &Tls) -> Outcome {
     let (address, service) = target.split_once('/').unwrap_or((target, ""));
-    match ask(address, service, use_tls.then_some((tls, skip_verify))).await {
+    match ask(address, service, with.on.then_some((tls, with))).await {
         Ok(SERVING) => Outcome::new(Status::Passing, format!("gRPC check {target}: success")),
         Ok(status) => {
             let name = match status {
@@ -43,18 +42,16 @@ pub(super) async fn run(target: &str, use_tls: bool, skip_verify: bool, tls: &Tl
     }
 }
 
-async fn ask(address: &str, service: &str, tls: Option<(&Tls, bool)>) -> Result<i32, String> {
+async fn ask(address: &str, service: &str, tls: Option<(&Tls, &CheckTls)>) -> Result<i32, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| format!("{address:?}: {e}"))?;
     let channel: Channel = match tls {
         None => endpoint.connect().await.map_err(chain)?,
-        Some((tls, skip_verify)) => {
-            let connector = tls.connector(skip_verify, true);
-            let to = address.to_owned();
-            let connect = tower::service_fn(move |uri: Uri| {
-                let (connector, to) = (connector.clone(), to.clone());
+        Some((tls, with)) => {
+            let connector = tls.connector(with.skip_verify, true);
+            let (to, name) = (address.to_owned(), tls.name(&with.server_name, address)?);
+            let connect = tower::service_fn(move |_: Uri| {
+                let (connector, to, name) = (connector.clone(), to.clone(), name.clone());
                 async move {
-                    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-                    let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
                     let tcp = TcpStream::connect(&to).await?;
                     connector.connect(name, tcp).await.map(TokioIo::new)
                 }
@@ -128,11 +125,11 @@ mod tests {
         let tls = Tls::new(&[]).unwrap();
         for (answer, status) in [(1, Status::Passing), (2, Status::Critical), (3, Status::Critical)] {
             let addr = server(answer).await;
-            let outcome = run(&format!("{addr}/web"), false, false, &tls).await;
+            let outcome = run(&format!("{addr}/web"), &CheckTls::default(), &tls).await;
             assert_eq!(outcome.status, status, "{}", outcome.output);
-            assert_eq!(run(&addr.to_string(), false, false, &tls).await.status, Status::Critical);
+            assert_eq!(run(&addr.to_string(), &CheckTls::default(), &tls).await.status, Status::Critical);
         }
-        assert_eq!(run("127.0.0.1:1/web", false, false, &tls).await.status, Status::Critical);
-        assert_eq!(run("no address", false, false, &tls).await.status, Status::Critical);
+        assert_eq!(run("127.0.0.1:1/web", &CheckTls::default(), &tls).await.status, Status::Critical);
+        assert_eq!(run("no address", &CheckTls::default(), &tls).await.status, Status::Critical);
     }
 }

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::Outcome;
@@ -31,24 +31,56 @@ const MAX_BODY: u64 = 16 << 20;
 
 /// How checks speak TLS: with verified certificates, or with any.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(crate) struct Tls {
     verified: Arc<ClientConfig>,
     unverified: Arc<ClientConfig>,
+    /// The name servers must have where a check says none; empty: their host's.
+    name: String,
 }
 
 impl Tls {
     /// Trusts the authorities in these PEM texts.
-    pub(super) fn new(authorities: &[Vec<u8>]) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(authorities: &[Vec<u8>]) -> Result<Self, rustls::Error> {
+        Self::showing(authorities, None, String::new())
+    }
+
+    /// As [`Tls::new`], and shows a certificate (PEM of the chain and of its key). `name`: see the field.
+    pub(crate) fn showing(
+        authorities: &[Vec<u8>],
+        own: Option<(&[u8], &[u8])>,
+        name: String,
+    ) -> Result<Self, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
         for pem in authorities {
             roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
         }
         let builder = || ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        let verified = builder()?.with_root_certificates(roots).with_no_client_auth();
         let anything = Arc::new(Anything(provider.clone()));
-        let unverified = builder()?.dangerous().with_custom_certificate_verifier(anything).with_no_client_auth();
-        Ok(Self { verified: Arc::new(verified), unverified: Arc::new(unverified) })
+        let verified = builder()?.with_root_certificates(roots);
+        let unverified = builder()?.dangerous().with_custom_certificate_verifier(anything);
+        let (verified, unverified) = match own {
+            None => (verified.with_no_client_auth(), unverified.with_no_client_auth()),
+            Some((chain, key)) => {
+                let bad = |e: &dyn Display| rustls::Error::General(format!("the agent's certificate: {e}"));
+                let chain: Vec<_> =
+                    CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>().map_err(|e| bad(&e))?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| bad(&e))?;
+                let verified = verified.with_client_auth_cert(chain.clone(), key.clone_key())?;
+                (verified, unverified.with_client_auth_cert(chain, key)?)
+            }
+        };
+        Ok(Self { verified: Arc::new(verified), unverified: Arc::new(unverified), name })
+    }
+
+    /// The name to verify at `host` or `host:port`.
+    pub(super) fn name(&self, wanted: &str, address: &str) -> Result<ServerName<'static>, String> {
+        let with_port = address
+            .rsplit_once(':')
+            .filter(|(host, port)| port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')));
+        let host = with_port.map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+        let name = [wanted, &self.name, host].into_iter().find(|n| !n.is_empty()).unwrap_or_default();
+        ServerName::try_from(name.to_owned()).map_err(|e| format!("{name:?}: {e}"))
     }
 
     pub(super) fn connector(&self, skip_verify: bool, h2: bool) -> TlsConnector {
@@ -151,14 +183,14 @@ fn follow(from: &Target, location: &str) -> String {
     }
 }
 
-struct Answer {
-    status: http::StatusCode,
+pub(super) struct Answer {
+    pub(super) status: http::StatusCode,
     location: Option<String>,
-    output: Tail,
+    pub(super) output: Tail,
 }
 
 /// Asks; 2xx passes, 429 warns, anything else is critical.
-pub(super) async fn run(check: &HttpCheck, limit: usize, tls: &Tls) -> Outcome {
+pub(crate) async fn run(check: &HttpCheck, limit: usize, tls: &Tls) -> Outcome {
     let method = if check.method.is_empty() { Method::GET.as_str() } else { &check.method };
     match ask(check, method, limit, tls).await {
         Err(error) => Outcome::critical(format!("{} {:?}: {error}", go_method(method), check.url)),
@@ -177,7 +209,7 @@ pub(super) async fn run(check: &HttpCheck, limit: usize, tls: &Tls) -> Outcome {
 }
 
 /// The text of a run that took too long.
-pub(super) fn timed_out(check: &HttpCheck) -> String {
+pub(crate) fn timed_out(check: &HttpCheck) -> String {
     let method = if check.method.is_empty() { "GET" } else { &check.method };
     format!(
         "{} {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
@@ -195,7 +227,7 @@ async fn ask(check: &HttpCheck, method: &str, limit: usize, tls: &Tls) -> Result
         // What was meant for one server is not told to another that it points to.
         let trusted = (to.host.clone(), to.port) == first;
         let request = request(check, &method, body.clone(), &to, trusted)?;
-        let answer = exchange(&to, request, limit, tls, check.tls_skip_verify).await?;
+        let answer = exchange(&to, request, limit, tls, check).await?;
         let Some(location) = answer.location.as_deref().filter(|_| !check.disable_redirects) else {
             return Ok(answer);
         };
@@ -255,19 +287,20 @@ async fn exchange(
     request: Request<Full<Bytes>>,
     limit: usize,
     tls: &Tls,
-    skip_verify: bool,
+    check: &HttpCheck,
 ) -> Result<Answer, String> {
     let shown = format!("{}:{}", to.host, to.port);
     let tcp = TcpStream::connect((to.host.as_str(), to.port)).await.map_err(|e| dial_error(&shown, &e))?;
     if !to.https {
         return over(tcp, request, limit).await;
     }
-    let name = ServerName::try_from(to.host.clone()).map_err(|e| format!("{:?}: {e}", to.host))?;
-    let tls = tls.connector(skip_verify, false).connect(name, tcp).await.map_err(|e| format!("tls: {e}"))?;
+    let name = tls.name(&check.tls_server_name, &to.host)?;
+    let tls = tls.connector(check.tls_skip_verify, false).connect(name, tcp).await.map_err(|e| format!("tls: {e}"))?;
     over(tls, request, limit).await
 }
 
-async fn over(
+/// One request on a connection that is there.
+pub(super) async fn over(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
     limit: usize,

@@ -178,6 +178,23 @@ async fn certificates_are_verified_unless_told_otherwise() {
     assert!(outcome.output.contains("tls: "), "{}", outcome.output);
     let trusting = Tls::new(&[pem.into_bytes()]).unwrap();
     assert_eq!(run(&strict, 4096, &trusting).await.status, Status::Passing);
+    let named = |name: &str| HttpCheck { tls_server_name: name.into(), ..strict.clone() };
+    assert_eq!(run(&named("127.0.0.1"), 4096, &trusting).await.status, Status::Passing);
+    let other = run(&named("other.example"), 4096, &trusting).await;
+    assert!(other.output.contains("tls: "), "the name is what is verified: {}", other.output);
+    // The same over a TCP check.
+    let with =
+        |on, server_name: &str| crate::registry::CheckTls { on, skip_verify: false, server_name: server_name.into() };
+    let tcp =
+        |with| async move { crate::checks::tcp::run(&addr.to_string(), &with, &Tls::new(&[]).unwrap()).await.status };
+    assert_eq!(tcp(with(false, "")).await, Status::Passing);
+    assert_eq!(tcp(with(true, "")).await, Status::Critical, "an authority nobody trusts");
+    let address = addr.to_string();
+    assert_eq!(crate::checks::tcp::run(&address, &with(true, ""), &trusting).await.status, Status::Passing);
+    assert_eq!(
+        crate::checks::tcp::run(&address, &with(true, "other.example"), &trusting).await.status,
+        Status::Critical
+    );
     let careless = HttpCheck { tls_skip_verify: true, ..strict };
     assert!(go(&careless).await.output.ends_with("200 OK Output: safe"));
 }

@@ -1,17 +1,22 @@
 //! Checks: what runs them, when, and what they say.
 
 pub mod alias;
+mod docker;
 mod driver;
 mod grpc;
-mod http;
-mod output;
+mod h2ping;
+pub(crate) mod http;
+mod os_service;
+pub(crate) mod output;
 pub mod policy;
 pub mod reap;
 pub mod schedule;
-mod script;
+pub(crate) mod script;
 mod tcp;
+mod udp;
 
-pub use driver::{Checks, Settings, StartError};
+pub(crate) use driver::authorities;
+pub use driver::{AgentTls, Checks, Settings, StartError};
 pub use policy::Policy;
 
 use crate::registry::Status;

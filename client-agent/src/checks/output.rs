@@ -5,18 +5,18 @@ use std::time::Duration;
 
 /// The last bytes of what was written.
 #[derive(Debug)]
-pub(super) struct Tail {
+pub(crate) struct Tail {
     limit: usize,
     kept: VecDeque<u8>,
     total: u64,
 }
 
 impl Tail {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, kept: VecDeque::new(), total: 0 }
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.total += bytes.len() as u64;
         let bytes = bytes.get(bytes.len().saturating_sub(self.limit)..).unwrap_or_default();
         let excess = (self.kept.len() + bytes.len()).saturating_sub(self.limit);
@@ -35,7 +35,7 @@ impl Tail {
     }
 
     /// As [`Tail::text`], and says how much was left out, as Consul does.
-    pub(super) fn captured(&self) -> String {
+    pub(crate) fn captured(&self) -> String {
         if self.total > self.limit as u64 {
             format!("Captured {} of {} bytes\n...\n{}", self.limit, self.total, self.text())
         } else {

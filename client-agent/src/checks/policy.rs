@@ -10,6 +10,8 @@ pub struct Policy {
     pub enable_script_checks: bool,
     /// Scripts of configuration files only (`enable_local_script_checks`).
     pub enable_local_script_checks: bool,
+    /// Bytes of a check's output that are kept at most, whatever its definition says; 0: 4096 (`check_output_max_size`).
+    pub output_max_size: usize,
 }
 
 /// Consul's text for a script of a configuration file.
@@ -21,7 +23,7 @@ pub const REFUSED_REMOTE: &str =
 impl Policy {
     /// The text of the refusal, where this check may not run.
     pub fn refuses(self, check: &CheckDefinition, source: Source) -> Option<&'static str> {
-        if !matches!(check.kind, CheckKind::Script(_)) || self.enable_script_checks {
+        if !matches!(check.kind, CheckKind::Script(_) | CheckKind::Docker { .. }) || self.enable_script_checks {
             return None;
         }
         match source {
@@ -51,7 +53,7 @@ mod tests {
             (true, false, Source::Api, None),
         ];
         for (all, local, source, expected) in table {
-            let policy = Policy { enable_script_checks: all, enable_local_script_checks: local };
+            let policy = Policy { enable_script_checks: all, enable_local_script_checks: local, ..Policy::default() };
             assert_eq!(policy.refuses(&script, source), expected, "{policy:?} {source:?}");
             assert_eq!(policy.refuses(&CheckDefinition::default(), source), None);
         }

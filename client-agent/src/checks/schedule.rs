@@ -120,16 +120,25 @@ impl Schedule {
         };
         entry.running = false;
         self.due.push(Reverse((now + interval(&entry.definition), run)));
-        let (count, needed) = if outcome.status == Status::Critical {
+        if outcome.status == Status::Critical {
             entry.passed = 0;
             entry.failed = entry.failed.saturating_add(1);
-            (entry.failed, entry.definition.failures_before_critical)
-        } else {
-            entry.failed = 0;
-            entry.passed = entry.passed.saturating_add(1);
-            (entry.passed, entry.definition.success_before_passing)
-        };
-        if count >= needed { Verdict::Tell(outcome) } else { Verdict::Wait }
+            let critical = entry.definition.failures_before_critical;
+            let warning = match entry.definition.failures_before_warning {
+                0 => critical,
+                n => n,
+            };
+            return if entry.failed >= critical {
+                Verdict::Tell(outcome)
+            } else if entry.failed >= warning {
+                Verdict::Tell(Outcome { status: Status::Warning, ..outcome })
+            } else {
+                Verdict::Wait
+            };
+        }
+        entry.failed = 0;
+        entry.passed = entry.passed.saturating_add(1);
+        if entry.passed >= entry.definition.success_before_passing { Verdict::Tell(outcome) } else { Verdict::Wait }
     }
 
     /// Checks that are followed.
@@ -156,8 +165,8 @@ mod tests {
 
     use super::*;
     use crate::checks::Policy;
-    use crate::registry::Source;
     use crate::registry::state::State;
+    use crate::registry::{CheckTls, Source};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -166,7 +175,7 @@ mod tests {
             id: id.into(),
             name: id.into(),
             interval: 10 * SECOND,
-            kind: CheckKind::Tcp { address: "a:1".into() },
+            kind: CheckKind::Tcp { address: "a:1".into(), tls: CheckTls::default() },
             ..CheckDefinition::default()
         }
     }
@@ -257,6 +266,27 @@ mod tests {
             let (run, _) = schedule.pop_due(now).unwrap();
             let told = schedule.finished(run, outcome(status), now) != Verdict::Wait;
             assert_eq!(told, counts, "step {step}");
+        }
+    }
+
+    #[test]
+    fn failures_warn_first() {
+        use Status::{Critical as C, Passing as P, Warning as W};
+        let t0 = Instant::now();
+        let check = CheckDefinition { failures_before_warning: 2, failures_before_critical: 4, ..tcp("a") };
+        let state = state([check], t0);
+        let mut schedule = Schedule::default();
+        schedule.update(state.local(), t0, &mut StdRng::seed_from_u64(3));
+        let mut now = t0;
+        for (step, (status, told)) in
+            [(C, None), (C, Some(W)), (C, Some(W)), (C, Some(C)), (C, Some(C)), (P, Some(P)), (C, None), (C, Some(W))]
+                .into_iter()
+                .enumerate()
+        {
+            now += 10 * SECOND;
+            let (run, _) = schedule.pop_due(now).unwrap();
+            let verdict = schedule.finished(run, outcome(status), now);
+            assert_eq!(verdict, told.map_or(Verdict::Wait, |s| Verdict::Tell(outcome(s))), "step {step}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::Outcome;
@@ -13,7 +13,19 @@ use super::output::{Tail, go_duration};
 use crate::registry::{ScriptCheck, Status};
 
 /// Kills the group when it is dropped: at the timeout, when the check is removed and when the agent stops.
-struct Group(Option<Pid>);
+pub(crate) struct Group(Option<Pid>);
+
+impl Group {
+    /// The group of a process that was started with one of its own.
+    pub(crate) fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    /// Lets it live.
+    pub(crate) fn release(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -46,7 +58,7 @@ pub(super) async fn run(script: &ScriptCheck, limit: usize, within: Duration) ->
         }
         Err(error) => return Outcome::critical(format!("fork/exec {program}: {error}")),
     };
-    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    let group = Group::of(&child);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let mut tail = Tail::new(limit);
     let finished = timeout(within, async {
@@ -63,7 +75,7 @@ pub(super) async fn run(script: &ScriptCheck, limit: usize, within: Duration) ->
             Outcome::critical(format!("Timed out ({}) running check\n\n{}", go_duration(within), tail.captured()))
         }
         Ok(status) => {
-            group.0 = None;
+            group.release();
             match status.map(|s| s.code()) {
                 Ok(Some(0)) => Outcome::new(Status::Passing, tail.captured()),
                 Ok(Some(1)) => Outcome::new(Status::Warning, tail.captured()),
@@ -74,7 +86,12 @@ pub(super) async fn run(script: &ScriptCheck, limit: usize, within: Duration) ->
     }
 }
 
-async fn read_both(mut a: Option<impl AsyncRead + Unpin>, mut b: Option<impl AsyncRead + Unpin>, tail: &mut Tail) {
+/// Reads both to their ends.
+pub(crate) async fn read_both(
+    mut a: Option<impl AsyncRead + Unpin>,
+    mut b: Option<impl AsyncRead + Unpin>,
+    tail: &mut Tail,
+) {
     let (mut in_a, mut in_b) = (vec![0; 4096], vec![0; 4096]);
     while a.is_some() || b.is_some() {
         tokio::select! {

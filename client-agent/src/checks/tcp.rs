@@ -5,13 +5,25 @@ use std::io;
 use tokio::net::TcpStream;
 
 use super::Outcome;
-use crate::registry::Status;
+use super::http::Tls;
+use crate::registry::{CheckTls, Status};
 
-/// Connects; passing where that works.
-pub(super) async fn run(address: &str) -> Outcome {
-    match TcpStream::connect(address).await {
-        Ok(_) => Outcome::new(Status::Passing, format!("TCP connect {address}: Success")),
-        Err(error) => Outcome::critical(dial_error(address, &error)),
+/// Connects; passing where that works, and the TLS handshake too where one is asked for.
+pub(super) async fn run(address: &str, with: &CheckTls, tls: &Tls) -> Outcome {
+    let shaken = match TcpStream::connect(address).await {
+        Err(error) => Err(dial_error(address, &error)),
+        Ok(_) if !with.on => Ok(()),
+        Ok(tcp) => match tls.name(&with.server_name, address) {
+            Err(error) => Err(error),
+            Ok(name) => {
+                let shaken = tls.connector(with.skip_verify, false).connect(name, tcp).await;
+                shaken.map(|_| ()).map_err(|e| format!("tls: {e}"))
+            }
+        },
+    };
+    match shaken {
+        Ok(()) => Outcome::new(Status::Passing, format!("TCP connect {address}: Success")),
+        Err(error) => Outcome::critical(error),
     }
 }
 

@@ -10,6 +10,7 @@ use causeway_proto::catalog::{self, Node, Service, ServiceAddress, StringList, W
 use serde_json::{Map, Value};
 
 use super::duration;
+use crate::registry::CheckTls;
 use crate::registry::definition::{
     self, CheckDefinition, CheckKind, HttpCheck, ScriptCheck, Secret, ServiceDefinition,
 };
@@ -317,15 +318,12 @@ pub(crate) fn check(value: &Value, refused_status: &str) -> Result<CheckDefiniti
     }
     let (http, tcp, udp, grpc) = (f.text("HTTP")?, f.text("TCP")?, f.text("UDP")?, f.text("GRPC")?);
     let (alias_node, alias_service) = (f.text("AliasNode")?, f.text("AliasService")?);
-    for absent in ["DockerContainerID", "H2PING", "OSService"] {
-        if !f.text(absent)?.is_empty() {
-            return Err(DecodeError(format!(
-                "checks of kind {absent} are not supported; use HTTP, TCP, a script or a TTL"
-            )));
-        }
-    }
-    let tls_skip_verify = f.flag("TLSSkipVerify")?;
-    let kind = if !args.is_empty() {
+    let (h2ping, unit, container) = (f.text("H2PING")?, f.text("OSService")?, f.text("DockerContainerID")?);
+    let (tls_skip_verify, tls_server_name) = (f.flag("TLSSkipVerify")?, f.text("TLSServerName")?);
+    let tls = |on| CheckTls { on, skip_verify: tls_skip_verify, server_name: tls_server_name.clone() };
+    let kind = if !args.is_empty() && !container.is_empty() {
+        CheckKind::Docker { container, shell: f.text("Shell")?, script: ScriptCheck::Args(args) }
+    } else if !args.is_empty() {
         CheckKind::Script(ScriptCheck::Args(args))
     } else if !http.is_empty() {
         CheckKind::Http(HttpCheck {
@@ -334,14 +332,21 @@ pub(crate) fn check(value: &Value, refused_status: &str) -> Result<CheckDefiniti
             header: f.header()?,
             body: f.text("Body")?,
             tls_skip_verify,
+            tls_server_name,
             disable_redirects: f.flag("DisableRedirects")?,
         })
     } else if !tcp.is_empty() {
-        CheckKind::Tcp { address: tcp }
+        CheckKind::Tcp { address: tcp, tls: tls(f.flag("TCPUseTLS")?) }
     } else if !udp.is_empty() {
         CheckKind::Udp { address: udp }
     } else if !grpc.is_empty() {
-        CheckKind::Grpc { address: grpc, use_tls: f.flag("GRPCUseTLS")?, tls_skip_verify }
+        CheckKind::Grpc { address: grpc, tls: tls(f.flag("GRPCUseTLS")?) }
+    } else if !h2ping.is_empty() {
+        // Unlike the others it speaks TLS where nothing is said.
+        let on = f.get("H2PingUseTLS").is_none() || f.flag("H2PingUseTLS")?;
+        CheckKind::H2Ping { address: h2ping, tls: tls(on) }
+    } else if !unit.is_empty() {
+        CheckKind::OsService { unit }
     } else if !alias_node.is_empty() || !alias_service.is_empty() {
         CheckKind::Alias { node: alias_node, service: alias_service }
     } else {
@@ -358,6 +363,7 @@ pub(crate) fn check(value: &Value, refused_status: &str) -> Result<CheckDefiniti
         ttl: f.duration("TTL")?,
         status: status(&f, refused_status)?,
         success_before_passing: number("SuccessBeforePassing")?,
+        failures_before_warning: number("FailuresBeforeWarning")?,
         failures_before_critical: number("FailuresBeforeCritical")?,
         deregister_critical_service_after: f.duration("DeregisterCriticalServiceAfter")?,
         output_max_size: usize::try_from(f.int("OutputMaxSize")?).unwrap_or(0),
@@ -524,6 +530,11 @@ mod tests {
             (r#"{"script_args":["true"]}"#, "script"),
             (r#"{"alias_service":"web"}"#, "alias"),
             (r#"{"grpc":"a:1"}"#, "grpc"),
+            (r#"{"UDP":"a:1"}"#, "udp"),
+            (r#"{"H2PING":"a:1"}"#, "h2ping"),
+            (r#"{"OSService":"sshd"}"#, "os_service"),
+            (r#"{"DockerContainerID":"c","Shell":"/bin/bash","Args":["a"]}"#, "docker"),
+            (r#"{"DockerContainerID":"c","TTL":"5s"}"#, "ttl"),
             (r#"{"TTL":"5s"}"#, "ttl"),
         ] {
             assert_eq!(check(&parse(text.as_bytes()).unwrap(), "").unwrap().kind.type_name(), kind, "{text}");

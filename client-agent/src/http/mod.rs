@@ -7,6 +7,7 @@ mod agent;
 pub mod archive;
 mod catalog;
 mod config;
+pub(crate) mod containers;
 mod decode;
 mod dispatch;
 pub mod driver;
@@ -39,5 +40,7 @@ mod txn;
 mod view;
 
 pub use config::config_entry;
-pub use driver::{Limits, Listener, router, serve};
+pub mod watch;
+
+pub use driver::{Api, Limits, Listener, router, serve};
 pub use ports::{Context, Info};

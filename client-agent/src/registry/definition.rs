@@ -159,6 +159,8 @@ pub struct CheckDefinition {
     pub status: Option<Status>,
     /// This many runs in a row must pass before it counts as passing; 0: the first does.
     pub success_before_passing: u32,
+    /// This many runs in a row must fail before it counts as warning, at most as many as for critical; 0: as many as for critical.
+    pub failures_before_warning: u32,
     /// This many runs in a row must fail before it counts as critical; 0: the first does.
     pub failures_before_critical: u32,
     /// The service is removed when the check was critical for longer than this; zero: never. Less than a minute counts as one.
@@ -189,6 +191,7 @@ impl Default for CheckDefinition {
             ttl: Duration::ZERO,
             status: None,
             success_before_passing: 0,
+            failures_before_warning: 0,
             failures_before_critical: 0,
             deregister_critical_service_after: Duration::ZERO,
             output_max_size: 0,
@@ -197,8 +200,8 @@ impl Default for CheckDefinition {
     }
 }
 
-/// What a check does. Who reads a definition with several of them set takes the first of: script, HTTP, TCP, UDP, gRPC, alias; with
-/// none of them it is a TTL check.
+/// What a check does. Who reads a definition with several of them set takes the first of: script (in a container or not), HTTP, TCP,
+/// UDP, gRPC, HTTP/2 ping, unit of the system, alias; with none of them it is a TTL check.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum CheckKind {
     /// Waits to be told; critical when it was not for the TTL.
@@ -212,8 +215,10 @@ pub enum CheckKind {
     Tcp {
         /// `host:port`.
         address: String,
+        /// Whether a TLS handshake must succeed as well.
+        tls: CheckTls,
     },
-    /// Sends a datagram to `host:port`.
+    /// Sends a datagram to `host:port`; silence passes.
     Udp {
         /// `host:port`.
         address: String,
@@ -223,9 +228,28 @@ pub enum CheckKind {
         /// `host:port` or `host:port/service`.
         address: String,
         /// Whether to speak TLS.
-        use_tls: bool,
-        /// Whether any certificate will do.
-        tls_skip_verify: bool,
+        tls: CheckTls,
+    },
+    /// Sends an HTTP/2 ping.
+    H2Ping {
+        /// `host:port`.
+        address: String,
+        /// Whether to speak TLS.
+        tls: CheckTls,
+    },
+    /// Runs a program inside a container of Docker.
+    Docker {
+        /// Id or name of the container.
+        container: String,
+        /// Shell for a line; empty: `/bin/sh`.
+        shell: String,
+        /// What is run.
+        script: ScriptCheck,
+    },
+    /// Asks the service manager of the machine.
+    OsService {
+        /// Name of the unit.
+        unit: String,
     },
     /// Says what another service or node's checks say.
     Alias {
@@ -248,10 +272,24 @@ impl CheckKind {
             Self::Tcp { .. } => "tcp",
             Self::Udp { .. } => "udp",
             Self::Grpc { .. } => "grpc",
+            Self::H2Ping { .. } => "h2ping",
+            Self::Docker { .. } => "docker",
+            Self::OsService { .. } => "os_service",
             Self::Alias { .. } => "alias",
             Self::Maintenance => "maintenance",
         }
     }
+}
+
+/// How a check that may speak TLS does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CheckTls {
+    /// Whether it does.
+    pub on: bool,
+    /// Whether any certificate will do.
+    pub skip_verify: bool,
+    /// The name the certificate must have; empty: the host's.
+    pub server_name: String,
 }
 
 /// A program to run: exit status 0 passes, 1 warns, anything else is critical.
@@ -276,6 +314,8 @@ pub struct HttpCheck {
     pub body: String,
     /// Whether any certificate will do.
     pub tls_skip_verify: bool,
+    /// The name the certificate must have; empty: the URL's host.
+    pub tls_server_name: String,
     /// Whether a redirect is an answer like another (it is then critical) and not followed. By default up to ten are followed.
     pub disable_redirects: bool,
 }

@@ -202,6 +202,11 @@ impl Registry {
         self.change(|state| state.set_status(check_id, status, output, now)).map(|_| ())
     }
 
+    /// Whether what checks say is dropped from now on.
+    pub fn set_discard_output(&self, on: bool) {
+        self.change(|state| state.set_discard_output(on));
+    }
+
     /// Makes a TTL check critical if its time is over, else says until when it is good; for the runner of checks.
     pub fn expire_ttl(&self, check_id: &str, now: Instant) -> Option<Instant> {
         self.change(|state| state.expire_ttl(check_id, now))

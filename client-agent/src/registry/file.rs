@@ -9,7 +9,7 @@ use prost::Message;
 use ring::digest;
 
 use super::definition::{
-    CheckDefinition, CheckKind, HttpCheck, ScriptCheck, Secret, ServiceDefinition, Status, Weights,
+    CheckDefinition, CheckKind, CheckTls, HttpCheck, ScriptCheck, Secret, ServiceDefinition, Status, Weights,
 };
 use super::state::{LocalCheck, LocalService, SavedState};
 
@@ -83,7 +83,7 @@ struct CheckRecord {
     service_id: String,
     #[prost(string, tag = "5")]
     kind: String,
-    /// URL, `host:port`, shell line, or node of an alias, as the kind says.
+    /// URL, `host:port`, shell line, container, unit, or node of an alias, as the kind says.
     #[prost(string, tag = "6")]
     target: String,
     /// Script arguments.
@@ -121,6 +121,12 @@ struct CheckRecord {
     output_max_size: u64,
     #[prost(string, tag = "23")]
     token: String,
+    #[prost(string, tag = "24")]
+    tls_server_name: String,
+    #[prost(uint32, tag = "25")]
+    failures_before_warning: u32,
+    #[prost(string, tag = "26")]
+    shell: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -195,6 +201,7 @@ pub(super) fn encode_check(check: &LocalCheck) -> Vec<u8> {
         status: d.status.map(Status::as_str).unwrap_or_default().to_owned(),
         success_before_passing: d.success_before_passing,
         failures_before_critical: d.failures_before_critical,
+        failures_before_warning: d.failures_before_warning,
         deregister_after_ms: millis(d.deregister_critical_service_after),
         output_max_size: d.output_max_size as u64,
         token: d.token.0.clone(),
@@ -209,16 +216,27 @@ pub(super) fn encode_check(check: &LocalCheck) -> Vec<u8> {
             record.method.clone_from(&http.method);
             record.body.clone_from(&http.body);
             record.tls_skip_verify = http.tls_skip_verify;
+            record.tls_server_name.clone_from(&http.tls_server_name);
             record.disable_redirects = http.disable_redirects;
             let list = |v: &Vec<String>| catalog::StringList { values: v.clone() };
             record.header = http.header.iter().map(|(k, v)| (k.clone(), list(v))).collect();
         }
-        CheckKind::Tcp { address } | CheckKind::Udp { address } => record.target.clone_from(address),
-        CheckKind::Grpc { address, use_tls, tls_skip_verify } => {
+        CheckKind::Udp { address } => record.target.clone_from(address),
+        CheckKind::Tcp { address, tls } | CheckKind::Grpc { address, tls } | CheckKind::H2Ping { address, tls } => {
             record.target.clone_from(address);
-            record.use_tls = *use_tls;
-            record.tls_skip_verify = *tls_skip_verify;
+            record.use_tls = tls.on;
+            record.tls_skip_verify = tls.skip_verify;
+            record.tls_server_name.clone_from(&tls.server_name);
         }
+        CheckKind::Docker { container, shell, script } => {
+            record.target.clone_from(container);
+            record.shell.clone_from(shell);
+            match script {
+                ScriptCheck::Args(args) => record.args.clone_from(args),
+                ScriptCheck::Shell(line) => record.body.clone_from(line),
+            }
+        }
+        CheckKind::OsService { unit } => record.target.clone_from(unit),
         CheckKind::Alias { node, service } => {
             record.target.clone_from(node);
             record.alias_service.clone_from(service);
@@ -229,6 +247,7 @@ pub(super) fn encode_check(check: &LocalCheck) -> Vec<u8> {
 
 pub(super) fn decode_check(bytes: &[u8]) -> Result<CheckDefinition, DecodeError> {
     let r: CheckRecord = unseal(bytes)?;
+    let tls = CheckTls { on: r.use_tls, skip_verify: r.tls_skip_verify, server_name: r.tls_server_name.clone() };
     let kind = match r.kind.as_str() {
         "ttl" => CheckKind::Ttl,
         "maintenance" => CheckKind::Maintenance,
@@ -240,11 +259,18 @@ pub(super) fn decode_check(bytes: &[u8]) -> Result<CheckDefinition, DecodeError>
             header: r.header.into_iter().map(|(k, v)| (k, v.values)).collect(),
             body: r.body,
             tls_skip_verify: r.tls_skip_verify,
+            tls_server_name: r.tls_server_name,
             disable_redirects: r.disable_redirects,
         }),
-        "tcp" => CheckKind::Tcp { address: r.target },
+        "tcp" => CheckKind::Tcp { address: r.target, tls },
         "udp" => CheckKind::Udp { address: r.target },
-        "grpc" => CheckKind::Grpc { address: r.target, use_tls: r.use_tls, tls_skip_verify: r.tls_skip_verify },
+        "grpc" => CheckKind::Grpc { address: r.target, tls },
+        "h2ping" => CheckKind::H2Ping { address: r.target, tls },
+        "docker" => {
+            let script = if r.args.is_empty() { ScriptCheck::Shell(r.body) } else { ScriptCheck::Args(r.args) };
+            CheckKind::Docker { container: r.target, shell: r.shell, script }
+        }
+        "os_service" => CheckKind::OsService { unit: r.target },
         "alias" => CheckKind::Alias { node: r.target, service: r.alias_service },
         other => return Err(DecodeError::Content(format!("checks of type {other:?} are not known"))),
     };
@@ -259,6 +285,7 @@ pub(super) fn decode_check(bytes: &[u8]) -> Result<CheckDefinition, DecodeError>
         ttl: Duration::from_millis(r.ttl_ms),
         status: Status::parse(&r.status),
         success_before_passing: r.success_before_passing,
+        failures_before_warning: r.failures_before_warning,
         failures_before_critical: r.failures_before_critical,
         deregister_critical_service_after: Duration::from_millis(r.deregister_after_ms),
         output_max_size: usize::try_from(r.output_max_size).unwrap_or(0),
@@ -306,6 +333,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_check_comes_back() {
+        let tls = CheckTls { on: true, skip_verify: true, server_name: "n".into() };
         let kinds = [
             CheckKind::Ttl,
             CheckKind::Maintenance,
@@ -317,11 +345,21 @@ mod tests {
                 header: BTreeMap::from([("K".into(), vec!["1".into(), "2".into()])]),
                 body: "b".into(),
                 tls_skip_verify: true,
+                tls_server_name: "n".into(),
                 disable_redirects: true,
             }),
-            CheckKind::Tcp { address: "a:1".into() },
+            CheckKind::Tcp { address: "a:1".into(), tls: CheckTls::default() },
+            CheckKind::Tcp { address: "a:1".into(), tls: tls.clone() },
             CheckKind::Udp { address: "a:1".into() },
-            CheckKind::Grpc { address: "a:1/s".into(), use_tls: true, tls_skip_verify: true },
+            CheckKind::Grpc { address: "a:1/s".into(), tls: tls.clone() },
+            CheckKind::H2Ping { address: "a:1".into(), tls },
+            CheckKind::Docker {
+                container: "c".into(),
+                shell: "/bin/bash".into(),
+                script: ScriptCheck::Args(vec!["a".into(), "b".into()]),
+            },
+            CheckKind::Docker { container: "c".into(), shell: String::new(), script: ScriptCheck::Shell("a".into()) },
+            CheckKind::OsService { unit: "sshd".into() },
             CheckKind::Alias { node: "n".into(), service: "s".into() },
         ];
         for kind in kinds {
@@ -336,6 +374,7 @@ mod tests {
                 ttl: Duration::from_secs(3),
                 status: Some(Status::Passing),
                 success_before_passing: 4,
+                failures_before_warning: 3,
                 failures_before_critical: 5,
                 deregister_critical_service_after: Duration::from_secs(6),
                 output_max_size: 7,

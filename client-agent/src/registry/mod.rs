@@ -7,7 +7,7 @@ pub mod state;
 pub mod validate;
 
 pub use definition::{
-    CheckDefinition, CheckKind, CheckType, HttpCheck, ScriptCheck, Secret, ServiceDefinition, Source, Status,
+    CheckDefinition, CheckKind, CheckTls, CheckType, HttpCheck, ScriptCheck, Secret, ServiceDefinition, Source, Status,
 };
 pub use driver::{OpenError, Registry};
 pub use state::{ChangeError, Local, LocalCheck, LocalService, RegisterError};

@@ -141,13 +141,14 @@ pub struct SavedState {
 pub struct State {
     node: String,
     policy: Policy,
+    discard_output: bool,
     local: Local,
 }
 
 impl State {
     /// Nothing is registered yet.
     pub fn new(node: String, policy: Policy) -> Self {
-        Self { node, policy, local: Local::default() }
+        Self { node, policy, discard_output: false, local: Local::default() }
     }
 
     /// What there is.
@@ -320,7 +321,7 @@ impl State {
             return Err(ChangeError::NoTtl(id.to_owned()));
         };
         let mut check = (**before).clone();
-        let output = bounded(output, output_limit(&check.definition));
+        let output = self.kept(bounded(output, output_limit(&check.definition, self.policy.output_max_size)));
         let changed = set(&mut check, status, output, now);
         check.ttl_deadline = now.checked_add(check.definition.ttl);
         let check = Arc::new(check);
@@ -345,6 +346,15 @@ impl State {
         true
     }
 
+    /// Whether what checks say is dropped from now on (`discard_check_output`); their status is kept.
+    pub fn set_discard_output(&mut self, on: bool) {
+        self.discard_output = on;
+    }
+
+    fn kept(&self, output: String) -> String {
+        if self.discard_output { String::new() } else { output }
+    }
+
     /// A TTL check's time may be over: makes it critical if so. `Some(deadline)` where it is good until later.
     pub fn expire_ttl(&mut self, id: &str, now: Instant) -> Option<Instant> {
         let before = self.local.checks.get(id)?;
@@ -361,7 +371,7 @@ impl State {
         } else {
             format!("TTL expired (last output before timeout follows): {}", check.check.output)
         };
-        set(&mut check, Status::Critical, output, now);
+        set(&mut check, Status::Critical, self.kept(output), now);
         check.ttl_deadline = None;
         self.local.checks.insert(id.to_owned(), Arc::new(check));
         self.local.version += 1;
@@ -371,6 +381,7 @@ impl State {
     /// A check ran. Says whether anything changed.
     pub fn set_status(&mut self, id: &str, status: Status, output: &str, now: Instant) -> Result<bool, ChangeError> {
         let before = self.local.checks.get(id).ok_or_else(|| ChangeError::NoCheck(id.to_owned()))?;
+        let output = if self.discard_output { "" } else { output };
         if before.status == status && before.check.output == output {
             return Ok(false);
         }
@@ -535,9 +546,10 @@ impl State {
     }
 }
 
-/// Bytes of output that this check may keep.
-pub fn output_limit(definition: &CheckDefinition) -> usize {
-    if definition.output_max_size == 0 { DEFAULT_OUTPUT_MAX_SIZE } else { definition.output_max_size }
+/// Bytes of output that this check may keep on an agent that keeps so many at most (0: [`DEFAULT_OUTPUT_MAX_SIZE`]).
+pub fn output_limit(definition: &CheckDefinition, most: usize) -> usize {
+    let most = if most == 0 { DEFAULT_OUTPUT_MAX_SIZE } else { most };
+    if definition.output_max_size == 0 { most } else { definition.output_max_size.min(most) }
 }
 
 /// Cuts output to its last `limit` bytes, and says so, as Consul does.

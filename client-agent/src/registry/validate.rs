@@ -76,8 +76,8 @@ pub fn check(definition: &CheckDefinition) -> Result<(), String> {
         "TTL must be > 0 for TTL checks"
     } else if matches!(&definition.kind, CheckKind::Script(ScriptCheck::Args(args)) if args.is_empty()) {
         "Script arguments must name a program"
-    } else if matches!(definition.kind, CheckKind::Udp { .. }) {
-        "UDP checks are not supported; use a TCP, HTTP, gRPC or script check"
+    } else if definition.failures_before_warning > definition.failures_before_critical {
+        "FailuresBeforeWarning can't be higher than FailuresBeforeCritical"
     } else {
         return Ok(());
     };

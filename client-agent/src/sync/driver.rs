@@ -16,7 +16,7 @@ use futures::StreamExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -183,6 +183,7 @@ impl Task {
             if self.shared.full.swap(false, Ordering::SeqCst) || Instant::now() >= next_full {
                 self.remote = None;
             }
+            let began = Instant::now();
             match self.round().await {
                 Ok(compared) => {
                     retry.succeeded();
@@ -228,7 +229,7 @@ impl Task {
                     }
                     // Not in step from this moment on, whoever asks.
                     self.set_in_sync(false);
-                    sleep(pace::DEBOUNCE).await;
+                    sleep_until(began + pace::DEBOUNCE).await;
                 }
             }
             retry.see(self.servers());

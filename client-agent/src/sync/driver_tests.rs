@@ -7,6 +7,7 @@ use causeway_proto::health::{
     ChecksInStateRequest, ChecksReply, NodeChecksRequest, ServiceChecksRequest, ServiceHealthReply,
     ServiceHealthRequest,
 };
+use tokio::time::sleep;
 use tonic::{Request, Response};
 
 use super::*;
@@ -251,6 +252,21 @@ async fn output_alone_waits_and_goes_in_time() {
     assert_eq!(bench.fake.inner().writes, writes, "not within half of five minutes");
     sleep(Duration::from_secs(360)).await;
     assert_eq!(bench.fake.inner().checks["service:w"].output, "out 99");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_after_a_quiet_time_goes_at_once_and_what_follows_it_together() {
+    let bench = bench(Fake::default());
+    while !bench.sync.in_sync() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    bench.registry.add_service(web("w"), Source::Api, false).await.unwrap();
+    let took = bench.until("the first", |i| i.services.contains_key("w")).await;
+    assert!(took < pace::DEBOUNCE / 2, "{took:?}");
+    bench.registry.add_service(web("x"), Source::Api, false).await.unwrap();
+    let took = bench.until("the next", |i| i.services.contains_key("x")).await;
+    assert!(took >= pace::DEBOUNCE / 2, "what follows at once waits for what may follow it: {took:?}");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ pub const RETRY_LAST: Duration = Duration::from_secs(15);
 pub const JOIN_FIRST: Duration = Duration::from_millis(100);
 /// The longest of those pauses.
 pub const JOIN_LAST: Duration = Duration::from_secs(2);
-/// Changes within this time after the first are sent together.
+/// The least time between two sendings; a change after a quiet time goes at once, and what comes meanwhile goes together.
 pub const DEBOUNCE: Duration = Duration::from_millis(10);
 
 /// Time between two whole comparisons: one minute up to 128 members, one more for each doubling (Consul's table).

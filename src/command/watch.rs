@@ -1,0 +1,221 @@
+//! `watch`: runs a command each time something changes; without one prints it as it is now. Words and exit codes are Consul's.
+#![allow(clippy::disallowed_methods, reason = "a command line tool waits")]
+
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use causeway_agent::http::watch::progress::Progress;
+use causeway_agent::http::watch::{PlanError, Watch};
+use rustix::process::{Pid, Signal as Number, kill_process};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::io::AsyncWriteExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::api::{Api, ApiError};
+use super::{Command, Input, flag, help, print_out};
+
+/// The command.
+pub static COMMAND: Command = Command {
+    name: "watch",
+    operands: "[CHILD...]",
+    about: "Watches for changes in Consul",
+    more: "The child command is run with the state at the start and again with each new one: as JSON on its standard input, the index\n\
+           in CONSUL_INDEX. Flags behind its name are its own. It ends the watch where it fails. Without a child the state is printed\n\
+           once.",
+    flags: &[
+        flag("type", "string", "One of key, keyprefix, services, nodes, service, checks, event."),
+        flag("key", "string", "Key to watch, for type key."),
+        flag("prefix", "string", "Beginning of the keys to watch, for type keyprefix."),
+        flag("service", "string", "Service to watch, for types service and checks."),
+        flag("tag", "string", "Tag its instances must have; may be given several times."),
+        flag("passingonly", "true|false", "Whether only instances are meant whose checks all pass."),
+        flag("state", "string", "Checks in this state, for type checks; default: any."),
+        flag("name", "string", "Name of the events, for type event; default: all."),
+        flag("shell", "", "Whether the child is a line of the shell (of $SHELL, else /bin/sh). Default: true."),
+    ],
+    http: true,
+    run,
+};
+
+/// How long one request may wait for news.
+const WAIT: Duration = Duration::from_secs(45);
+/// An answer without news that comes sooner did not wait.
+const TOO_SOON: Duration = Duration::from_secs(1);
+
+fn run(input: &Input) -> ExitCode {
+    let fail = |text: &str| {
+        eprintln!("{text}");
+        ExitCode::FAILURE
+    };
+    if input.value("type").is_none_or(str::is_empty) {
+        return fail(&format!("Watch type must be specified\n\n{}", help(&COMMAND)));
+    }
+    let watch = match watch(input) {
+        Ok(watch) => watch,
+        Err(PlanError::Connect(name)) => return fail(&format!("Type {name} is not supported in the CLI tool")),
+        Err(PlanError::Invalid(text)) => return fail(&text),
+    };
+    let api = match Api::new(input) {
+        Ok(api) => api,
+        Err(e) => return fail(&format!("Error connecting to Consul agent: {e}")),
+    };
+    if let Err(e) = api.get("/v1/agent/self") {
+        return fail(&format!("Error querying Consul agent: {e}"));
+    }
+    api.block_on(async {
+        match Signals::listen() {
+            Ok(signals) => follow(&api, &watch, input, signals).await,
+            Err(e) => fail(&format!("Cannot listen for signals: {e}")),
+        }
+    })
+}
+
+/// The flags as the keys of a configured watch. Datacenter, token and `stale` are added to every request as it is.
+fn watch(input: &Input) -> Result<Watch, PlanError> {
+    let mut object = Map::new();
+    for key in ["type", "key", "prefix", "service", "state", "name"] {
+        if let Some(text) = input.value(key).filter(|v| !v.is_empty()) {
+            object.insert(key.to_owned(), text.into());
+        }
+    }
+    if !input.values("tag").is_empty() {
+        object.insert("tag".to_owned(), input.values("tag").into());
+    }
+    match input.value("passingonly") {
+        None | Some("") => {}
+        Some(_) if input.on("passingonly") => {
+            object.insert("passingonly".to_owned(), true.into());
+        }
+        Some("false" | "0" | "f" | "F" | "FALSE" | "False") => {
+            object.insert("passingonly".to_owned(), false.into());
+        }
+        Some(other) => {
+            return Err(PlanError::Invalid(format!(
+                "Failed to parse -passingonly: strconv.ParseBool: parsing {other:?}: invalid syntax"
+            )));
+        }
+    }
+    Watch::parse(&object)
+}
+
+/// What ends the command from outside.
+struct Signals {
+    int: Signal,
+    term: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { int: signal(SignalKind::interrupt())?, term: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> Number {
+        tokio::select! {
+            _ = self.int.recv() => Number::INT,
+            _ = self.term.recv() => Number::TERM,
+        }
+    }
+}
+
+async fn follow(api: &Api, watch: &Watch, input: &Input, mut signals: Signals) -> ExitCode {
+    let mut progress = Progress::default();
+    loop {
+        let (began, before) = (tokio::time::Instant::now(), progress.index());
+        let path = watch.path(before, WAIT);
+        let answer = tokio::select! {
+            _ = signals.next() => return ExitCode::SUCCESS,
+            answer = api.ask("GET", &path, "") => answer,
+        };
+        let data = answer.and_then(|a| {
+            let data = watch.data(a.code, &a.body).map_err(ApiError::Unreadable)?;
+            Ok((a.index, data))
+        });
+        let wait = match data {
+            Ok((index, data)) => match progress.answered(watch, index.max(1), data) {
+                Some(data) if input.operands.is_empty() => {
+                    print_out(&format!("{}\n", pretty(&data)));
+                    return ExitCode::SUCCESS;
+                }
+                Some(data) => match child(input, index, &data, &mut signals).await {
+                    Ok(true) => Duration::ZERO,
+                    Ok(false) => return ExitCode::SUCCESS,
+                    Err(text) => {
+                        eprintln!("{text}");
+                        return ExitCode::FAILURE;
+                    }
+                },
+                None if index <= before => TOO_SOON.saturating_sub(began.elapsed()),
+                None => Duration::ZERO,
+            },
+            Err(error) => {
+                let wait = progress.failed();
+                eprintln!("Watch errored: {error}; retry in {} s", wait.as_secs());
+                wait
+            }
+        };
+        tokio::select! {
+            _ = signals.next() => return ExitCode::SUCCESS,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Runs the child to its end; false where a signal came, which it was told of.
+async fn child(input: &Input, index: u64, data: &Value, signals: &mut Signals) -> Result<bool, String> {
+    let mut command = if input.value("shell").is_some() && !input.on("shell") {
+        let (program, args) = input.operands.split_first().ok_or("no command to run")?;
+        let mut command = tokio::process::Command::new(program);
+        command.args(args);
+        command
+    } else {
+        let shell = std::env::var("SHELL").ok().filter(|s| !s.is_empty()).unwrap_or_else(|| "/bin/sh".to_owned());
+        let mut command = tokio::process::Command::new(shell);
+        command.arg("-c").arg(input.operands.join(" "));
+        command
+    };
+    command.env("CONSUL_INDEX", index.to_string()).stdin(Stdio::piped());
+    let mut child = command.spawn().map_err(|e| format!("Error starting handler: {e}"))?;
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let stdin = child.stdin.take();
+    let text = format!("{data}\n");
+    let run = async {
+        if let Some(mut stdin) = stdin {
+            // A child need not read what it is given.
+            let _ = stdin.write_all(text.as_bytes()).await;
+        }
+        child.wait().await
+    };
+    tokio::pin!(run);
+    let mut told = false;
+    let status = loop {
+        tokio::select! {
+            status = &mut run => break status.map_err(|e| format!("Error executing handler: {e}"))?,
+            number = signals.next() => {
+                told = true;
+                if let Some(pid) = pid {
+                    // It may have ended just now.
+                    let _ = kill_process(pid, number);
+                }
+            }
+        }
+    };
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        _ if told => Ok(false),
+        (Some(0), _) => Ok(true),
+        (Some(code), _) => Err(format!("Error executing handler: exit status {code}")),
+        (None, number) => Err(format!("Error executing handler: signal: {}", number.unwrap_or_default())),
+    }
+}
+
+/// As Go prints it with four spaces.
+fn pretty(data: &Value) -> String {
+    let mut out = Vec::new();
+    let mut to =
+        serde_json::Serializer::with_formatter(&mut out, serde_json::ser::PrettyFormatter::with_indent(b"    "));
+    match data.serialize(&mut to) {
+        Ok(()) => String::from_utf8_lossy(&out).into_owned(),
+        Err(_) => data.to_string(),
+    }
+}
