@@ -25,6 +25,8 @@ pub(super) async fn run(systemctl: &str, unit: &str, within: Duration) -> Outcom
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests write a program")]
+
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
