@@ -171,6 +171,17 @@ impl Api {
 
     /// Sends one request; `path` begins with `/v1/` and may hold a query.
     pub fn request(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Result<Answer, ApiError> {
+        let request = self.build(method, path, body.into())?;
+        self.runtime.block_on(async {
+            let answer = async { whole(self.exchange(request).await?).await.map_err(|e| self.unreachable(e)) };
+            match tokio::time::timeout(Duration::from_secs(60), answer).await {
+                Ok(answer) => answer,
+                Err(_) => Err(self.unreachable("no answer within 60 s")),
+            }
+        })
+    }
+
+    fn build(&self, method: &str, path: &str, body: Bytes) -> Result<http::Request<Full<Bytes>>, ApiError> {
         let joiner = if path.contains('?') { "" } else { "?" };
         let uri = format!("{path}{joiner}{}", self.query);
         let uri = uri.trim_end_matches('?').replacen("?&", "?", 1);
@@ -181,14 +192,26 @@ impl Api {
         if let Some(auth) = &self.auth {
             request = request.header(http::header::AUTHORIZATION, auth);
         }
-        let request = request
-            .body(Full::new(body.into()))
-            .map_err(|e| ApiError::Settings(format!("{uri:?} cannot be asked for: {e}")))?;
+        request.body(Full::new(body)).map_err(|e| ApiError::Settings(format!("{uri:?} cannot be asked for: {e}")))
+    }
+
+    /// `GET` of an answer that goes on: each piece as it comes.
+    pub fn follow(&self, path: &str, piece: &mut dyn FnMut(&[u8])) -> Result<(), ApiError> {
+        let request = self.build("GET", path, Bytes::new())?;
         self.runtime.block_on(async {
-            match tokio::time::timeout(Duration::from_secs(60), self.exchange(request)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(self.unreachable("no answer within 60 s")),
+            let answer = tokio::time::timeout(Duration::from_secs(60), self.exchange(request));
+            let answer = answer.await.map_err(|_| self.unreachable("no answer within 60 s"))??;
+            if answer.0 != 200 {
+                let refused = whole(answer).await.map_err(|e| self.unreachable(e))?;
+                return Err(refused.ok().err().unwrap_or(ApiError::Unreadable("no log".into())));
             }
+            let (_, mut body, _connection) = answer;
+            while let Some(Ok(frame)) = body.frame().await {
+                if let Some(data) = frame.data_ref() {
+                    piece(data);
+                }
+            }
+            Ok(())
         })
     }
 
@@ -213,7 +236,7 @@ impl Api {
         ApiError::Unreachable { addr: self.shown.clone(), why: why.to_string() }
     }
 
-    async fn exchange(&self, request: http::Request<Full<Bytes>>) -> Result<Answer, ApiError> {
+    async fn exchange(&self, request: http::Request<Full<Bytes>>) -> Result<Begun, ApiError> {
         let fail = |e: &dyn std::fmt::Display| self.unreachable(e);
         match &self.target {
             Target::Unix(path) => {
@@ -238,20 +261,27 @@ impl Api {
         }
     }
 
-    async fn send<S>(&self, stream: S, request: http::Request<Full<Bytes>>) -> Result<Answer, ApiError>
+    async fn send<S>(&self, stream: S, request: http::Request<Full<Bytes>>) -> Result<Begun, ApiError>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let fail = |e: hyper::Error| self.unreachable(e);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(fail)?;
-        let driver = tokio::spawn(connection);
+        let mut driver = tokio::task::JoinSet::new();
+        driver.spawn(async move {
+            let _ = connection.await;
+        });
         let response = sender.send_request(request).await.map_err(fail)?;
-        let code = response.status().as_u16();
-        let body = response.into_body().collect().await.map_err(fail)?.to_bytes();
-        driver.abort();
-        Ok(Answer { code, body })
+        Ok((response.status().as_u16(), response.into_body(), driver))
     }
+}
+
+/// An answer that has begun: its status, what is still to come, and the connection, which ends when it is dropped.
+type Begun = (u16, hyper::body::Incoming, tokio::task::JoinSet<()>);
+
+async fn whole((code, body, _connection): Begun) -> Result<Answer, hyper::Error> {
+    Ok(Answer { code, body: body.collect().await?.to_bytes() })
 }
 
 /// Percent-encodes; a path keeps its slashes.

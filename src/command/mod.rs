@@ -18,6 +18,7 @@ pub mod kv;
 pub mod links;
 pub mod members;
 pub mod membership;
+mod monitor;
 pub mod reference;
 pub mod services;
 pub mod snapshot;
@@ -94,6 +95,7 @@ pub static COMMANDS: &[&Command] = &[
     &membership::LEAVE,
     &services::MAINT,
     &members::COMMAND,
+    &monitor::COMMAND,
     &reference::CONFIG,
     &reference::COMMANDS_PAGE,
     &membership::RELOAD,

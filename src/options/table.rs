@@ -47,9 +47,9 @@ options! {
     ADDRESSES_GRPC_TLS = "addresses.grpc_tls", Text, "", None, Foreign, "Address for the gRPC port of proxies.";
     TAGGED_ADDRESSES = "tagged_addresses", Map, "", None, Used, "Further addresses of this node by tag.";
     TRANSLATE_WAN_ADDRS = "translate_wan_addrs", Flag, "false", None, Later, "Whether answers to other sites carry the `wan` addresses.";
-    UNIX_SOCKETS_USER = "unix_sockets.user", Text, "", None, Later, "Owner of UNIX sockets.";
-    UNIX_SOCKETS_GROUP = "unix_sockets.group", Text, "", None, Later, "Group of UNIX sockets.";
-    UNIX_SOCKETS_MODE = "unix_sockets.mode", Text, "", None, Later, "Mode of UNIX sockets.";
+    UNIX_SOCKETS_USER = "unix_sockets.user", Text, "", None, Used, "Owner of UNIX sockets.";
+    UNIX_SOCKETS_GROUP = "unix_sockets.group", Text, "", None, Used, "Group of UNIX sockets.";
+    UNIX_SOCKETS_MODE = "unix_sockets.mode", Text, "", None, Used, "Mode of UNIX sockets.";
     PORTS_DNS = "ports.dns", Number, "8600", Some("dns-port"), Used, "Port for DNS, UDP and TCP; -1: none.";
     PORTS_HTTP = "ports.http", Number, "8500", Some("http-port"), Used, "Port for HTTP; -1: none.";
     PORTS_HTTPS = "ports.https", Number, "-1", Some("https-port"), Used, "Port for HTTPS; -1: none.";
@@ -216,8 +216,8 @@ options! {
     CHECK_UPDATE_INTERVAL = "check_update_interval", Duration, "5m", None, Used, "How often a change of a check's output alone is sent.";
     CHECK_OUTPUT_MAX_SIZE = "check_output_max_size", Number, "4096", None, Used, "Bytes of a check's output that are kept.";
     DISCARD_CHECK_OUTPUT = "discard_check_output", Flag, "false", None, Later, "Whether outputs are dropped.";
-    HTTP_BLOCK_ENDPOINTS = "http_config.block_endpoints", List, "", None, Later, "Paths that are refused.";
-    HTTP_ALLOW_WRITE_FROM = "http_config.allow_write_http_from", List, "", None, Later, "Networks that may write.";
+    HTTP_BLOCK_ENDPOINTS = "http_config.block_endpoints", List, "", None, Used, "Beginnings of paths that are refused with 403.";
+    HTTP_ALLOW_WRITE_FROM = "http_config.allow_write_http_from", List, "", None, Used, "Networks that may write; empty: all.";
     HTTP_RESPONSE_HEADERS = "http_config.response_headers", Map, "", None, Used, "Headers added to each answer.";
     HTTP_USE_CACHE = "http_config.use_cache", Flag, "true", None, Used, "Whether `?cached` is served from views.";
     HTTP_MAX_HEADER_BYTES = "http_config.max_header_bytes", Number, "0", None, Later, "Bytes of headers that are read.";
@@ -282,7 +282,7 @@ options! {
     TELEMETRY_DOGSTATSD_TAGS = "telemetry.dogstatsd_tags", List, "", None, Later, "Telemetry.";
     TELEMETRY_FILTER_DEFAULT = "telemetry.filter_default", Flag, "", None, Later, "Telemetry.";
     TELEMETRY_PREFIX_FILTER = "telemetry.prefix_filter", List, "", None, Later, "Telemetry.";
-    TELEMETRY_DISABLE_HOSTNAME = "telemetry.disable_hostname", Flag, "", None, Later, "Telemetry.";
+    TELEMETRY_DISABLE_HOSTNAME = "telemetry.disable_hostname", Flag, "", None, Used, "Whether the names of gauges in `agent/metrics` go without the node's name.";
     TELEMETRY_DISABLE_COMPAT_1_9 = "telemetry.disable_compat_1.9", Flag, "", None, Later, "Telemetry.";
     CIRCONUS_API_APP = "telemetry.circonus_api_app", Text, "", None, Foreign, "A vendor's telemetry.";
     CIRCONUS_API_TOKEN = "telemetry.circonus_api_token", Text, "", None, Foreign, "A vendor's telemetry.";

@@ -4,6 +4,8 @@
 mod adapters;
 mod federation;
 mod ports;
+mod debug;
+mod telemetry;
 pub mod settings;
 
 use std::net::SocketAddr;
@@ -16,7 +18,10 @@ use causeway_agent::dns::Dns;
 use causeway_agent::events::Events;
 use causeway_agent::failover::Failover;
 use causeway_agent::gossip::{Gossip, RetryJoin};
-use causeway_agent::http::ports::{Action, BodyLimits, RenderMetrics};
+use causeway_agent::http::access::{Access, Network};
+use causeway_agent::http::figures::Figures;
+use causeway_agent::http::kept::Kept;
+use causeway_agent::http::ports::{Action, BodyLimits, FollowLog, LogLevel};
 use causeway_agent::http::{self as api, Context, Listener};
 use causeway_agent::registry::{Registry, Source};
 use causeway_agent::servers::Servers;
@@ -410,6 +415,16 @@ impl Node {
             tasks.spawn(material.clone().watch(CERTIFICATES_EVERY, stop.clone().cancelled_owned()));
         }
         let (exports, copies) = (server.as_ref().map(Server::exports), server.as_ref().map(Server::copies));
+        let tap = level.tap();
+        let figures = metrics.map(|handle| {
+            // Without the host's name where many machines are to be summed up.
+            let host = if plan.settings.on(&t::TELEMETRY_DISABLE_HOSTNAME) { "" } else { plan.node_name.as_str() };
+            Arc::new(Figures::new(Arc::new(move || handle.render()), host, telemetry::now()))
+        });
+        if let Some(figures) = &figures {
+            let (figures, own, stop) = (figures.clone(), server.as_ref().map(Server::door), stop.clone());
+            tasks.spawn(telemetry::run(figures, own, gossip.members(), tap.clone(), stop));
+        }
         let reloader = Arc::new(Reloader {
             sources,
             level,
@@ -436,10 +451,13 @@ impl Node {
             info: Arc::new(settings::info(&plan, &node_id)),
             reload: reload_action(reloader.clone()),
             leave: leave_action(ended),
-            metrics: metrics.map(|handle| Arc::new(move || handle.render()) as RenderMetrics),
+            metrics: figures,
             prometheus: !plan.settings.duration(&t::TELEMETRY_PROMETHEUS_RETENTION_TIME).is_zero(),
             translate_wan_addrs: false,
             response_headers: response_headers(&plan)?,
+            access: access(&plan)?,
+            monitor: Some(follow_log(tap)),
+            kept: Kept::default(),
             body_limits: BodyLimits {
                 kv_max_value_size: size(&plan, &t::LIMITS_KV_MAX_VALUE_SIZE),
                 txn_max_req_len: size(&plan, &t::LIMITS_TXN_MAX_REQ_LEN),
@@ -588,6 +606,57 @@ fn leave_action(ended: mpsc::Sender<End>) -> Action {
     })
 }
 
+fn follow_log(tap: crate::log::Tap) -> FollowLog {
+    Arc::new(move |level, json| {
+        let level = match level {
+            LogLevel::Error => tracing::Level::ERROR,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Debug => tracing::Level::DEBUG,
+            LogLevel::Trace => tracing::Level::TRACE,
+        };
+        tap.follow(level, json)
+    })
+}
+
+fn access(plan: &Plan) -> Result<Access, ConfigError> {
+    let s = &plan.settings;
+    let network = |text: String| {
+        let def = &t::HTTP_ALLOW_WRITE_FROM;
+        Network::parse(&text).ok_or_else(|| s.error(def, format!("holds {text:?}; write networks as 10.0.0.0/8")))
+    };
+    let writers = s.list(&t::HTTP_ALLOW_WRITE_FROM).into_iter().map(network).collect::<Result<_, _>>()?;
+    Ok(Access { blocked: s.list(&t::HTTP_BLOCK_ENDPOINTS), writers })
+}
+
+/// Mode, owner and group of a UNIX socket (`unix_sockets`), before anyone learns of it.
+fn own_socket(plan: &Plan, path: &std::path::Path) -> Result<(), StartError> {
+    use std::os::unix::fs::PermissionsExt;
+    let s = &plan.settings;
+    if let Some(text) = s.some_text(&t::UNIX_SOCKETS_MODE) {
+        let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
+        let mode = mode.ok_or_else(|| s.error(&t::UNIX_SOCKETS_MODE, format!("is {text:?}; write it as 0700")))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|source| StartError::Io {
+            what: format!("{} cannot be given the mode {text} (unix_sockets.mode)", path.display()),
+            source,
+        })?;
+    }
+    // As numbers, or as names in the machine's own files.
+    let id = |def: &'static crate::options::Def, file: &str| -> Result<Option<u32>, ConfigError> {
+        let Some(text) = s.some_text(def) else { return Ok(None) };
+        let all = std::fs::read_to_string(file).unwrap_or_default();
+        let named = all.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let named = named.filter(|fields| fields.first() == Some(&text.as_str())).find_map(|fields| fields.get(2)?.parse().ok());
+        let id = text.parse().ok().or(named);
+        id.map(Some).ok_or_else(|| s.error(def, format!("is {text:?}, which is neither a number nor in {file}")))
+    };
+    let (user, group) = (id(&t::UNIX_SOCKETS_USER, "/etc/passwd")?, id(&t::UNIX_SOCKETS_GROUP, "/etc/group")?);
+    std::os::unix::fs::chown(path, user, group).map_err(|source| StartError::Io {
+        what: format!("{} cannot be given to its owner (unix_sockets.user, unix_sockets.group)", path.display()),
+        source,
+    })
+}
+
 fn response_headers(plan: &Plan) -> Result<Vec<(::http::HeaderName, ::http::HeaderValue)>, ConfigError> {
     let mut out = Vec::new();
     for def in [&t::HTTP_API_RESPONSE_HEADERS, &t::HTTP_RESPONSE_HEADERS] {
@@ -620,6 +689,7 @@ async fn serve_http(
                     what: format!("cannot listen at {} for HTTP (addresses.http)", path.display()),
                     source,
                 })?;
+                own_socket(plan, path)?;
                 listeners.push(Listener::Unix(listener));
             }
         }

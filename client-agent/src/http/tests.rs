@@ -480,7 +480,7 @@ async fn a_blocked_read_returns_with_a_change() {
     until("the read blocks", || blocked.load(Ordering::SeqCst) == 1).await;
     served.agent.ask("PUT", "/v1/kv/x", "v").await;
     let text = to_end(&mut client).await;
-    assert!(text.contains("x-consul-index: 61") && text.contains("\"Value\":\"dg==\""), "{text}");
+    assert!(text.contains("X-Consul-Index: 61") && text.contains("\"Value\":\"dg==\""), "{text}");
     served.stop.cancel();
 }
 

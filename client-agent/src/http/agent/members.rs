@@ -25,7 +25,7 @@ pub(crate) async fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     super::token(call)?;
     // `_all` is what Consul's own command line sends.
     if !matches!(call.params.get("segment"), "" | "_all") {
-        return Err(Failure::internal("Network segments are not supported"));
+        return Err(Failure::internal("Network segments are not supported in this version of Consul"));
     }
     if !call.params.get("wan").is_empty() {
         return wan(call).await;
@@ -92,9 +92,22 @@ fn own_site(members: &[Member], datacenter: &str) -> SitesReply {
 }
 
 /// What is told of a server of a site.
-fn wan_tags(member: &WanMember) -> BTreeMap<String, &str> {
+fn wan_tags<'a>(member: &'a WanMember, build: &'a str, port: &'a str) -> BTreeMap<String, &'a str> {
     let skew = member.clock_skew_ms.as_deref().map(|skew| ("clock_skew_ms".to_owned(), skew));
-    let known = [(tag::DC, member.datacenter.as_str()), (tag::ROLE, "consul"), ("vsn", "2")];
+    let known = [
+        (tag::DC, member.datacenter.as_str()),
+        (tag::ROLE, "consul"),
+        (tag::PORT, port),
+        // Every site speaks the interfaces of one version of Consul.
+        (tag::BUILD, build),
+        ("acls", "0"),
+        ("ft_fs", "1"),
+        ("raft_vsn", "3"),
+        ("segment", ""),
+        ("vsn", "2"),
+        ("vsn_min", "2"),
+        ("vsn_max", "3"),
+    ];
     let known = known.map(|(name, value)| (name.to_owned(), value));
     known.into_iter().chain(skew).collect()
 }
@@ -108,11 +121,13 @@ async fn wan(call: &Call<'_>) -> Result<Reply, Failure> {
         own_site(&known, &call.ctx.info.datacenter)
     };
     let members = wan_members(&reply);
-    call.json(&Seq(members.iter().map(|member| MemberJson {
+    let build = format!("{}:", call.ctx.info.version);
+    let ports: Vec<String> = members.iter().map(|member| member.port.to_string()).collect();
+    call.json(&Seq(members.iter().zip(&ports).map(|(member, port)| MemberJson {
         name: &member.name,
         addr: &member.addr,
         port: member.port,
-        tags: wan_tags(member),
+        tags: wan_tags(member, &build, port),
         status: member.status,
     })))
 }
