@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +24,7 @@ pub static FLAGS: &[Flag] = &[
     flag("token-file", "path", "File that holds it (CONSUL_HTTP_TOKEN_FILE)."),
     flag("datacenter", "name", "Datacenter to ask; default: the agent's own."),
     flag("stale", "", "Whether any server's answer will do."),
-    flag("ca-file", "path", "Authority to verify an https agent with (CONSUL_CACERT)."),
+    flag("ca-file", "path", "Authority to verify an https agent with (CONSUL_CACERT); default: those that the system trusts. CONSUL_HTTP_SSL_VERIFY=false verifies nobody."),
     flag("ca-path", "path", "Directory of such files (CONSUL_CAPATH)."),
     flag("client-cert", "path", "Certificate to show (CONSUL_CLIENT_CERT)."),
     flag("client-key", "path", "Its key (CONSUL_CLIENT_KEY)."),
@@ -92,7 +93,7 @@ pub struct Api {
     token: Option<String>,
     auth: Option<String>,
     query: String,
-    tls: Option<(std::sync::Arc<Material>, String)>,
+    tls: Option<(Arc<rustls::ClientConfig>, String)>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -145,20 +146,25 @@ impl Api {
             Target::Tcp { host, tls: true } => {
                 let ca = [choose("ca-file", "CONSUL_CACERT"), choose("ca-path", "CONSUL_CAPATH")];
                 let ca: Vec<PathBuf> = ca.into_iter().flatten().map(PathBuf::from).collect();
-                if ca.is_empty() {
-                    return Err(ApiError::Settings(
-                        "https needs -ca-file (CONSUL_CACERT) to verify the agent with".to_owned(),
-                    ));
-                }
-                let files = Files {
-                    ca,
-                    cert: choose("client-cert", "CONSUL_CLIENT_CERT").map(PathBuf::from),
-                    key: choose("client-key", "CONSUL_CLIENT_KEY").map(PathBuf::from),
-                };
-                let material = Material::load(files, "consul").map_err(|e| ApiError::Settings(e.to_string()))?;
+                let cert = choose("client-cert", "CONSUL_CLIENT_CERT").map(PathBuf::from);
+                let key = choose("client-key", "CONSUL_CLIENT_KEY").map(PathBuf::from);
+                let failed = |e: &dyn std::fmt::Display| ApiError::Settings(e.to_string());
                 let name = choose("tls-server-name", "CONSUL_TLS_SERVER_NAME")
                     .unwrap_or_else(|| host.rsplit_once(':').map_or(host.as_str(), |(h, _)| h).to_owned());
-                Some((material, name))
+                let config = if env("CONSUL_HTTP_SSL_VERIFY").is_some_and(|v| matches!(v.as_str(), "false" | "0")) {
+                    causeway_certs::link::https_client_unverified().map_err(|e| failed(&e))?
+                } else {
+                    let material = if ca.is_empty() && cert.is_none() {
+                        Material::system().map_err(|e| failed(&e))?
+                    } else if ca.is_empty() {
+                        let text = "a client certificate needs -ca-file (CONSUL_CACERT), too, to verify the agent with";
+                        return Err(ApiError::Settings(text.to_owned()));
+                    } else {
+                        Material::load(Files { ca, cert, key }, "consul").map_err(|e| failed(&e))?
+                    };
+                    causeway_certs::link::https_client(&material, Some(name.as_str()))
+                };
+                Some((config, name))
             }
             _ => None,
         };
@@ -247,10 +253,9 @@ impl Api {
                 let stream = tokio::net::TcpStream::connect(host).await.map_err(|e| fail(&e))?;
                 match &self.tls {
                     None => self.send(stream, request).await,
-                    Some((material, name)) => {
-                        let config = causeway_certs::link::https_client(material, Some(name.as_str()));
+                    Some((config, name)) => {
                         let name = rustls::pki_types::ServerName::try_from(name.clone()).map_err(|e| fail(&e))?;
-                        let stream = tokio_rustls::TlsConnector::from(config)
+                        let stream = tokio_rustls::TlsConnector::from(config.clone())
                             .connect(name, stream)
                             .await
                             .map_err(|e| fail(&e))?;

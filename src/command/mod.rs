@@ -203,7 +203,8 @@ pub fn main(args: &[String]) -> ExitCode {
     let Some((command, words)) = found else {
         let family = format!("{first} ");
         if COMMANDS.iter().any(|c| c.name.starts_with(&family)) {
-            print!("{}", family_help(first));
+            // As Consul does: it is no answer to what was asked.
+            eprint!("{}", family_help(first));
             return ExitCode::FAILURE;
         }
         let hint = super::options::nearest(first, COMMANDS.iter().map(|c| c.name))

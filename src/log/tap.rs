@@ -107,11 +107,12 @@ impl Tap {
 
 impl<S> Filter<S> for Tap {
     fn enabled(&self, meta: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        meta.is_event() && wants(self.0.most.load(Ordering::Acquire), meta)
+        // Those who ask whether anybody would listen are told, too.
+        !meta.is_span() && wants(self.0.most.load(Ordering::Acquire), meta)
     }
 
     fn callsite_enabled(&self, meta: &'static Metadata<'static>) -> Interest {
-        if meta.is_event() && wants(self.0.most.load(Ordering::Acquire), meta) {
+        if !meta.is_span() && wants(self.0.most.load(Ordering::Acquire), meta) {
             Interest::always()
         } else {
             Interest::never()

@@ -183,7 +183,7 @@ mod tests {
         let shown: Vec<_> = members.iter().map(|m| (m.name.as_str(), m.port, m.status)).collect();
         let (alive, failed) = (MemberStatus::Alive, MemberStatus::Failed);
         assert_eq!(shown, [("s1.dc1", 8300, alive), ("s1.dc2", 8300, failed), ("s1.dc3", 8300, alive)]);
-        let skews: Vec<_> = members.iter().map(|m| wan_tags(m).get("clock_skew_ms").copied()).collect();
+        let skews: Vec<_> = members.iter().map(|m| wan_tags(m, "1.8.7:", "1").get("clock_skew_ms").copied()).collect();
         assert_eq!(skews, [None, None, Some("1900000")]);
     }
 }
