@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_proto::catalog::catalog_client::CatalogClient;
-use causeway_proto::catalog::{Check, ListNodesRequest, ListServicesRequest, Node, NodeServicesRequest, Service};
+use causeway_proto::catalog::{
+    Check, ListNodesRequest, ListServicesRequest, Node, NodeServicesRequest, Service, ServiceHealth,
+};
 use causeway_proto::health::ChecksInStateRequest;
 use causeway_proto::health::health_client::HealthClient;
 use causeway_proto::meta::{AnswerMeta, Meta};
@@ -14,7 +16,7 @@ use serde::{Serialize, Serializer};
 use super::dispatch::{Call, ask, read};
 use super::failure::Failure;
 use super::query::Options;
-use super::render::{CheckJson, Seq, ServiceJson, Site};
+use super::render::{CheckJson, Seq, ServiceHealthJson, ServiceJson, Site};
 use super::reply::Reply;
 use super::shape::{self, Shape};
 
@@ -84,8 +86,8 @@ struct UiNode<'a> {
     id: &'a str,
     node: &'a str,
     address: &'a str,
-    tagged_addresses: &'a BTreeMap<String, String>,
-    meta: &'a BTreeMap<String, String>,
+    tagged_addresses: Option<&'a BTreeMap<String, String>>,
+    meta: Option<&'a BTreeMap<String, String>>,
     services: Vec<ServiceJson<'a>>,
     checks: Vec<CheckJson<'a>>,
 }
@@ -95,8 +97,8 @@ fn ui_node<'a>(node: &'a Node, services: &'a [Service], checks: &'a [Check], sit
         id: &node.id,
         node: &node.name,
         address: &node.address,
-        tagged_addresses: &node.tagged_addresses,
-        meta: &node.meta,
+        tagged_addresses: Some(&node.tagged_addresses).filter(|map| !map.is_empty()),
+        meta: Some(&node.meta).filter(|map| !map.is_empty()),
         services: services.iter().map(|service| ServiceJson { service, site, tags_null: true }).collect(),
         checks: checks
             .iter()
@@ -162,22 +164,21 @@ fn null_if_none<S: Serializer>(values: &BTreeSet<&str>, s: S) -> Result<S::Ok, S
     if values.is_empty() { s.serialize_none() } else { values.serialize(s) }
 }
 
-const SUMMARY: Shape = Shape::Fields(&[
-    ("Kind", Shape::Text),
-    ("Name", Shape::Text),
-    ("Tags", Shape::List(&Shape::Text)),
-    ("Nodes", Shape::List(&Shape::Text)),
-    ("InstanceCount", Shape::Int),
-    ("ChecksPassing", Shape::Int),
-    ("ChecksWarning", Shape::Int),
-    ("ChecksCritical", Shape::Int),
-]);
-
 /// Each check of an instance counts, those of its node too: as Consul counts.
-fn summaries(catalog: &Catalog) -> Vec<Summary<'_>> {
+fn summaries<'a>(
+    catalog: &'a Catalog,
+    wanted: &dyn Fn(&Node, &Service, &[&Check]) -> Result<bool, Failure>,
+) -> Result<Vec<Summary<'a>>, Failure> {
     let mut all: BTreeMap<&str, Summary<'_>> = BTreeMap::new();
     for (node, services) in &catalog.nodes {
         for service in services {
+            let bears = |check: &&Check| {
+                check.node == node.name && (check.service_id.is_empty() || check.service_id == service.id)
+            };
+            let checks: Vec<&Check> = catalog.checks.iter().filter(bears).collect();
+            if !wanted(node, service, &checks)? {
+                continue;
+            }
             let summary = all.entry(&service.name).or_default();
             summary.name = &service.name;
             summary.kind = &service.kind;
@@ -185,10 +186,7 @@ fn summaries(catalog: &Catalog) -> Vec<Summary<'_>> {
             summary.nodes.insert(&node.name);
             summary.tags.extend(service.tags.iter().map(String::as_str));
             summary.external_sources.extend(service.meta.get("external-source").map(String::as_str));
-            let bears = |check: &&Check| {
-                check.node == node.name && (check.service_id.is_empty() || check.service_id == service.id)
-            };
-            for check in catalog.checks.iter().filter(bears) {
+            for check in checks {
                 match check.status.as_str() {
                     "passing" => summary.checks_passing += 1,
                     "warning" => summary.checks_warning += 1,
@@ -197,14 +195,25 @@ fn summaries(catalog: &Catalog) -> Vec<Summary<'_>> {
             }
         }
     }
-    all.into_values().collect()
+    Ok(all.into_values().collect())
 }
 
 pub(crate) async fn services(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
     let catalog = catalog(call, &mut options).await?;
-    let all = summaries(&catalog);
-    Ok(call.list(all.iter(), options.filter.as_ref(), &SUMMARY)?.meta(&catalog.answer))
+    let site = call.site(&options.meta);
+    if let Some(filter) = &options.filter {
+        filter.check(&shape::SERVICE_HEALTH)?;
+    }
+    // A filter selects instances, as on `health/service`.
+    let all = summaries(&catalog, &|node, service, checks| {
+        let Some(filter) = &options.filter else { return Ok(true) };
+        let checks = checks.iter().map(|check| (*check).clone()).collect();
+        let entry = ServiceHealth { node: Some(node.clone()), service: Some(service.clone()), checks };
+        let shown = serde_json::to_value(ServiceHealthJson::new(&entry, site));
+        Ok(filter.matches(&shown.map_err(|e| Failure::internal(e.to_string()))?))
+    })?;
+    Ok(call.json(&all)?.meta(&catalog.answer))
 }
 
 /// How many there are of something, by how they are.
@@ -326,8 +335,9 @@ mod tests {
             checks: vec![check("a", "", "passing"), check("a", "1", "warning"), check("b", "1", "critical")],
             answer: AnswerMeta::default(),
         };
-        let all = summaries(&catalog);
+        let all = summaries(&catalog, &|_, _, _| Ok(true)).unwrap();
         assert_eq!(all.len(), 1);
+        assert!(summaries(&catalog, &|node, _, _| Ok(node.name == "c")).unwrap().is_empty());
         let web = &all[0];
         assert_eq!((web.instance_count, web.nodes.len(), web.tags.len()), (3, 2, 2));
         assert_eq!((web.checks_passing, web.checks_warning, web.checks_critical), (2, 1, 1));

@@ -25,7 +25,11 @@ pub(crate) async fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     super::token(call)?;
     // `_all` is what Consul's own command line sends.
     if !matches!(call.params.get("segment"), "" | "_all") {
-        return Err(Failure::internal("Network segments are not supported in this version of Consul"));
+        let text = match call.ctx.info.server {
+            true => "Network segments are not supported in this version of Consul".to_owned(),
+            false => format!("segment {:?} not found", call.params.get("segment")),
+        };
+        return Err(Failure::internal(text));
     }
     if !call.params.get("wan").is_empty() {
         return wan(call).await;
