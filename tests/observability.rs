@@ -206,12 +206,8 @@ fn metrics_and_clocks_are_shown() {
 fn the_log_is_followed() {
     use std::io::{BufRead, BufReader, Read, Write};
     let mut federation = Federation::prepare("monitor", 1, 1);
-    let agent = federation.agent("dc1");
-    let mut config: Value = serde_json::from_slice(&std::fs::read(agent.config_path()).unwrap()).unwrap();
-    config["log_level"] = Value::from("warn");
-    agent.write_config(&config);
     for node in &mut federation.nodes {
-        node.start();
+        node.start_quietly();
     }
     federation.settle();
     let agent = federation.agent("dc1");
@@ -232,7 +228,8 @@ fn the_log_is_followed() {
     assert!(raw.read(&mut head).unwrap() > 12 && head.starts_with(b"HTTP/1.1 200"), "{head:?}");
 
     // Both follow from some moment on; requests are made until each has told of one.
-    let told = std::thread::spawn(move || lines.by_ref().map_while(Result::ok).find(|l| l.contains("request answered")));
+    let told =
+        std::thread::spawn(move || lines.by_ref().map_while(Result::ok).find(|l| l.contains("request answered")));
     let text = std::thread::spawn(move || {
         let mut seen = String::new();
         let mut piece = [0u8; 4096];

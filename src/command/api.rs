@@ -24,7 +24,11 @@ pub static FLAGS: &[Flag] = &[
     flag("token-file", "path", "File that holds it (CONSUL_HTTP_TOKEN_FILE)."),
     flag("datacenter", "name", "Datacenter to ask; default: the agent's own."),
     flag("stale", "", "Whether any server's answer will do."),
-    flag("ca-file", "path", "Authority to verify an https agent with (CONSUL_CACERT); default: those that the system trusts. CONSUL_HTTP_SSL_VERIFY=false verifies nobody."),
+    flag(
+        "ca-file",
+        "path",
+        "Authority to verify an https agent with (CONSUL_CACERT); default: those that the system trusts. CONSUL_HTTP_SSL_VERIFY=false verifies nobody.",
+    ),
     flag("ca-path", "path", "Directory of such files (CONSUL_CAPATH)."),
     flag("client-cert", "path", "Certificate to show (CONSUL_CLIENT_CERT)."),
     flag("client-key", "path", "Its key (CONSUL_CLIENT_KEY)."),

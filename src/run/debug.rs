@@ -86,14 +86,8 @@ const SAME: &[(&str, &Def)] = &[
 ];
 
 /// Secrets, which are never shown, set or not.
-const HIDDEN: &[&str] = &[
-    "ACLAgentMasterToken",
-    "ACLAgentToken",
-    "ACLMasterToken",
-    "ACLReplicationToken",
-    "ACLToken",
-    "KeyFile",
-];
+const HIDDEN: &[&str] =
+    &["ACLAgentMasterToken", "ACLAgentToken", "ACLMasterToken", "ACLReplicationToken", "ACLToken", "KeyFile"];
 
 fn value(settings: &Settings, def: &Def) -> Setting {
     match def.kind {

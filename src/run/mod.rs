@@ -2,11 +2,11 @@
 //! all of them.
 
 mod adapters;
+mod debug;
 mod federation;
 mod ports;
-mod debug;
-mod telemetry;
 pub mod settings;
+mod telemetry;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -646,7 +646,9 @@ fn own_socket(plan: &Plan, path: &std::path::Path) -> Result<(), StartError> {
         let Some(text) = s.some_text(def) else { return Ok(None) };
         let all = std::fs::read_to_string(file).unwrap_or_default();
         let named = all.lines().map(|line| line.split(':').collect::<Vec<_>>());
-        let named = named.filter(|fields| fields.first() == Some(&text.as_str())).find_map(|fields| fields.get(2)?.parse().ok());
+        let named = named
+            .filter(|fields| fields.first() == Some(&text.as_str()))
+            .find_map(|fields| fields.get(2)?.parse().ok());
         let id = text.parse().ok().or(named);
         id.map(Some).ok_or_else(|| s.error(def, format!("is {text:?}, which is neither a number nor in {file}")))
     };

@@ -81,7 +81,8 @@ fn memory(statm: &str) -> Option<(f64, f64)> {
 }
 
 async fn measure(server: Option<&Door>) {
-    if let Some((resident, all)) = tokio::fs::read_to_string("/proc/self/statm").await.ok().as_deref().and_then(memory) {
+    if let Some((resident, all)) = tokio::fs::read_to_string("/proc/self/statm").await.ok().as_deref().and_then(memory)
+    {
         metrics::gauge!("consul_runtime_alloc_bytes").set(resident);
         metrics::gauge!("consul_runtime_sys_bytes").set(all);
     }

@@ -91,9 +91,7 @@ pub(crate) async fn deregister(call: &Call<'_>) -> Result<Reply, Failure> {
 pub(crate) async fn datacenters(call: &Call<'_>) -> Result<Reply, Failure> {
     // The list is the own site's knowledge; `dc` is not looked at.
     let meta = causeway_proto::meta::Meta { datacenter: None, ..call.meta()? };
-    let fresh = async {
-        Ok(ask!(call, meta, CatalogClient<_>, datacenters, DatacentersRequest {})?.0.datacenters)
-    };
+    let fresh = async { Ok(ask!(call, meta, CatalogClient<_>, datacenters, DatacentersRequest {})?.0.datacenters) };
     if !call.params.has("cached") {
         return call.json(&fresh.await?);
     }
@@ -118,7 +116,8 @@ pub(crate) async fn nodes(call: &Call<'_>) -> Result<Reply, Failure> {
 pub(crate) async fn services(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
     let request = ListServicesRequest { node_meta: call.params.node_meta() };
-    let show = |reply: &ServicesReply| call.json(&Object(reply.services.iter().map(|(name, tags)| (name, &tags.values))));
+    let show =
+        |reply: &ServicesReply| call.json(&Object(reply.services.iter().map(|(name, tags)| (name, &tags.values))));
     if options.cached && options.meta.min_index == 0 {
         let key = format!("{:?} {:?} {:?}", options.meta.datacenter, options.meta.token, request.node_meta);
         let fresh = async { read!(call, &mut options, CatalogClient<_>, list_services, request) };

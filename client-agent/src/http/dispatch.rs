@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 
+use super::access;
 use super::failure::Failure;
 use super::filter::Filter;
 use super::gate::{self, Endpoint, Row};
@@ -22,7 +23,6 @@ use super::{
     agent, catalog, config, event, federation, health, internal, kv, operator, prepared, session, sight, snapshot,
     status, txn, ui,
 };
-use super::access;
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
 const CALL: Duration = Duration::from_secs(10);
@@ -275,9 +275,21 @@ fn of_read(failure: Failure, endpoint: Endpoint) -> Failure {
     use Endpoint as E;
     let reads = matches!(
         endpoint,
-        E::CatalogNodes | E::CatalogServices | E::CatalogService | E::CatalogNode | E::CatalogNodeServices
-            | E::HealthNode | E::HealthChecks | E::HealthService | E::HealthState
-            | E::SessionInfo | E::SessionList | E::SessionNode | E::UiNode | E::UiNodes | E::UiServices
+        E::CatalogNodes
+            | E::CatalogServices
+            | E::CatalogService
+            | E::CatalogNode
+            | E::CatalogNodeServices
+            | E::HealthNode
+            | E::HealthChecks
+            | E::HealthService
+            | E::HealthState
+            | E::SessionInfo
+            | E::SessionList
+            | E::SessionNode
+            | E::UiNode
+            | E::UiNodes
+            | E::UiServices
     );
     Failure { read: reads && failure.code == StatusCode::INTERNAL_SERVER_ERROR, ..failure }
 }
@@ -285,7 +297,9 @@ fn of_read(failure: Failure, endpoint: Endpoint) -> Failure {
 async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
     match endpoint {
         Endpoint::Root => Ok(Reply::text("Consul Agent")),
-        Endpoint::Acl | Endpoint::AclAuthorize | Endpoint::AgentToken => Err(Failure::new(StatusCode::UNAUTHORIZED, "ACL support disabled")),
+        Endpoint::Acl | Endpoint::AclAuthorize | Endpoint::AgentToken => {
+            Err(Failure::new(StatusCode::UNAUTHORIZED, "ACL support disabled"))
+        }
         Endpoint::StatusLeader => status::leader(c).await,
         Endpoint::StatusPeers => status::peers(c).await,
         Endpoint::AgentSelf => agent::node::this(c).await,

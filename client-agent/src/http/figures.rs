@@ -257,10 +257,9 @@ fn between(before: &Reading, now: &Reading, host: &str, began: u64) -> Shown {
             labels: labels.clone(),
         })
     };
-    let own = now
-        .samples
-        .iter()
-        .filter_map(|(key, sample)| sampled(&key.0, &key.1, *sample, before.samples.get(key).copied().unwrap_or_default()));
+    let own = now.samples.iter().filter_map(|(key, sample)| {
+        sampled(&key.0, &key.1, *sample, before.samples.get(key).copied().unwrap_or_default())
+    });
     let known: BTreeMap<String, Summed> = before.consuls().into_iter().collect();
     let consuls = now.consuls().into_iter().filter_map(|(name, sample)| {
         let before = known.get(&name).copied().unwrap_or_default();
@@ -321,9 +320,7 @@ impl Figures {
             let state = self.state();
             (state.ended.clone(), state.began)
         };
-        ended.unwrap_or_else(|| {
-            between(&Reading::default(), &Reading::of(&(self.render)()), &self.host, began)
-        })
+        ended.unwrap_or_else(|| between(&Reading::default(), &Reading::of(&(self.render)()), &self.host, began))
     }
 
     /// Prometheus' text format, with Consul's names beside ours, and a HELP line for each as Consul writes it.
@@ -382,7 +379,9 @@ mod tests {
         assert_eq!(running["Timestamp"], "2026-11-21 19:32:00 +0000 UTC");
         assert_eq!(named(&running, "Counters", "consul.raft.apply")["Count"], 3);
         figures.tick(1_795_289_530);
-        *text.lock().unwrap() = TEXT.replace("consul_raft_apply 3", "consul_raft_apply 8").replace("c_sum 10", "c_sum 16")
+        *text.lock().unwrap() = TEXT
+            .replace("consul_raft_apply 3", "consul_raft_apply 8")
+            .replace("c_sum 10", "c_sum 16")
             .replace("c_count 4", "c_count 6");
         assert_eq!(show(), running, "the interval that ended, whatever came since");
         figures.tick(1_795_289_540);

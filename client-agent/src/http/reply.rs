@@ -1,7 +1,7 @@
 //! Answers: JSON or text with Consul's headers.
 
-use causeway_proto::meta::{AnswerMeta, Consistency};
 use bytes::Bytes;
+use causeway_proto::meta::{AnswerMeta, Consistency};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use tokio::sync::mpsc;

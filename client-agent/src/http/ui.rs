@@ -279,11 +279,7 @@ fn counted(catalog: &Catalog) -> Overview<'_> {
     fn named(all: BTreeMap<&str, Health>) -> Vec<NamedHealth<'_>> {
         all.into_iter().map(|(name, health)| NamedHealth { name: Some(name), health }).collect()
     }
-    Overview {
-        nodes: [NamedHealth { name: None, health: nodes }],
-        services: named(services),
-        checks: named(checks),
-    }
+    Overview { nodes: [NamedHealth { name: None, health: nodes }], services: named(services), checks: named(checks) }
 }
 
 pub(crate) async fn overview(call: &Call<'_>) -> Result<Reply, Failure> {

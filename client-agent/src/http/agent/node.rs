@@ -108,7 +108,11 @@ pub(crate) async fn this(call: &Call<'_>) -> Result<Reply, Failure> {
     let gateways = members.iter().filter(|m| m.gateway_addr().is_some()).count();
     if info.server {
         let is_leader = server.raft.get("state").is_some_and(|state| state.eq_ignore_ascii_case("leader"));
-        consul.extend(texts([("leader", is_leader.to_string()), ("leader_addr", leader), ("bootstrap", info.bootstrap.to_string())]));
+        consul.extend(texts([
+            ("leader", is_leader.to_string()),
+            ("leader_addr", leader),
+            ("bootstrap", info.bootstrap.to_string()),
+        ]));
         consul.extend(texts([("known_datacenters", known_sites(call, &meta, gateways > 0).await.to_string())]));
     } else {
         let known = members.iter().filter(|m| m.is_server() && m.is_alive()).count();

@@ -246,7 +246,8 @@ mod tests {
     #[test]
     fn a_machine_is_shown() {
         let machine = Machine {
-            memory: "MemTotal:  1000 kB\nMemFree:  100 kB\nBuffers: 50 kB\nCached: 200 kB\nSReclaimable: 50 kB\n".into(),
+            memory: "MemTotal:  1000 kB\nMemFree:  100 kB\nBuffers: 50 kB\nCached: 200 kB\nSReclaimable: 50 kB\n"
+                .into(),
             cpus: "processor\t: 0\nmodel name\t: A\ncpu MHz\t: 2.5\nflags\t: x y\n\nprocessor\t: 1\n\n".into(),
             uptime: "12.5 20.0\n".into(),
             release: "ID=debian\nVERSION_ID=\"12\"\n".into(),
