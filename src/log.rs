@@ -1,5 +1,7 @@
 //! The log: text or JSON on standard output, a file and syslog beside it; the level can be changed while running.
 
+mod tap;
+
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -11,17 +13,27 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+pub use tap::Tap;
+
 use crate::options::{ConfigError, Settings, table as t};
 
 /// Changes the level of a running log.
 #[derive(Clone)]
-pub struct Level(reload::Handle<EnvFilter, Registry>);
+pub struct Level {
+    filter: reload::Handle<EnvFilter, Registry>,
+    tap: Tap,
+}
 
 impl Level {
     /// Takes the level that the settings name.
     pub fn set(&self, settings: &Settings) -> Result<(), ConfigError> {
         let filter = filter(settings)?;
-        self.0.reload(filter).map_err(|e| settings.error(&t::LOG_LEVEL, format!("cannot be changed: {e}")))
+        self.filter.reload(filter).map_err(|e| settings.error(&t::LOG_LEVEL, format!("cannot be changed: {e}")))
+    }
+
+    /// The log for whoever wants to follow it, at a level of its own.
+    pub fn tap(&self) -> Tap {
+        self.tap.clone()
     }
 }
 
@@ -86,14 +98,16 @@ pub fn start(settings: &Settings) -> Result<Level, ConfigError> {
                 .boxed(),
         );
     }
-    let started = Registry::default().with(filter).with(layers).try_init();
+    let tap = Tap::default();
+    // The level holds for these layers alone: who follows the log by the tap has another one.
+    let started = Registry::default().with(layers.with_filter(filter)).with(tap.layer()).try_init();
     started.map_err(|e| settings.error(&t::LOG_LEVEL, format!("the log cannot be started: {e}")))?;
     if missing_syslog {
         tracing::warn!(
             "enable_syslog is on and no syslog socket answers (/dev/log, /var/run/syslog): logging without it"
         );
     }
-    Ok(Level(handle))
+    Ok(Level { filter: handle, tap })
 }
 
 /// Where syslog daemons listen: Linux, macOS, FreeBSD.

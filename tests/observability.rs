@@ -143,9 +143,36 @@ fn metrics_and_clocks_are_shown() {
             Some(missing) => Err(format!("no {missing} in\n{text}")),
         }
     });
-    let json = agent.get("/v1/agent/metrics").json().unwrap();
-    assert!(names(&json, "Counters").iter().any(|n| n == "consul_dns_queries"), "{json}");
-    assert!(names(&json, "Samples").iter().any(|n| n == "consul_http_request_seconds"), "{json}");
+    // The JSON is of the last interval that ended.
+    wait("the interval with the questions", 2 * SOON, || {
+        let json = agent.get("/v1/agent/metrics").json()?;
+        let (counters, samples) = (names(&json, "Counters"), names(&json, "Samples"));
+        let has = |all: &[String], name: &str| all.iter().any(|n| n == name);
+        // It may have ended between two questions, so what is looked for is what goes on all the time.
+        if has(&samples, "consul.http.GET.v1.agent.metrics") && has(&counters, "consul_http_requests") {
+            Ok(())
+        } else {
+            Err(json.to_string())
+        }
+    });
+    let server = federation.node("dc1-server-1");
+    wait("a server's figures under Consul's names", 2 * SOON, || {
+        assert_eq!(agent.put("/v1/kv/measured", "x").code, 200);
+        let text = agent.get("/v1/agent/metrics?format=prometheus").ok()?.text();
+        assert!(text.contains("# HELP consul_http_requests consul_http_requests\n# TYPE"), "{text}");
+        assert!(text.contains("consul_dns_domain_query_count 3"), "{text}");
+        let json = server.get("/v1/agent/metrics").json()?;
+        let gauges = names(&json, "Gauges");
+        let has = |all: &[String], name: &str| all.iter().any(|n| n == name);
+        let whole = has(&names(&json, "Counters"), "consul.raft.apply")
+            && has(&names(&json, "Counters"), "consul.rpc.request")
+            && has(&names(&json, "Samples"), "consul.kvs.apply")
+            && has(&names(&json, "Samples"), "consul.raft.commitTime")
+            && has(&gauges, "consul.dc1-server-1.runtime.alloc_bytes")
+            && has(&gauges, "consul.dc1-server-1.raft.applied_index");
+        let dated = json["Timestamp"].as_str().is_some_and(|t| t.ends_with("0 +0000 UTC"));
+        if whole && dated { Ok(()) } else { Err(json.to_string()) }
+    });
     let gateway = federation.node("dc1-gateway").get("/v1/agent/metrics?format=prometheus").ok().unwrap().text();
     assert!(gateway.contains("causeway_gateway_") && gateway.contains("dc2"), "{gateway}");
 
@@ -157,7 +184,7 @@ fn metrics_and_clocks_are_shown() {
         (415, "Prometheus is not enabled since its retention time is not positive")
     );
     let json = other.get("/v1/agent/metrics").json().unwrap();
-    assert!(names(&json, "Counters").iter().any(|n| n == "consul_http_requests"), "{json}");
+    assert!(json["Gauges"].as_array().is_some_and(|g| !g.is_empty()), "{json}");
 
     // Both clocks are this machine's.
     let out = Command::new(causeway())
@@ -171,6 +198,65 @@ fn metrics_and_clocks_are_shown() {
     };
     assert_eq!(skew("dc1"), None, "{text}");
     assert!(skew("dc2").unwrap().parse::<i64>().unwrap().abs() < 2000, "{text}");
+}
+
+/// The log of an agent is followed at a level that its own log does not have, by HTTP and by the command line; headers are spelled as
+/// Go spells them.
+#[test]
+fn the_log_is_followed() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let mut federation = Federation::prepare("monitor", 1, 1);
+    for node in &mut federation.nodes {
+        node.start_quietly();
+    }
+    federation.settle();
+    let agent = federation.agent("dc1");
+
+    let refused = agent.get("/v1/agent/monitor?loglevel=loud");
+    assert_eq!((refused.code, refused.text().as_str()), (400, "Bad request: Unknown log level: loud"));
+
+    let mut child = Command::new(causeway())
+        .args(["monitor", "-log-level=debug", "-log-json", &format!("-http-addr=127.0.0.1:{}", agent.http)])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut raw = std::net::TcpStream::connect(("127.0.0.1", agent.http)).unwrap();
+    raw.set_read_timeout(Some(SOON)).unwrap();
+    raw.write_all(b"GET /v1/agent/monitor?loglevel=debug HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut head = [0u8; 64];
+    assert!(raw.read(&mut head).unwrap() > 12 && head.starts_with(b"HTTP/1.1 200"), "{head:?}");
+
+    // Both follow from some moment on; requests are made until each has told of one.
+    let told =
+        std::thread::spawn(move || lines.by_ref().map_while(Result::ok).find(|l| l.contains("request answered")));
+    let text = std::thread::spawn(move || {
+        let mut seen = String::new();
+        let mut piece = [0u8; 4096];
+        while !seen.contains("request answered") {
+            match raw.read(&mut piece) {
+                Ok(n) if n > 0 => seen.push_str(&String::from_utf8_lossy(&piece[..n])),
+                other => panic!("{other:?} after {seen}"),
+            }
+        }
+        seen
+    });
+    wait("both followers hear of a request", SOON, || {
+        let _ = agent.get("/v1/status/leader");
+        if told.is_finished() && text.is_finished() { Ok(()) } else { Err("not yet".to_owned()) }
+    });
+    let line: Value = serde_json::from_str(&told.join().unwrap().unwrap()).unwrap();
+    assert_eq!((&line["@level"], &line["@message"]), (&"debug".into(), &"request answered".into()), "{line}");
+    let text = text.join().unwrap();
+    assert!(text.contains(" [DEBUG] causeway_agent.http.driver: request answered: code=200"), "{text}");
+    assert!(!agent.log().contains("request answered"), "the agent's own log keeps its level");
+    let _ = child.kill();
+    let _ = child.wait();
+
+    let spelled = agent.get("/v1/catalog/nodes").headers;
+    for name in ["X-Consul-Index", "X-Consul-Knownleader", "X-Consul-Lastcontact", "X-Consul-Effective-Consistency"] {
+        assert!(spelled.iter().any(|(k, _)| k == name), "{name} in {spelled:?}");
+    }
 }
 
 /// The link to a site that calls take, in the JSON of `/v1/internal/federation`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use causeway_certs::dial::Dialer;
 use causeway_proto::command;
 use causeway_proto::config::{ApplyReply, ApplyRequest, Entry};
-use causeway_proto::door::Door;
+use causeway_proto::door::{Door, Request};
 use causeway_proto::event::events_server::EventsServer;
 use causeway_proto::federation::SitesRequest;
 use causeway_proto::federation::directory_client::DirectoryClient;
@@ -340,6 +340,7 @@ impl Server {
         let raft = RaftServer::new(consensus.service())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
+        let requests = metrics::counter!("consul_rpc_request");
         let services = rpc::services(handlers)
             .add_service(raft)
             .add_service(EventsServer::new(Events(events)))
@@ -354,7 +355,10 @@ impl Server {
         let draining = watch::Sender::new(false);
         let router = Router::new(
             consensus.clone(),
-            Door::new(services),
+            Door::new(tower::ServiceExt::<Request>::map_request(services, move |request: Request| {
+                requests.increment(1);
+                request
+            })),
             gateways.clone(),
             config.datacenter.clone(),
             config.tls,

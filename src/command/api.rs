@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +24,11 @@ pub static FLAGS: &[Flag] = &[
     flag("token-file", "path", "File that holds it (CONSUL_HTTP_TOKEN_FILE)."),
     flag("datacenter", "name", "Datacenter to ask; default: the agent's own."),
     flag("stale", "", "Whether any server's answer will do."),
-    flag("ca-file", "path", "Authority to verify an https agent with (CONSUL_CACERT)."),
+    flag(
+        "ca-file",
+        "path",
+        "Authority to verify an https agent with (CONSUL_CACERT); default: those that the system trusts. CONSUL_HTTP_SSL_VERIFY=false verifies nobody.",
+    ),
     flag("ca-path", "path", "Directory of such files (CONSUL_CAPATH)."),
     flag("client-cert", "path", "Certificate to show (CONSUL_CLIENT_CERT)."),
     flag("client-key", "path", "Its key (CONSUL_CLIENT_KEY)."),
@@ -94,7 +99,7 @@ pub struct Api {
     token: Option<String>,
     auth: Option<String>,
     query: String,
-    tls: Option<(std::sync::Arc<Material>, String)>,
+    tls: Option<(Arc<rustls::ClientConfig>, String)>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -147,20 +152,25 @@ impl Api {
             Target::Tcp { host, tls: true } => {
                 let ca = [choose("ca-file", "CONSUL_CACERT"), choose("ca-path", "CONSUL_CAPATH")];
                 let ca: Vec<PathBuf> = ca.into_iter().flatten().map(PathBuf::from).collect();
-                if ca.is_empty() {
-                    return Err(ApiError::Settings(
-                        "https needs -ca-file (CONSUL_CACERT) to verify the agent with".to_owned(),
-                    ));
-                }
-                let files = Files {
-                    ca,
-                    cert: choose("client-cert", "CONSUL_CLIENT_CERT").map(PathBuf::from),
-                    key: choose("client-key", "CONSUL_CLIENT_KEY").map(PathBuf::from),
-                };
-                let material = Material::load(files, "consul").map_err(|e| ApiError::Settings(e.to_string()))?;
+                let cert = choose("client-cert", "CONSUL_CLIENT_CERT").map(PathBuf::from);
+                let key = choose("client-key", "CONSUL_CLIENT_KEY").map(PathBuf::from);
+                let failed = |e: &dyn std::fmt::Display| ApiError::Settings(e.to_string());
                 let name = choose("tls-server-name", "CONSUL_TLS_SERVER_NAME")
                     .unwrap_or_else(|| host.rsplit_once(':').map_or(host.as_str(), |(h, _)| h).to_owned());
-                Some((material, name))
+                let config = if env("CONSUL_HTTP_SSL_VERIFY").is_some_and(|v| matches!(v.as_str(), "false" | "0")) {
+                    causeway_certs::link::https_client_unverified().map_err(|e| failed(&e))?
+                } else {
+                    let material = if ca.is_empty() && cert.is_none() {
+                        Material::system().map_err(|e| failed(&e))?
+                    } else if ca.is_empty() {
+                        let text = "a client certificate needs -ca-file (CONSUL_CACERT), too, to verify the agent with";
+                        return Err(ApiError::Settings(text.to_owned()));
+                    } else {
+                        Material::load(Files { ca, cert, key }, "consul").map_err(|e| failed(&e))?
+                    };
+                    causeway_certs::link::https_client(&material, Some(name.as_str()))
+                };
+                Some((config, name))
             }
             _ => None,
         };
@@ -183,6 +193,15 @@ impl Api {
 
     /// As [`Api::request`], for who waits for other things besides.
     pub async fn ask(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Result<Answer, ApiError> {
+        let request = self.build(method, path, body.into())?;
+        let answer = async { whole(self.exchange(request).await?).await.map_err(|e| self.unreachable(e)) };
+        match tokio::time::timeout(Duration::from_secs(60), answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.unreachable("no answer within 60 s")),
+        }
+    }
+
+    fn build(&self, method: &str, path: &str, body: Bytes) -> Result<http::Request<Full<Bytes>>, ApiError> {
         let joiner = if path.contains('?') { "" } else { "?" };
         let uri = format!("{path}{joiner}{}", self.query);
         let uri = uri.trim_end_matches('?').replacen("?&", "?", 1);
@@ -193,13 +212,27 @@ impl Api {
         if let Some(auth) = &self.auth {
             request = request.header(http::header::AUTHORIZATION, auth);
         }
-        let request = request
-            .body(Full::new(body.into()))
-            .map_err(|e| ApiError::Settings(format!("{uri:?} cannot be asked for: {e}")))?;
-        match tokio::time::timeout(Duration::from_secs(60), self.exchange(request)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.unreachable("no answer within 60 s")),
-        }
+        request.body(Full::new(body)).map_err(|e| ApiError::Settings(format!("{uri:?} cannot be asked for: {e}")))
+    }
+
+    /// `GET` of an answer that goes on: each piece as it comes.
+    pub fn follow(&self, path: &str, piece: &mut dyn FnMut(&[u8])) -> Result<(), ApiError> {
+        let request = self.build("GET", path, Bytes::new())?;
+        self.runtime.block_on(async {
+            let answer = tokio::time::timeout(Duration::from_secs(60), self.exchange(request));
+            let answer = answer.await.map_err(|_| self.unreachable("no answer within 60 s"))??;
+            if answer.code != 200 {
+                let refused = whole(answer).await.map_err(|e| self.unreachable(e))?;
+                return Err(refused.ok().err().unwrap_or(ApiError::Unreadable("no log".into())));
+            }
+            let Begun { mut body, connection: _connection, .. } = answer;
+            while let Some(Ok(frame)) = body.frame().await {
+                if let Some(data) = frame.data_ref() {
+                    piece(data);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// `GET` as JSON.
@@ -223,7 +256,7 @@ impl Api {
         ApiError::Unreachable { addr: self.shown.clone(), why: why.to_string() }
     }
 
-    async fn exchange(&self, request: http::Request<Full<Bytes>>) -> Result<Answer, ApiError> {
+    async fn exchange(&self, request: http::Request<Full<Bytes>>) -> Result<Begun, ApiError> {
         let fail = |e: &dyn std::fmt::Display| self.unreachable(e);
         match &self.target {
             Target::Unix(path) => {
@@ -234,10 +267,9 @@ impl Api {
                 let stream = tokio::net::TcpStream::connect(host).await.map_err(|e| fail(&e))?;
                 match &self.tls {
                     None => self.send(stream, request).await,
-                    Some((material, name)) => {
-                        let config = causeway_certs::link::https_client(material, Some(name.as_str()));
+                    Some((config, name)) => {
                         let name = rustls::pki_types::ServerName::try_from(name.clone()).map_err(|e| fail(&e))?;
-                        let stream = tokio_rustls::TlsConnector::from(config)
+                        let stream = tokio_rustls::TlsConnector::from(config.clone())
                             .connect(name, stream)
                             .await
                             .map_err(|e| fail(&e))?;
@@ -248,21 +280,35 @@ impl Api {
         }
     }
 
-    async fn send<S>(&self, stream: S, request: http::Request<Full<Bytes>>) -> Result<Answer, ApiError>
+    async fn send<S>(&self, stream: S, request: http::Request<Full<Bytes>>) -> Result<Begun, ApiError>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let fail = |e: hyper::Error| self.unreachable(e);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(fail)?;
-        let driver = tokio::spawn(connection);
+        let mut driver = tokio::task::JoinSet::new();
+        driver.spawn(async move {
+            let _ = connection.await;
+        });
         let response = sender.send_request(request).await.map_err(fail)?;
         let code = response.status().as_u16();
         let index = response.headers().get("x-consul-index").and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0);
-        let body = response.into_body().collect().await.map_err(fail)?.to_bytes();
-        driver.abort();
-        Ok(Answer { code, index, body })
+        Ok(Begun { code, index, body: response.into_body(), connection: driver })
     }
+}
+
+/// An answer that has begun: what is still to come, and the connection, which ends when it is dropped.
+struct Begun {
+    code: u16,
+    index: u64,
+    body: hyper::body::Incoming,
+    connection: tokio::task::JoinSet<()>,
+}
+
+async fn whole(begun: Begun) -> Result<Answer, hyper::Error> {
+    let Begun { code, index, body, connection: _connection } = begun;
+    Ok(Answer { code, index, body: body.collect().await?.to_bytes() })
 }
 
 /// Percent-encodes; a path keeps its slashes.

@@ -18,6 +18,7 @@ pub mod kv;
 pub mod links;
 pub mod members;
 pub mod membership;
+mod monitor;
 pub mod reference;
 pub mod services;
 pub mod snapshot;
@@ -95,6 +96,7 @@ pub static COMMANDS: &[&Command] = &[
     &membership::LEAVE,
     &services::MAINT,
     &members::COMMAND,
+    &monitor::COMMAND,
     &reference::CONFIG,
     &reference::COMMANDS_PAGE,
     &membership::RELOAD,
@@ -212,7 +214,8 @@ pub fn main(args: &[String]) -> ExitCode {
     let Some((command, words)) = found else {
         let family = format!("{first} ");
         if COMMANDS.iter().any(|c| c.name.starts_with(&family)) {
-            print!("{}", family_help(first));
+            // As Consul does: it is no answer to what was asked.
+            eprint!("{}", family_help(first));
             return ExitCode::FAILURE;
         }
         let hint = super::options::nearest(first, COMMANDS.iter().map(|c| c.name))

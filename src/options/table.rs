@@ -217,8 +217,8 @@ options! {
     CHECK_UPDATE_INTERVAL = "check_update_interval", Duration, "5m", None, Used, "How often a change of a check's output alone is sent.";
     CHECK_OUTPUT_MAX_SIZE = "check_output_max_size", Number, "4096", Some("check_output_max_size"), Used, "Bytes of a check's output that are kept at most; a check's own `output_max_size` can only be less.";
     DISCARD_CHECK_OUTPUT = "discard_check_output", Flag, "false", None, Reloaded, "Whether what checks say is dropped; their status is kept.";
-    HTTP_BLOCK_ENDPOINTS = "http_config.block_endpoints", List, "", None, Later, "Paths that are refused.";
-    HTTP_ALLOW_WRITE_FROM = "http_config.allow_write_http_from", List, "", None, Later, "Networks that may write.";
+    HTTP_BLOCK_ENDPOINTS = "http_config.block_endpoints", List, "", None, Used, "Beginnings of paths that are refused with 403.";
+    HTTP_ALLOW_WRITE_FROM = "http_config.allow_write_http_from", List, "", None, Used, "Networks that may write; empty: all.";
     HTTP_RESPONSE_HEADERS = "http_config.response_headers", Map, "", None, Used, "Headers added to each answer.";
     HTTP_USE_CACHE = "http_config.use_cache", Flag, "true", None, Used, "Whether `?cached` is served from views; if not, it is as if it had not been asked for.";
     HTTP_MAX_HEADER_BYTES = "http_config.max_header_bytes", Number, "0", None, Later, "Bytes of headers that are read.";
@@ -283,7 +283,7 @@ options! {
     TELEMETRY_DOGSTATSD_TAGS = "telemetry.dogstatsd_tags", List, "", None, Later, "Telemetry.";
     TELEMETRY_FILTER_DEFAULT = "telemetry.filter_default", Flag, "", None, Later, "Telemetry.";
     TELEMETRY_PREFIX_FILTER = "telemetry.prefix_filter", List, "", None, Later, "Telemetry.";
-    TELEMETRY_DISABLE_HOSTNAME = "telemetry.disable_hostname", Flag, "", None, Later, "Telemetry.";
+    TELEMETRY_DISABLE_HOSTNAME = "telemetry.disable_hostname", Flag, "", None, Used, "Whether the names of gauges in `agent/metrics` go without the node's name.";
     TELEMETRY_DISABLE_COMPAT_1_9 = "telemetry.disable_compat_1.9", Flag, "", None, Later, "Telemetry.";
     CIRCONUS_API_APP = "telemetry.circonus_api_app", Text, "", None, Foreign, "A vendor's telemetry.";
     CIRCONUS_API_TOKEN = "telemetry.circonus_api_token", Text, "", None, Foreign, "A vendor's telemetry.";

@@ -2,9 +2,11 @@
 //! all of them.
 
 mod adapters;
+mod debug;
 mod federation;
 mod ports;
 pub mod settings;
+mod telemetry;
 mod unix;
 mod watches;
 
@@ -19,7 +21,10 @@ use causeway_agent::dns::Dns;
 use causeway_agent::events::Events;
 use causeway_agent::failover::Failover;
 use causeway_agent::gossip::{Gossip, RetryJoin};
-use causeway_agent::http::ports::{Action, BodyLimits, RenderMetrics};
+use causeway_agent::http::access::{Access, Network};
+use causeway_agent::http::figures::Figures;
+use causeway_agent::http::kept::Kept;
+use causeway_agent::http::ports::{Action, BodyLimits, FollowLog, LogLevel};
 use causeway_agent::http::{self as api, Context, Listener};
 use causeway_agent::registry::{Registry, Source};
 use causeway_agent::servers::Servers;
@@ -441,6 +446,16 @@ impl Node {
         }
         let (exports, copies) = (server.as_ref().map(Server::exports), server.as_ref().map(Server::copies));
         let info = Arc::new(settings::info(&plan, &node_id));
+        let tap = level.tap();
+        let figures = metrics.map(|handle| {
+            // Without the host's name where many machines are to be summed up.
+            let host = if plan.settings.on(&t::TELEMETRY_DISABLE_HOSTNAME) { "" } else { plan.node_name.as_str() };
+            Arc::new(Figures::new(Arc::new(move || handle.render()), host, telemetry::now()))
+        });
+        if let Some(figures) = &figures {
+            let (figures, own, stop) = (figures.clone(), server.as_ref().map(Server::door), stop.clone());
+            tasks.spawn(telemetry::run(figures, own, gossip.members(), tap.clone(), stop));
+        }
         let reloader = Arc::new(Reloader {
             sources,
             level,
@@ -471,11 +486,14 @@ impl Node {
             info,
             reload: reload_action(reloader.clone()),
             leave: leave_action(ended),
-            metrics: metrics.map(|handle| Arc::new(move || handle.render()) as RenderMetrics),
+            metrics: figures,
             prometheus: !plan.settings.duration(&t::TELEMETRY_PROMETHEUS_RETENTION_TIME).is_zero(),
             translate_wan_addrs: plan.settings.on(&t::TRANSLATE_WAN_ADDRS),
             use_cache: plan.settings.on(&t::HTTP_USE_CACHE),
             response_headers: response_headers(&plan)?,
+            access: access(&plan)?,
+            monitor: Some(follow_log(tap)),
+            kept: Kept::default(),
             body_limits: BodyLimits {
                 kv_max_value_size: size(&plan, &t::LIMITS_KV_MAX_VALUE_SIZE),
                 txn_max_req_len: size(&plan, &t::LIMITS_TXN_MAX_REQ_LEN),
@@ -632,6 +650,29 @@ fn leave_action(ended: mpsc::Sender<End>) -> Action {
         let ended = ended.clone();
         Box::pin(async move { ended.try_send(End::Leave).map_err(|_| "the agent is ending already".to_owned()) })
     })
+}
+
+fn follow_log(tap: crate::log::Tap) -> FollowLog {
+    Arc::new(move |level, json| {
+        let level = match level {
+            LogLevel::Error => tracing::Level::ERROR,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Debug => tracing::Level::DEBUG,
+            LogLevel::Trace => tracing::Level::TRACE,
+        };
+        tap.follow(level, json)
+    })
+}
+
+fn access(plan: &Plan) -> Result<Access, ConfigError> {
+    let s = &plan.settings;
+    let network = |text: String| {
+        let def = &t::HTTP_ALLOW_WRITE_FROM;
+        Network::parse(&text).ok_or_else(|| s.error(def, format!("holds {text:?}; write networks as 10.0.0.0/8")))
+    };
+    let writers = s.list(&t::HTTP_ALLOW_WRITE_FROM).into_iter().map(network).collect::<Result<_, _>>()?;
+    Ok(Access { blocked: s.list(&t::HTTP_BLOCK_ENDPOINTS), writers })
 }
 
 fn response_headers(plan: &Plan) -> Result<Vec<(::http::HeaderName, ::http::HeaderValue)>, ConfigError> {

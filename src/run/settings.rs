@@ -135,7 +135,8 @@ fn tags(plan: &Plan, node_id: &str) -> BTreeMap<String, String> {
     put(tag::ROLE, if plan.server { "consul" } else { "node" }.to_owned());
     put(tag::DC, plan.datacenter.clone());
     put(tag::ID, node_id.to_owned());
-    put(tag::BUILD, format!("{}:", version::OURS));
+    // Consul's tools compare versions, so the first one is that whose interfaces we speak; ours stands where Consul has its revision.
+    put(tag::BUILD, format!("{}:causeway-{}", version::SPOKEN, version::OURS));
     put("vsn", "2".to_owned());
     if plan.server {
         put(tag::PORT, plan.rpc_port.to_string());
@@ -193,8 +194,9 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
     let s = &plan.settings;
     let text = |v: String| Setting::Text(v);
     let go = |d: Duration| Setting::Text(causeway_agent::http::duration::format(d));
-    let listens = |list: &[SocketAddr], proto: &str| {
-        Setting::List(list.iter().map(|a| Setting::Text(format!("{proto}://{a}"))).collect())
+    let listens = |list: &[SocketAddr], protos: &[&str]| {
+        let all = protos.iter().flat_map(|proto| list.iter().map(move |a| Setting::Text(format!("{proto}://{a}"))));
+        Setting::List(all.collect())
     };
     let port = |list: &[SocketAddr]| Setting::Int(list.first().map_or(-1, |a| i64::from(a.port())));
     let http: Vec<SocketAddr> = plan
@@ -215,7 +217,7 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
         ("CheckOutputMaxSize", Setting::Int(s.number(&t::CHECK_OUTPUT_MAX_SIZE))),
         ("CheckUpdateInterval", go(s.duration(&t::CHECK_UPDATE_INTERVAL))),
         ("ConnectEnabled", Setting::Bool(false)),
-        ("DNSAddrs", listens(&plan.dns, "tcp")),
+        ("DNSAddrs", listens(&plan.dns, &["tcp", "udp"])),
         ("DNSDomain", text(format!("{}.", plan.domain))),
         ("DNSPort", port(&plan.dns)),
         ("DataDir", text(plan.data_dir.as_ref().map(|d| d.display().to_string()).unwrap_or_default())),
@@ -224,7 +226,8 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
         ("EnableRemoteScriptChecks", Setting::Bool(s.on(&t::ENABLE_SCRIPT_CHECKS))),
         ("EncryptKey", text(if plan.gossip_keys.is_empty() { String::new() } else { "hidden".into() })),
         ("GRPCPort", Setting::Int(-1)),
-        ("HTTPAddrs", listens(&http, "tcp")),
+        ("HTTPAddrs", listens(&http, &["tcp"])),
+        ("HTTPSAddrs", listens(&plan.https, &["tcp"])),
         ("HTTPPort", port(&http)),
         ("HTTPSPort", port(&plan.https)),
         ("KVMaxValueSize", Setting::Int(s.number(&t::LIMITS_KV_MAX_VALUE_SIZE))),
@@ -247,7 +250,8 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
         advertise: Some(plan.advertise),
         host_name: plan.node_name.clone(),
         meta: Arc::new(RwLock::new(plan.node_meta.clone())),
-        debug_config: rows.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+        bootstrap: plan.bootstrap,
+        debug_config: super::debug::config(plan, rows.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
     }
 }
 

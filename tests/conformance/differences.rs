@@ -122,4 +122,22 @@ pub const DIFFERENCES: &[Difference] = &[
         "it mirrors the others",
         "a fault of 1.8.7",
     ),
+    row(
+        "partition-refused",
+        "1.8.7 does not know `?partition=` and does what is asked for everybody's place",
+        "400, in the words of later versions",
+        "what is meant for a partition must not be written where everybody reads it",
+    ),
+    row(
+        "txn-namespace",
+        "a transaction with `?ns=` is done without a namespace",
+        "400, as for a key alone",
+        "the same: nothing is written silently elsewhere",
+    ),
+    row(
+        "ui-overview",
+        "1.8.7 does not know `/v1/internal/ui/catalog-overview`",
+        "it is there, as in later versions",
+        "today's dashboards ask for it",
+    ),
 ];

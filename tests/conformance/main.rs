@@ -43,6 +43,12 @@ fn dns() {
 }
 
 #[test]
+fn agents_and_overviews() {
+    let subject = Subject::start("itself");
+    script::run(&subject, &["http"]);
+}
+
+#[test]
 fn waiting_and_locks() {
     let subject = Subject::start("timing");
     timing::run(&subject);

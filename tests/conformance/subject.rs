@@ -24,6 +24,7 @@ fn settings(node: &Node) -> Value {
     let mut config = json!({"check_update_interval": "0s", "performance": {"raft_multiplier": 1}});
     match node.part {
         Part::Agent if node.name == "strict" => {
+            config["http_config"] = json!({"block_endpoints": ["/v1/coordinate"]});
             config["dns_config"] = json!({
                 "only_passing": true, "enable_truncate": true, "udp_answer_limit": 2, "a_record_limit": 5,
                 "enable_additional_node_meta_txt": false, "node_ttl": "7s",

@@ -3,7 +3,7 @@
 use causeway_proto::catalog::catalog_client::CatalogClient;
 use causeway_proto::catalog::{
     DatacentersRequest, DeregisterRequest, ListNodesRequest, ListServicesRequest, NodeServicesRequest, RegisterRequest,
-    ServiceNodesRequest,
+    ServiceNodesRequest, ServicesReply,
 };
 use causeway_proto::meta::AnswerMeta;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::query::Options;
 use super::render::{NodeJson, Object, Seq, ServiceJson, ServiceNodeJson};
 use super::reply::Reply;
-use super::{shape, view};
+use super::{kept, shape, view};
 
 fn undecoded(error: DecodeError) -> Failure {
     Failure::bad(format!("Request decode failed: {error}"))
@@ -91,8 +91,12 @@ pub(crate) async fn deregister(call: &Call<'_>) -> Result<Reply, Failure> {
 pub(crate) async fn datacenters(call: &Call<'_>) -> Result<Reply, Failure> {
     // The list is the own site's knowledge; `dc` is not looked at.
     let meta = causeway_proto::meta::Meta { datacenter: None, ..call.meta()? };
-    let (reply, _) = ask!(call, meta, CatalogClient<_>, datacenters, DatacentersRequest {})?;
-    call.json(&reply.datacenters)
+    let fresh = async { Ok(ask!(call, meta, CatalogClient<_>, datacenters, DatacentersRequest {})?.0.datacenters) };
+    if !call.params.has("cached") {
+        return call.json(&fresh.await?);
+    }
+    let (datacenters, age) = call.ctx.kept.datacenters(call.now, call.headers, fresh).await?;
+    Ok(kept::headed(call.json(&*datacenters)?, age))
 }
 
 /// The headers that every read of catalog and health has.
@@ -112,9 +116,16 @@ pub(crate) async fn nodes(call: &Call<'_>) -> Result<Reply, Failure> {
 pub(crate) async fn services(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
     let request = ListServicesRequest { node_meta: call.params.node_meta() };
+    let show =
+        |reply: &ServicesReply| call.json(&Object(reply.services.iter().map(|(name, tags)| (name, &tags.values))));
+    if options.cached && options.meta.min_index == 0 {
+        let key = format!("{:?} {:?} {:?}", options.meta.datacenter, options.meta.token, request.node_meta);
+        let fresh = async { read!(call, &mut options, CatalogClient<_>, list_services, request) };
+        let (found, age) = call.ctx.kept.services(key, call.now, call.headers, fresh).await?;
+        return Ok(kept::headed(headed(show(&found.0)?, &found.1, &options), age));
+    }
     let (reply, answer) = read!(call, &mut options, CatalogClient<_>, list_services, request)?;
-    let list = call.json(&Object(reply.services.iter().map(|(name, tags)| (name, &tags.values))))?;
-    Ok(headed(list, &answer, &options))
+    Ok(headed(show(&reply)?, &answer, &options))
 }
 
 pub(crate) async fn service(call: &Call<'_>) -> Result<Reply, Failure> {

@@ -1,6 +1,6 @@
 //! From a request to the file of its URL family.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_proto::door::Door;
@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 
+use super::access;
 use super::failure::Failure;
 use super::filter::Filter;
 use super::gate::{self, Endpoint, Row};
@@ -20,7 +21,7 @@ use super::reply::Reply;
 use super::shape::Shape;
 use super::{
     agent, catalog, config, event, federation, health, internal, kv, operator, prepared, session, sight, snapshot,
-    status, txn,
+    status, txn, ui,
 };
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
@@ -40,6 +41,8 @@ pub(crate) struct Call<'a> {
     /// What follows the endpoint's pattern, decoded.
     pub(crate) rest: String,
     pub(crate) body: Bytes,
+    /// When the request came.
+    pub(crate) now: Instant,
     trace: Trace,
 }
 
@@ -241,6 +244,7 @@ pub(crate) fn precheck<'a>(parts: &'a Parts, found: Option<(&Row, &'a str)>) -> 
     let params = Params::parse(parts.uri.query().unwrap_or_default());
     let token = query::token(&params, &parts.headers)?;
     gate::admit(row, &parts.method, path, token.as_deref())?;
+    access::one_namespace(row.endpoint, &params, &parts.headers)?;
     Ok(Checked::Admitted(Asked { endpoint: row.endpoint, rest, params }))
 }
 
@@ -251,6 +255,7 @@ pub(crate) async fn answer(
     asked: Asked<'_>,
     body: Bytes,
     trace: Trace,
+    now: Instant,
 ) -> Result<Reply, Failure> {
     let Asked { endpoint, rest, params } = asked;
     let rest =
@@ -258,18 +263,44 @@ pub(crate) async fn answer(
     if rest.contains(char::is_control) {
         return Err(Failure::bad("Invalid path: it has control characters"));
     }
-    let call = Call { ctx, method: &parts.method, headers: &parts.headers, params, rest, body, trace };
+    let call = Call { ctx, method: &parts.method, headers: &parts.headers, params, rest, body, now, trace };
     match endpoint {
         Endpoint::Kv => kv::entry(&call).await,
         // These take much room while they wait.
-        _ => Box::pin(elsewhere(&call, endpoint)).await,
+        _ => Box::pin(elsewhere(&call, endpoint)).await.map_err(|failure| of_read(failure, endpoint)),
     }
+}
+
+/// Consul's headers of a read go with its failure, too, where the servers or a filter refused.
+fn of_read(failure: Failure, endpoint: Endpoint) -> Failure {
+    use Endpoint as E;
+    let reads = matches!(
+        endpoint,
+        E::CatalogNodes
+            | E::CatalogServices
+            | E::CatalogService
+            | E::CatalogNode
+            | E::CatalogNodeServices
+            | E::HealthNode
+            | E::HealthChecks
+            | E::HealthService
+            | E::HealthState
+            | E::SessionInfo
+            | E::SessionList
+            | E::SessionNode
+            | E::UiNode
+            | E::UiNodes
+            | E::UiServices
+    );
+    Failure { read: reads && failure.code == StatusCode::INTERNAL_SERVER_ERROR, ..failure }
 }
 
 async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
     match endpoint {
         Endpoint::Root => Ok(Reply::text("Consul Agent")),
-        Endpoint::Acl => Err(Failure::new(StatusCode::UNAUTHORIZED, "ACL support disabled")),
+        Endpoint::Acl | Endpoint::AclAuthorize | Endpoint::AgentToken => {
+            Err(Failure::new(StatusCode::UNAUTHORIZED, "ACL support disabled"))
+        }
         Endpoint::StatusLeader => status::leader(c).await,
         Endpoint::StatusPeers => status::peers(c).await,
         Endpoint::AgentSelf => agent::node::this(c).await,
@@ -283,7 +314,8 @@ async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
         Endpoint::AgentReload => agent::node::reload(c).await,
         Endpoint::AgentMaintenance => agent::node::maintenance(c).await,
         Endpoint::AgentMetrics => agent::metrics::show(c),
-        Endpoint::AgentHost => agent::node::host(c),
+        Endpoint::AgentMonitor => agent::monitor::follow(c),
+        Endpoint::AgentHost => agent::host::show(c).await,
         Endpoint::AgentVersion => agent::node::version(c),
         Endpoint::AgentHealthById => agent::health::by_id(c),
         Endpoint::AgentHealthByName => agent::health::by_name(c),
@@ -328,6 +360,13 @@ async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
         Endpoint::FederationRemove => federation::remove(c, true).await,
         Endpoint::FederationReadmit => federation::remove(c, false).await,
         Endpoint::FederationDoctor => federation::doctor(c).await,
+        Endpoint::FederationState => ui::federation_state(c),
+        Endpoint::FederationStates => ui::federation_states(c),
+        Endpoint::MeshGateways => ui::mesh_gateways(c),
+        Endpoint::UiNode => ui::node(c).await,
+        Endpoint::UiNodes => ui::nodes(c).await,
+        Endpoint::UiOverview => ui::overview(c).await,
+        Endpoint::UiServices => ui::services(c).await,
         Endpoint::InternalExports => internal::exports(c).await,
         Endpoint::InternalFederation => sight::federation(c).await,
         Endpoint::InternalReplication => internal::replication(c).await,

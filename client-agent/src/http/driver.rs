@@ -16,7 +16,7 @@ use bytes::Bytes;
 use causeway_proto::trace::Trace;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body as http_body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -31,6 +31,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, warn};
 
+use super::body::AnswerBody;
 use super::dispatch::{self, Checked};
 use super::failure::Failure;
 use super::gate::{self, Endpoint, Row};
@@ -112,11 +113,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Api {
     context: Arc<Context>,
     meters: Arc<Meters>,
+    /// Who asks; `None`: somebody on this machine, by a UNIX socket.
+    from: Option<IpAddr>,
 }
 
 /// The HTTP API as this context has it.
 pub fn router(context: Context) -> Api {
-    Api { context: Arc::new(context), meters: Arc::new(Meters::new()) }
+    Api { context: Arc::new(context), meters: Arc::new(Meters::new()), from: None }
 }
 
 /// Keeps the trace of a request that has one, and begins one for others.
@@ -125,8 +128,13 @@ fn trace(headers: &HeaderMap) -> Trace {
 }
 
 impl Api {
+    /// For the requests of one connection.
+    pub(super) fn of(&self, from: Option<IpAddr>) -> Self {
+        Self { from, ..self.clone() }
+    }
+
     /// Answers one request.
-    pub async fn answer<B: RequestBody>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+    pub async fn answer<B: RequestBody>(&self, request: Request<B>) -> Response<AnswerBody> {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let trace = trace(&parts.headers);
@@ -137,11 +145,11 @@ impl Api {
             let (id, own) = (trace.id(), trace.span());
             let path = parts.uri.path();
             let span = tracing::debug_span!("http", trace = %id, span = %own, method = %parts.method, path);
-            let reply = answer(&self.context, &parts, found, body, trace).instrument(span.clone()).await;
+            let reply = answer(self, &parts, found, body, trace, started).instrument(span.clone()).await;
             span.in_scope(|| debug!(code = reply.status.as_u16(), ms = millis(started.elapsed()), "request answered"));
             reply
         } else {
-            answer(&self.context, &parts, found, body, trace).await
+            answer(self, &parts, found, body, trace, started).await
         };
         self.meters.count(found.map(|(row, _)| row), &parts.method, reply.status, started.elapsed());
         finish(&self.context, &parts.headers, reply).await
@@ -196,13 +204,16 @@ fn millis(time: Duration) -> u64 {
 }
 
 async fn answer<B: RequestBody>(
-    context: &Context,
+    api: &Api,
     parts: &Parts,
     found: Option<(&Row, &str)>,
     body: B,
     trace: Trace,
+    now: Instant,
 ) -> Reply {
+    let context = &*api.context;
     let done = async {
+        context.access.admit(&parts.method, parts.uri.path(), api.from)?;
         let asked = match dispatch::precheck(parts, found)? {
             Checked::Done(reply) => return Ok(reply),
             Checked::Admitted(asked) => asked,
@@ -212,7 +223,7 @@ async fn answer<B: RequestBody>(
         } else {
             Box::pin(whole(context, parts, asked.endpoint, body)).await?
         };
-        dispatch::answer(context, parts, asked, body, trace).await
+        dispatch::answer(context, parts, asked, body, trace, now).await
     };
     done.await.unwrap_or_else(|failure: Failure| {
         debug!(code = failure.code.as_u16(), text = %failure.text, "request refused");
@@ -275,8 +286,8 @@ fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
 /// Says that addresses of other sites are shown as seen from outside.
 const TRANSLATE: HeaderName = HeaderName::from_static("x-consul-translate-addresses");
 
-async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<Full<Bytes>> {
-    let Reply { status, mut headers, mut body } = reply;
+async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<AnswerBody> {
+    let Reply { status, mut headers, mut body, lines } = reply;
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     // What is an archive is no smaller for it.
     let packed = headers.get(header::CONTENT_TYPE).is_some_and(|t| t == "application/x-gzip");
@@ -305,14 +316,15 @@ async fn finish(context: &Context, asked: &HeaderMap, reply: Reply) -> Response<
     for (name, value) in &context.response_headers {
         headers.insert(name.clone(), value.clone());
     }
-    let mut response = Response::new(Full::from(body));
+    let body = lines.map_or_else(|| AnswerBody::whole(body), AnswerBody::lines);
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
 }
 
-fn refusal(text: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(text.to_owned()));
+fn refusal(text: &str) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::whole(text.to_owned()));
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response
 }
@@ -418,18 +430,20 @@ where
     let progress = Arc::new(Progress::default());
     let mut pace = Pace::new(Arc::clone(&progress), Arc::clone(&limits));
     let noted = Noted { io, progress: Arc::clone(&progress) };
+    let stopping = stop.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let under_way = Serving::start(&progress);
-        let router = router.clone();
+        let (router, stop) = (router.clone(), stopping.clone());
         async move {
             let answer = router.answer(request).await;
-            drop(under_way);
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(answer.map(|body| body.on_connection(under_way, &stop)))
         }
     });
     // The time of heads is kept by `Pace`.
     let connection = http1::Builder::new()
         .header_read_timeout(None)
+        // `X-Consul-Index`, as Go spells it: scripts look for that with grep.
+        .title_case_headers(true)
         .max_buf_size(limits.max_header_bytes.max(8192))
         .serve_connection(TokioIo::new(noted), service);
     tokio::pin!(connection);
@@ -493,7 +507,7 @@ async fn accept(listener: Listener, router: Api, limits: Arc<Limits>, stop: Canc
             }
         };
         let slot = slots.take(ip, &limits);
-        let (router, limits, stop) = (router.clone(), Arc::clone(&limits), stop.clone());
+        let (router, limits, stop) = (router.of(ip), Arc::clone(&limits), stop.clone());
         connections.spawn(async move {
             match (stream, slot) {
                 (Stream::Tcp(stream), None) => refuse(stream).await,

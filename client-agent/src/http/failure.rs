@@ -19,11 +19,13 @@ pub(crate) struct Failure {
     pub(crate) reason: Option<&'static str>,
     /// Methods for `Allow`, where the method was wrong.
     pub(crate) allow: Option<String>,
+    /// Whether a read failed, whose headers then say that nothing is known.
+    pub(crate) read: bool,
 }
 
 impl Failure {
     pub(crate) fn new(code: StatusCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), reason: None, allow: None }
+        Self { code, text: text.into(), reason: None, allow: None, read: false }
     }
 
     pub(crate) fn bad(text: impl Into<String>) -> Self {
@@ -45,7 +47,7 @@ impl Failure {
 
     /// A refusal with its reason, in its own words.
     pub(crate) fn of(reason: Reason, text: impl Into<String>) -> Self {
-        Self { code: code(reason), text: text.into(), reason: Some(reason.as_str()), allow: None }
+        Self { code: code(reason), text: text.into(), reason: Some(reason.as_str()), allow: None, read: false }
     }
 
     /// What a server (or what lies before it) refused; `remote`: another datacenter was asked.

@@ -28,6 +28,8 @@ pub(crate) enum Endpoint {
     AgentReload,
     AgentMaintenance,
     AgentMetrics,
+    AgentMonitor,
+    AgentToken,
     AgentHost,
     AgentVersion,
     AgentHealthById,
@@ -68,6 +70,14 @@ pub(crate) enum Endpoint {
     FederationRemove,
     FederationReadmit,
     FederationDoctor,
+    AclAuthorize,
+    FederationState,
+    FederationStates,
+    MeshGateways,
+    UiNode,
+    UiNodes,
+    UiOverview,
+    UiServices,
     InternalExports,
     InternalFederation,
     InternalReplication,
@@ -110,6 +120,7 @@ impl Row {
 }
 
 const GET: &[(&str, Access)] = &[("GET", Access::Read)];
+const POST: &[(&str, Access)] = &[("POST", Access::Write)];
 const PUT: &[(&str, Access)] = &[("PUT", Access::Write)];
 const KV: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write), ("DELETE", Access::Write)];
 /// Spring posts; Consul takes PUT alone.
@@ -144,6 +155,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/agent/maintenance", PUT, Endpoint::AgentMaintenance),
     row("/v1/agent/members", GET, Endpoint::AgentMembers),
     row("/v1/agent/metrics", GET, Endpoint::AgentMetrics),
+    row("/v1/agent/monitor", GET, Endpoint::AgentMonitor),
     row("/v1/agent/reload", PUT, Endpoint::AgentReload),
     row("/v1/agent/self", GET, Endpoint::AgentSelf),
     row("/v1/agent/service/", GET, Endpoint::AgentService),
@@ -151,6 +163,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/agent/service/maintenance/", PUT, Endpoint::AgentServiceMaintenance),
     row("/v1/agent/service/register", PUT, Endpoint::AgentServiceRegister),
     row("/v1/agent/services", GET, Endpoint::AgentServices),
+    row("/v1/agent/token/", PUT, Endpoint::AgentToken),
     row("/v1/agent/version", GET, Endpoint::AgentVersion),
     row("/v1/catalog/datacenters", GET, Endpoint::CatalogDatacenters),
     row("/v1/catalog/deregister", PUT, Endpoint::CatalogDeregister),
@@ -173,9 +186,17 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/health/node/", GET, Endpoint::HealthNode),
     row("/v1/health/service/", GET, Endpoint::HealthService),
     row("/v1/health/state/", GET, Endpoint::HealthState),
+    row("/v1/internal/acl/authorize", POST, Endpoint::AclAuthorize),
     row("/v1/internal/exports", GET, Endpoint::InternalExports),
     row("/v1/internal/federation", GET, Endpoint::InternalFederation),
+    row("/v1/internal/federation-state/", GET, Endpoint::FederationState),
+    row("/v1/internal/federation-states", GET, Endpoint::FederationStates),
+    row("/v1/internal/federation-states/mesh-gateways", GET, Endpoint::MeshGateways),
     row("/v1/internal/replication", GET, Endpoint::InternalReplication),
+    row("/v1/internal/ui/catalog-overview", GET, Endpoint::UiOverview),
+    row("/v1/internal/ui/node/", GET, Endpoint::UiNode),
+    row("/v1/internal/ui/nodes", GET, Endpoint::UiNodes),
+    row("/v1/internal/ui/services", GET, Endpoint::UiServices),
     row("/v1/kv/", KV, Endpoint::Kv),
     row("/v1/operator/raft/configuration", GET, Endpoint::OperatorRaft),
     row("/v1/query", QUERIES, Endpoint::Queries),

@@ -3,8 +3,10 @@
 //! A request goes through [`driver`] (trace, clock, body, compression), the [`gate`] (one table of endpoints) and the file of its
 //! URL family, which asks a server through a door, or the agent's own parts through [`ports`]. JSON is known in this folder only.
 
+pub mod access;
 mod agent;
 pub mod archive;
+mod body;
 mod catalog;
 mod config;
 pub(crate) mod containers;
@@ -15,10 +17,12 @@ pub mod duration;
 mod event;
 mod failure;
 mod federation;
+pub mod figures;
 mod filter;
 mod gate;
 mod health;
 mod internal;
+pub mod kept;
 mod kv;
 mod operator;
 pub mod ports;
@@ -37,6 +41,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod ui;
 mod view;
 
 pub use config::config_entry;

@@ -14,6 +14,9 @@ use causeway_proto::memory::MemoryReads;
 use causeway_proto::rejection::Reason;
 use futures::future::BoxFuture;
 
+use super::access::Access;
+use super::figures::Figures;
+use super::kept::Kept;
 use crate::events::Events;
 use crate::failover::Failover;
 use crate::registry::definition::{CheckDefinition, ServiceDefinition, Status};
@@ -205,6 +208,8 @@ pub struct Info {
     pub host_name: String,
     /// Node metadata; a reload may change it.
     pub meta: Arc<RwLock<BTreeMap<String, String>>>,
+    /// Whether this server elects itself.
+    pub bootstrap: bool,
     /// `DebugConfig`, in order.
     pub debug_config: Vec<(String, Setting)>,
 }
@@ -228,8 +233,23 @@ impl Default for BodyLimits {
 
 /// Something the agent can be asked to do; the error's text is for the user.
 pub type Action = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
-/// Renders all metrics in Prometheus' text format.
-pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+/// What of the log is followed; each with what is graver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What may fail.
+    Warn,
+    /// What happened.
+    Info,
+    /// How.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+/// Follows the log from now on, as text or (`true`) as JSON; `None`: too many do. Ends when the receiver is dropped.
+pub type FollowLog = Arc<dyn Fn(LogLevel, bool) -> Option<tokio::sync::mpsc::Receiver<bytes::Bytes>> + Send + Sync>;
 
 /// All that the HTTP API works with.
 #[derive(Clone)]
@@ -258,7 +278,7 @@ pub struct Context {
     /// its answer.
     pub leave: Action,
     /// Metrics; `None`: they are off.
-    pub metrics: Option<RenderMetrics>,
+    pub metrics: Option<Arc<Figures>>,
     /// Whether metrics are shown in Prometheus' format, too (`telemetry.prometheus_retention_time` above 0).
     pub prometheus: bool,
     /// Whether addresses of other datacenters' nodes are shown as seen from outside (`translate_wan_addrs`).
@@ -267,6 +287,12 @@ pub struct Context {
     pub use_cache: bool,
     /// Added to every answer (`http_config.response_headers`).
     pub response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// Who may do what.
+    pub access: Access,
+    /// The log; `None`: it cannot be followed.
+    pub monitor: Option<FollowLog>,
+    /// Answers kept for `?cached`.
+    pub kept: Kept,
     /// Sizes of bodies.
     pub body_limits: BodyLimits,
 }

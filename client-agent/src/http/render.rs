@@ -488,6 +488,9 @@ pub(crate) fn member_tags(member: &Member) -> Map<&str> {
     }
     if member.tag(tag::ROLE) == "consul" {
         tags.entry("raft_vsn".to_owned()).or_insert("3");
+        // Federation states: tools ask whether a server has them before they ask for one.
+        tags.entry("ft_fs".to_owned()).or_insert("1");
+        tags.remove("raft_id");
     }
     tags
 }

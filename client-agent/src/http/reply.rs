@@ -1,8 +1,10 @@
 //! Answers: JSON or text with Consul's headers.
 
+use bytes::Bytes;
 use causeway_proto::meta::{AnswerMeta, Consistency};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::failure::Failure;
 
@@ -12,18 +14,27 @@ pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
+    /// Lines that come behind the body as they are written; most answers have none.
+    pub(crate) lines: Option<mpsc::Receiver<Bytes>>,
 }
 
 pub(super) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
 const EFFECTIVE: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+/// How blocking reads are done: `blocking-query`, or `streaming` for a view.
+pub(super) const BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
 const REASON: HeaderName = HeaderName::from_static("x-causeway-reason");
 
 impl Reply {
     /// 200 without a body.
     pub(crate) fn empty() -> Self {
-        Self { status: StatusCode::OK, headers: HeaderMap::new(), body: Vec::new() }
+        Self { status: StatusCode::OK, headers: HeaderMap::new(), body: Vec::new(), lines: None }
+    }
+
+    /// Lines as they come, until the client has seen enough.
+    pub(crate) fn lines(lines: mpsc::Receiver<Bytes>) -> Self {
+        Self { lines: Some(lines), ..Self::empty() }
     }
 
     /// JSON; `pretty` indents by four, as Consul does.
@@ -65,6 +76,7 @@ impl Reply {
     /// Consul's headers of a read. The index is never 0, so that whoever blocks on it does not spin.
     pub(crate) fn meta(mut self, meta: &AnswerMeta) -> Self {
         self.headers.insert(INDEX, HeaderValue::from(meta.index.max(1)));
+        self.headers.insert(BACKEND, HeaderValue::from_static("blocking-query"));
         self.contact(meta)
     }
 
@@ -91,6 +103,9 @@ impl Reply {
 impl From<Failure> for Reply {
     fn from(failure: Failure) -> Self {
         let mut reply = Self::text(failure.text).status(failure.code);
+        if failure.read {
+            reply = reply.meta(&AnswerMeta::default());
+        }
         if let Some(reason) = failure.reason {
             reply.headers.insert(REASON, HeaderValue::from_static(reason));
         }

@@ -28,6 +28,9 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+use super::access::Access;
+use super::figures::Figures;
+use super::kept::Kept;
 use super::ports::{
     BodyLimits, CachedReads, CachedService, Context, Info, Local, LocalMembers, LocalRegistry, PortError, Setting,
 };
@@ -622,11 +625,14 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
         info: Arc::new(info),
         reload: Arc::new(|| Box::pin(async { Ok(()) })),
         leave: Arc::new(|| Box::pin(async { Ok(()) })),
-        metrics: Some(Arc::new(|| "# TYPE a gauge\na 1\n".to_owned())),
+        metrics: Some(Arc::new(Figures::new(Arc::new(|| "# TYPE a gauge\na 1\n".to_owned()), "s1", 0))),
         prometheus: true,
         translate_wan_addrs: false,
         use_cache: true,
         response_headers: Vec::new(),
+        access: Access::default(),
+        monitor: None,
+        kept: Kept::default(),
         body_limits: BodyLimits::default(),
     };
     (context, registry)

@@ -403,7 +403,7 @@ async fn what_the_agent_says_of_itself() {
     let metrics = agent.ask("GET", "/v1/agent/metrics", "").await.json();
     assert_eq!(metrics["Gauges"][0]["Name"], "a");
     let metrics = agent.ask("GET", "/v1/agent/metrics?format=prometheus", "").await;
-    assert_eq!(metrics.text(), "# TYPE a gauge\na 1\n");
+    assert_eq!(metrics.text(), "# HELP a a\n# TYPE a gauge\na 1\n");
     for path in ["/v1/agent/reload", "/v1/agent/leave"] {
         assert_eq!(agent.ask("PUT", path, "").await.code, StatusCode::OK);
     }
@@ -480,7 +480,7 @@ async fn a_blocked_read_returns_with_a_change() {
     until("the read blocks", || blocked.load(Ordering::SeqCst) == 1).await;
     served.agent.ask("PUT", "/v1/kv/x", "v").await;
     let text = to_end(&mut client).await;
-    assert!(text.contains("x-consul-index: 61") && text.contains("\"Value\":\"dg==\""), "{text}");
+    assert!(text.contains("X-Consul-Index: 61") && text.contains("\"Value\":\"dg==\""), "{text}");
     served.stop.cancel();
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn headed(reply: Reply, found: &CachedService, options: &Options) -> 
     let age = found.age.unwrap_or_default();
     let answer = AnswerMeta { index: found.index, known_leader: found.age.is_none(), last_contact: age };
     let mut reply = catalog::headed(reply, &answer, options).header(AGE, &age.as_millis().to_string());
+    reply = reply.header(super::reply::BACKEND, "streaming");
     // As in Consul, of a cache only where one was asked for.
     if options.cached {
         reply = reply.header(CACHE, if found.hit { "HIT" } else { "MISS" });

@@ -160,6 +160,28 @@ pub(crate) const STOPPED: &str = "the server stopped while the write was under w
 /// Of a write; one that has a name may be asked for again.
 pub(crate) const LOST: &str = "leadership was lost while the write was under way; it may or may not have happened";
 
+/// Writes, by what they write, under Consul's names; in milliseconds.
+fn measure(command: &command::Command, took: Duration, done: bool) {
+    use command::command::Command as C;
+    let ms = took.as_secs_f64() * 1e3;
+    let name = match &command.command {
+        Some(C::Register(_)) => "consul_catalog_register",
+        Some(C::Deregister(_)) => "consul_catalog_deregister",
+        Some(C::Kv(_)) => "consul_kvs_apply",
+        Some(C::SessionCreate(_) | C::SessionDestroy(_)) => "consul_session_apply",
+        Some(C::Txn(_)) => "consul_txn_apply",
+        Some(C::Query(_)) => "consul_prepared_query_apply",
+        _ => "",
+    };
+    if !name.is_empty() {
+        metrics::histogram!(name).record(ms);
+    }
+    if done {
+        metrics::counter!("consul_raft_apply").increment(1);
+        metrics::histogram!("consul_raft_commitTime").record(ms);
+    }
+}
+
 impl Consensus {
     /// Locks the directory, reads what is in it into the store and starts Raft.
     pub async fn open(
@@ -325,7 +347,10 @@ impl Consensus {
         if *self.stopping.borrow() {
             return Err(Reason::Draining.status("this server is shutting down"));
         }
-        match self.raft.client_write(Command::new(command)).await {
+        let began = std::time::Instant::now();
+        let written = self.raft.client_write(Command::new(command)).await;
+        measure(command, began.elapsed(), written.is_ok());
+        match written {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(Reason::NoLeader.status(NO_LEADER)),
             Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(Reason::Doubtful.status(LOST)),

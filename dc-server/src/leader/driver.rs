@@ -60,6 +60,7 @@ impl Timers {
         for event in events {
             expiry.note(now, event);
         }
+        metrics::gauge!("consul_session_ttl_active").set(expiry.timed());
         drop(expiry);
         self.changed.notify_one();
     }

@@ -23,6 +23,11 @@ pub struct Expiry {
 }
 
 impl Expiry {
+    /// How many sessions have a time to live, to be shown; known to the leader.
+    pub fn timed(&self) -> f64 {
+        f64::from(u32::try_from(self.sessions.len()).unwrap_or(u32::MAX))
+    }
+
     /// This server leads now. The timers of all sessions start anew: nobody can be blamed for what the last leader did not hear.
     pub fn lead(&mut self, now: Instant, sessions: impl IntoIterator<Item = (String, u64)>) {
         self.follow();

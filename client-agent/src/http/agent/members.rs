@@ -25,7 +25,11 @@ pub(crate) async fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     super::token(call)?;
     // `_all` is what Consul's own command line sends.
     if !matches!(call.params.get("segment"), "" | "_all") {
-        return Err(Failure::internal("Network segments are not supported"));
+        let text = match call.ctx.info.server {
+            true => "Network segments are not supported in this version of Consul".to_owned(),
+            false => format!("segment {:?} not found", call.params.get("segment")),
+        };
+        return Err(Failure::internal(text));
     }
     if !call.params.get("wan").is_empty() {
         return wan(call).await;
@@ -92,9 +96,22 @@ fn own_site(members: &[Member], datacenter: &str) -> SitesReply {
 }
 
 /// What is told of a server of a site.
-fn wan_tags(member: &WanMember) -> BTreeMap<String, &str> {
+fn wan_tags<'a>(member: &'a WanMember, build: &'a str, port: &'a str) -> BTreeMap<String, &'a str> {
     let skew = member.clock_skew_ms.as_deref().map(|skew| ("clock_skew_ms".to_owned(), skew));
-    let known = [(tag::DC, member.datacenter.as_str()), (tag::ROLE, "consul"), ("vsn", "2")];
+    let known = [
+        (tag::DC, member.datacenter.as_str()),
+        (tag::ROLE, "consul"),
+        (tag::PORT, port),
+        // Every site speaks the interfaces of one version of Consul.
+        (tag::BUILD, build),
+        ("acls", "0"),
+        ("ft_fs", "1"),
+        ("raft_vsn", "3"),
+        ("segment", ""),
+        ("vsn", "2"),
+        ("vsn_min", "2"),
+        ("vsn_max", "3"),
+    ];
     let known = known.map(|(name, value)| (name.to_owned(), value));
     known.into_iter().chain(skew).collect()
 }
@@ -108,11 +125,13 @@ async fn wan(call: &Call<'_>) -> Result<Reply, Failure> {
         own_site(&known, &call.ctx.info.datacenter)
     };
     let members = wan_members(&reply);
-    call.json(&Seq(members.iter().map(|member| MemberJson {
+    let build = format!("{}:", call.ctx.info.version);
+    let ports: Vec<String> = members.iter().map(|member| member.port.to_string()).collect();
+    call.json(&Seq(members.iter().zip(&ports).map(|(member, port)| MemberJson {
         name: &member.name,
         addr: &member.addr,
         port: member.port,
-        tags: wan_tags(member),
+        tags: wan_tags(member, &build, port),
         status: member.status,
     })))
 }
@@ -168,7 +187,7 @@ mod tests {
         let shown: Vec<_> = members.iter().map(|m| (m.name.as_str(), m.port, m.status)).collect();
         let (alive, failed) = (MemberStatus::Alive, MemberStatus::Failed);
         assert_eq!(shown, [("s1.dc1", 8300, alive), ("s1.dc2", 8300, failed), ("s1.dc3", 8300, alive)]);
-        let skews: Vec<_> = members.iter().map(|m| wan_tags(m).get("clock_skew_ms").copied()).collect();
+        let skews: Vec<_> = members.iter().map(|m| wan_tags(m, "1.8.7:", "1").get("clock_skew_ms").copied()).collect();
         assert_eq!(skews, [None, None, Some("1900000")]);
     }
 }

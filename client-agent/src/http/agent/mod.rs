@@ -2,8 +2,10 @@
 
 pub(super) mod checks;
 pub(super) mod health;
+pub(super) mod host;
 pub(super) mod members;
 pub(super) mod metrics;
+pub(super) mod monitor;
 pub(super) mod node;
 pub(super) mod services;
 

@@ -1,9 +1,11 @@
-//! The agent itself: `agent/self`, `host`, `version`, `reload`, `leave`, `maintenance`.
+//! The agent itself: `agent/self`, `version`, `reload`, `leave`, `maintenance`.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use causeway_proto::catalog::DatacentersRequest;
+use causeway_proto::catalog::catalog_client::CatalogClient;
 use causeway_proto::meta::Meta;
 use causeway_proto::status::status_client::StatusClient;
 use causeway_proto::status::{LeaderRequest, StatsReply, StatsRequest};
@@ -71,24 +73,72 @@ fn texts<const N: usize>(pairs: [(&str, String); N]) -> BTreeMap<String, String>
     pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
 }
 
+/// As Go names it.
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    }
+}
+
+/// How many sites there are, this one included; 1 where no gateway tells of others in time.
+async fn known_sites(call: &Call<'_>, meta: &Meta, gateways: bool) -> usize {
+    if !gateways {
+        return 1;
+    }
+    let mut catalog = CatalogClient::new(call.door());
+    match tokio::time::timeout(STATS, catalog.datacenters(meta.request(DatacentersRequest {}))).await {
+        Ok(Ok(reply)) => reply.into_inner().datacenters.len().max(1),
+        _ => 1,
+    }
+}
+
 pub(crate) async fn this(call: &Call<'_>) -> Result<Reply, Failure> {
     let meta = Meta { datacenter: None, ..call.meta()? };
     let info = &call.ctx.info;
+    let mut node_meta = info.meta.read().unwrap_or_else(PoisonError::into_inner).clone();
+    node_meta.entry("consul-network-segment".to_owned()).or_default();
     let local = call.ctx.registry.snapshot();
     let members = call.ctx.members.members();
     let own = members.iter().find(|member| member.name == info.node_name);
     let addr = own.map(|member| member.ip().to_string()).unwrap_or_default();
     let (server, leader) = server_stats(call, &meta).await;
     let mut consul = texts([("server", info.server.to_string()), ("acl", "disabled".to_owned())]);
+    let gateways = members.iter().filter(|m| m.gateway_addr().is_some()).count();
     if info.server {
         let is_leader = server.raft.get("state").is_some_and(|state| state.eq_ignore_ascii_case("leader"));
-        consul.extend(texts([("leader", is_leader.to_string()), ("leader_addr", leader)]));
+        consul.extend(texts([
+            ("leader", is_leader.to_string()),
+            ("leader_addr", leader),
+            ("bootstrap", info.bootstrap.to_string()),
+        ]));
+        consul.extend(texts([("known_datacenters", known_sites(call, &meta, gateways > 0).await.to_string())]));
     } else {
         let known = members.iter().filter(|m| m.is_server() && m.is_alive()).count();
         consul.extend(texts([("known_servers", known.to_string())]));
     }
+    let of_kind = |kinds: &[&str]| {
+        local.checks.values().filter(|check| kinds.contains(&check.r#type.as_str())).count().to_string()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).to_string();
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let mut lan = call.ctx.members.stats();
+    for missing in ["coordinate_resets", "event_time", "intent_queue", "member_time", "query_queue", "query_time"] {
+        // Serf's own clocks and queues, which this gossip does not have; tools that parse them find a number.
+        lan.entry(missing.to_owned()).or_insert_with(|| "0".to_owned());
+    }
     let mut stats = BTreeMap::from([
-        ("agent", texts([("checks", local.checks.len().to_string()), ("services", local.services.len().to_string())])),
+        (
+            "agent",
+            texts([
+                ("checks", local.checks.len().to_string()),
+                ("services", local.services.len().to_string()),
+                ("check_monitors", of_kind(&["script"])),
+                ("check_ttls", of_kind(&["ttl"])),
+            ]),
+        ),
         (
             "build",
             texts([
@@ -98,13 +148,34 @@ pub(crate) async fn this(call: &Call<'_>) -> Result<Reply, Failure> {
             ]),
         ),
         ("consul", consul),
-        ("runtime", texts([("arch", std::env::consts::ARCH.to_owned()), ("os", std::env::consts::OS.to_owned())])),
-        ("serf_lan", call.ctx.members.stats()),
+        (
+            "runtime",
+            texts([
+                ("arch", go_arch().to_owned()),
+                ("os", std::env::consts::OS.to_owned()),
+                ("cpu_count", threads.clone()),
+                ("max_procs", threads),
+                // What stands for a goroutine here.
+                ("goroutines", tasks.to_string()),
+                ("version", String::new()),
+            ]),
+        ),
+        ("serf_lan", lan),
     ]);
     if info.server {
-        stats.insert("raft", server.raft);
+        let mut raft = server.raft;
+        for (name, value) in [
+            ("fsm_pending", "0"),
+            ("protocol_version", "3"),
+            ("protocol_version_max", "3"),
+            ("protocol_version_min", "0"),
+            ("snapshot_version_max", "1"),
+            ("snapshot_version_min", "0"),
+        ] {
+            raft.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+        stats.insert("raft", raft);
     }
-    let meta = info.meta.read().unwrap_or_else(PoisonError::into_inner).clone();
     call.json(&This {
         config: Config {
             datacenter: &info.datacenter,
@@ -118,33 +189,8 @@ pub(crate) async fn this(call: &Call<'_>) -> Result<Reply, Failure> {
         coord: Coordinate { vec: [0.0; 8], error: 1.5, adjustment: 0.0, height: 0.00001 },
         member: own.map(|member| super::members::shown(member, &addr)),
         stats,
-        meta: &meta,
+        meta: &node_meta,
     })
-}
-
-#[derive(Serialize)]
-struct HostInfo<'a> {
-    hostname: &'a str,
-    os: &'static str,
-    #[serde(rename = "kernelArch")]
-    arch: &'static str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Host<'a> {
-    memory: Option<()>,
-    #[serde(rename = "CPU")]
-    cpu: Option<()>,
-    host: HostInfo<'a>,
-    disk: Option<()>,
-    errors: Option<()>,
-}
-
-pub(crate) fn host(call: &Call<'_>) -> Result<Reply, Failure> {
-    super::token(call)?;
-    let host = HostInfo { hostname: &call.ctx.info.host_name, os: std::env::consts::OS, arch: std::env::consts::ARCH };
-    call.json(&Host { memory: None, cpu: None, host, disk: None, errors: None })
 }
 
 #[derive(Serialize)]

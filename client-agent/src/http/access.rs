@@ -1,0 +1,142 @@
+//! What the configuration keeps from callers, whoever they are: paths that are blocked, and who may write.
+
+use std::net::IpAddr;
+
+use http::{Method, StatusCode};
+
+use super::failure::Failure;
+use super::gate::Endpoint;
+use super::query::Params;
+
+/// A network, as `10.0.0.0/8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u32,
+}
+
+impl Network {
+    /// Reads `ADDRESS/BITS`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = text.trim().split_once('/')?;
+        let (address, bits): (IpAddr, u32) = (address.parse().ok()?, bits.parse().ok()?);
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        (bits <= most).then_some(Self { address, bits })
+    }
+
+    /// Whether an address lies in it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                (u32::from(own) ^ u32::from(other)).checked_shr(32 - self.bits).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                (u128::from(own) ^ u128::from(other)).checked_shr(128 - self.bits).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Who may do what over HTTP (`http_config`).
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Beginnings of paths that are refused (`block_endpoints`).
+    pub blocked: Vec<String>,
+    /// Networks that may write (`allow_write_http_from`); empty: all.
+    pub writers: Vec<Network>,
+}
+
+impl Access {
+    /// Whether a request gets further; `from`: `None` for a UNIX socket, which is in no network.
+    pub(super) fn admit(&self, method: &Method, path: &str, from: Option<IpAddr>) -> Result<(), Failure> {
+        if self.blocked.iter().any(|blocked| path.starts_with(blocked.as_str())) {
+            return Err(Failure::new(StatusCode::FORBIDDEN, "Endpoint is blocked by agent configuration"));
+        }
+        let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let may_write = || from.is_some_and(|ip| self.writers.iter().any(|network| network.contains(ip)));
+        if reads || self.writers.is_empty() || may_write() {
+            return Ok(());
+        }
+        Err(Failure::new(StatusCode::FORBIDDEN, "Access is restricted"))
+    }
+}
+
+/// Whether what the endpoint works on has namespaces in Consul Enterprise.
+fn has_namespaces(endpoint: Endpoint) -> bool {
+    use Endpoint as E;
+    match endpoint {
+        E::AgentServices | E::AgentService | E::AgentChecks | E::AgentHealthById | E::AgentHealthByName => true,
+        E::AgentServiceRegister | E::AgentServiceDeregister | E::AgentServiceMaintenance => true,
+        E::AgentCheckRegister | E::AgentCheckDeregister | E::AgentCheckPass | E::AgentCheckWarn => true,
+        E::AgentCheckFail | E::AgentCheckUpdate => true,
+        E::CatalogRegister | E::CatalogDeregister | E::CatalogServices | E::CatalogService | E::CatalogNode => true,
+        E::CatalogNodeServices | E::HealthNode | E::HealthChecks | E::HealthService | E::HealthState => true,
+        E::Kv | E::Txn | E::Config | E::Configs => true,
+        E::SessionCreate | E::SessionDestroy | E::SessionRenew | E::SessionInfo | E::SessionNode => true,
+        E::SessionList | E::UiNodes | E::UiNode | E::UiServices => true,
+        _ => false,
+    }
+}
+
+/// Refuses a request for a namespace or an admin partition: there is none, and what was meant for one must not be read from or
+/// written to the place of everybody.
+pub(super) fn one_namespace(endpoint: Endpoint, params: &Params, headers: &http::HeaderMap) -> Result<(), Failure> {
+    if !has_namespaces(endpoint) {
+        return Ok(());
+    }
+    for (header, param, what) in
+        [("X-Consul-Namespace", "ns", "Namespaces"), ("X-Consul-Partition", "partition", "Partitions")]
+    {
+        if headers.get(header).is_some_and(|value| !value.is_empty()) {
+            let text = format!("Bad request: Invalid header: {header:?} - {what} are a Consul Enterprise feature");
+            return Err(Failure::bad(text));
+        }
+        if !params.get(param).is_empty() {
+            let text =
+                format!("Bad request: Invalid query parameter: {param:?} - {what} are a Consul Enterprise feature");
+            return Err(Failure::bad(text));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks() {
+        for (network, address, inside) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("0.0.0.0/0", "192.0.2.1", true),
+            ("192.0.2.1/32", "192.0.2.1", true),
+            ("192.0.2.1/32", "192.0.2.2", false),
+            ("fd00::/8", "fd12::1", true),
+            ("::/0", "10.0.0.1", false),
+        ] {
+            let found = Network::parse(network).unwrap().contains(address.parse().unwrap());
+            assert_eq!(found, inside, "{address} in {network}");
+        }
+        for bad in ["", "10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0.0/x"] {
+            assert_eq!(Network::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn blocked_paths_and_writers() {
+        let access = Access { blocked: vec!["/v1/agent".into()], writers: vec![Network::parse("10.0.0.0/8").unwrap()] };
+        let code = |method, path, from: Option<&str>| {
+            access.admit(&method, path, from.map(|ip| ip.parse().unwrap())).map_err(|failure| failure.text).err()
+        };
+        let blocked = Some("Endpoint is blocked by agent configuration".to_owned());
+        let restricted = Some("Access is restricted".to_owned());
+        assert_eq!(code(Method::GET, "/v1/agent/self", Some("10.0.0.1")), blocked);
+        assert_eq!(code(Method::GET, "/v1/kv/a", Some("192.0.2.1")), None);
+        assert_eq!(code(Method::PUT, "/v1/kv/a", Some("10.0.0.1")), None);
+        assert_eq!(code(Method::PUT, "/v1/kv/a", Some("192.0.2.1")), restricted);
+        assert_eq!(code(Method::DELETE, "/v1/kv/a", None), restricted);
+        assert_eq!(Access::default().admit(&Method::PUT, "/v1/agent/leave", None), Ok(()));
+    }
+}
