@@ -30,6 +30,12 @@ fn catalog_and_agent() {
 }
 
 #[test]
+fn operators() {
+    let subject = Subject::start("operator");
+    script::run(&subject, &["operator"]);
+}
+
+#[test]
 fn dns() {
     let subject = Subject::start("dns");
     script::run(&subject, &["dns"]);

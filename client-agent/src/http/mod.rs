@@ -5,6 +5,7 @@
 
 mod agent;
 pub mod archive;
+mod autopilot;
 mod catalog;
 mod config;
 mod decode;
