@@ -25,10 +25,7 @@ pub static REMOVE_PEER: Command = Command {
     about: "Removes a server from the Raft configuration",
     more: "For a server that is gone and was not cleaned up. One that lives is taken in again after a minute: let it leave instead, or\n\
            use force-leave. It is refused where the living would not be a quorum of the servers that remain.",
-    flags: &[
-        flag("address", "string", "RPC address of the server."),
-        flag("id", "string", "Node ID of the server."),
-    ],
+    flags: &[flag("address", "string", "RPC address of the server."), flag("id", "string", "Node ID of the server.")],
     http: true,
     run: remove_peer,
 };
@@ -59,7 +56,11 @@ pub static AUTOPILOT_SET: Command = Command {
     about: "Modifies the current autopilot configuration",
     more: "What no flag names stays as it is.",
     flags: &[
-        flag("cleanup-dead-servers", "true|false", "Whether servers that failed are taken out once others took their place."),
+        flag(
+            "cleanup-dead-servers",
+            "true|false",
+            "Whether servers that failed are taken out once others took their place.",
+        ),
         flag("disable-upgrade-migration", "true|false", "Kept without effect."),
         flag("last-contact-threshold", "200ms", "A server without contact to the leader for longer is not healthy."),
         flag("max-trailing-logs", "number", "A server this many entries behind the leader is not healthy."),

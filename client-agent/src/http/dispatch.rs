@@ -19,8 +19,8 @@ use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
 use super::{
-    agent, autopilot, catalog, config, event, federation, health, internal, kv, operator, prepared, session, sight, snapshot,
-    status, txn,
+    agent, autopilot, catalog, config, event, federation, health, internal, kv, operator, prepared, session, sight,
+    snapshot, status, txn,
 };
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.

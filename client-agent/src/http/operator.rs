@@ -143,11 +143,5 @@ pub(crate) async fn usage(call: &Call<'_>) -> Result<Reply, Failure> {
 }
 
 /// Kinds of instances that there are none of here.
-const MESH: &[&str] = &[
-    "api-gateway",
-    "connect-native",
-    "connect-proxy",
-    "ingress-gateway",
-    "mesh-gateway",
-    "terminating-gateway",
-];
+const MESH: &[&str] =
+    &["api-gateway", "connect-native", "connect-proxy", "ingress-gateway", "mesh-gateway", "terminating-gateway"];

@@ -92,8 +92,10 @@ impl Pilot {
         let membership = self.consensus.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let gossip: HashMap<u64, Candidate> = self.servers().into_iter().map(|s| (s.id, s)).collect();
+        // `1.8.7:revision`, as in Consul.
+        let version = |build: &str| build.split(':').next().unwrap_or_default().to_owned();
         let versions: HashMap<String, String> =
-            self.members.borrow().iter().map(|m| (m.name.clone(), m.tag(tag::BUILD).to_owned())).collect();
+            self.members.borrow().iter().map(|m| (m.name.clone(), version(m.tag(tag::BUILD)))).collect();
         // Before they are asked: then whoever has all has at least this.
         let own = {
             let metrics = self.consensus.metrics();
@@ -106,7 +108,8 @@ impl Pilot {
         };
         let all = membership.nodes().map(|(id, peer)| {
             let (id, peer, status) = (*id, peer.clone(), gossip.get(id).map(|s| s.status));
-            let (voter, version) = (voters.contains(&id), versions.get(&peer.node).cloned().unwrap_or_default());
+            let voter = voters.contains(&id);
+            let version = versions.get(&peer.node).cloned().unwrap_or_default();
             async move {
                 let report = if id == self.consensus.id() {
                     Some(own)
@@ -146,17 +149,14 @@ impl Pilot {
 
     /// Takes a server out of the Raft configuration. The leader hands over first, and the next one does it.
     pub async fn remove(&self, request: &RemovePeerRequest) -> Result<(), Status> {
-        let (what, wanted) =
-            if request.id.is_empty() { ("address", &request.address) } else { ("id", &request.id) };
+        let (what, wanted) = if request.id.is_empty() { ("address", &request.address) } else { ("id", &request.id) };
         let membership = self.consensus.membership();
         let found = membership
             .nodes()
             .find(|(_, peer)| if what == "id" { peer.uuid == *wanted } else { peer.address == *wanted })
             .map(|(id, peer)| (*id, peer.clone()));
         let Some((id, peer)) = found else {
-            return Err(
-                Reason::Refused.status(format!("{what} {wanted:?} was not found in the Raft configuration"))
-            );
+            return Err(Reason::Refused.status(format!("{what} {wanted:?} was not found in the Raft configuration")));
         };
         let mut left: BTreeSet<u64> = membership.voter_ids().collect();
         let votes = left.remove(&id);
@@ -174,7 +174,11 @@ impl Pilot {
             self.consensus.hand_over(None, PATIENCE).await.map_err(|why| Reason::Refused.status(why))?;
             return Err(Reason::NoLeader.status(NO_LEADER));
         }
-        tracing::info!(server = peer.node, id = peer.uuid, "an operator takes the server out of the Raft configuration");
+        tracing::info!(
+            server = peer.node,
+            id = peer.uuid,
+            "an operator takes the server out of the Raft configuration"
+        );
         // Before the change, so that the leader's duties do not take it in again.
         self.mind().removed.insert(id, Instant::now());
         let one = BTreeSet::from([id]);

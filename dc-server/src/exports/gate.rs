@@ -171,7 +171,13 @@ pub fn enter(path: &str, rights: &Rights, request: &Bytes, state: &State) -> Res
     if !rights.is_everything() {
         match rule {
             Rule::Open => {}
-            Rule::Everything => return Err(denied(if family == Family::Operator { "changing the servers" } else { "the whole state" })),
+            Rule::Everything => {
+                return Err(denied(if family == Family::Operator {
+                    "changing the servers"
+                } else {
+                    "the whole state"
+                }));
+            }
             Rule::Status if rights.any(family, Op::Read) => {}
             Rule::Status => return Err(denied("what servers say of themselves")),
             Rule::Catalog(op) if rights.services(family, op) => {}

@@ -285,7 +285,10 @@ mod tests {
         assert_eq!(tracker.next(now + 2 * DEAD_AFTER, 1, &two_failed, &three, &rules()), None);
         // Two that are left, one of them gone: taking it out leaves a quorum of one.
         let both = of(&[1, 2], &[]);
-        assert_eq!(tracker.next(now, 1, &[server(1, Alive), server(2, Left)], &both, &rules()), Some(Change::Remove(2)));
+        assert_eq!(
+            tracker.next(now, 1, &[server(1, Alive), server(2, Left)], &both, &rules()),
+            Some(Change::Remove(2))
+        );
         assert_eq!(tracker.next(now, 1, &[server(1, Left)], &of(&[1], &[]), &rules()), None);
     }
 
@@ -293,7 +296,8 @@ mod tests {
     fn a_server_that_moved_gets_its_address() {
         let mut moved = server(2, Alive);
         moved.peer.address = "10.9.9.9:8300".into();
-        let change = Tracker::default().next(Instant::now(), 1, &[server(1, Alive), moved.clone()], &of(&[1, 2], &[]), &rules());
+        let change =
+            Tracker::default().next(Instant::now(), 1, &[server(1, Alive), moved.clone()], &of(&[1, 2], &[]), &rules());
         assert_eq!(change, Some(Change::Update(2, moved.peer)));
     }
 }

@@ -40,7 +40,11 @@ impl<L: Log> Config for Service<L> {
         }
         entry.origin.clear();
         if verb != Verb::Delete && kinds::WITHOUT_EFFECT.contains(&entry.kind.as_str()) {
-            tracing::info!(kind = entry.kind, name = entry.name, "a config entry of this kind is kept and has no effect");
+            tracing::info!(
+                kind = entry.kind,
+                name = entry.name,
+                "a config entry of this kind is kept and has no effect"
+            );
         }
         let (kind, name) = (entry.kind.clone(), entry.name.clone());
         if let Some(copy) = &self.copy {

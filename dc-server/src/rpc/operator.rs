@@ -3,8 +3,8 @@
 use causeway_proto::command::command::Command;
 use causeway_proto::operator::operator_server::Operator;
 use causeway_proto::operator::{
-    Autopilot, GetAutopilotRequest, HealthReply, HealthRequest, RemovePeerReply, RemovePeerRequest,
-    SetAutopilotReply, SetAutopilotRequest, TransferLeaderReply, TransferLeaderRequest, UsageReply, UsageRequest,
+    Autopilot, GetAutopilotRequest, HealthReply, HealthRequest, RemovePeerReply, RemovePeerRequest, SetAutopilotReply,
+    SetAutopilotRequest, TransferLeaderReply, TransferLeaderRequest, UsageReply, UsageRequest,
 };
 use causeway_proto::rejection::Reason;
 use tonic::{Request, Response, Status};

@@ -49,7 +49,8 @@ mod tests {
         let other = Store::new();
         other.restore(&mut bytes.as_slice()).unwrap();
         assert_eq!(other.state().autopilot(), Some(&found));
-        let nothing = Command { call: None, command: Some(command::Command::Autopilot(SetAutopilotRequest::default())) };
+        let nothing =
+            Command { call: None, command: Some(command::Command::Autopilot(SetAutopilotRequest::default())) };
         assert!(!store.apply(9, &nothing).outcome.done);
     }
 }
