@@ -18,6 +18,7 @@ use causeway_proto::member::Members;
 use causeway_proto::memory::{MemoryReads, Reading};
 use causeway_proto::meta::{AnswerMeta, Meta};
 use causeway_proto::method::{self, Method};
+use causeway_proto::operator::{Autopilot, HealthReply, RemovePeerRequest};
 use causeway_proto::query::queries_client::QueriesClient;
 use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply};
 use causeway_proto::raft::raft_server::RaftServer;
@@ -30,6 +31,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::autopilot::{self, driver::Pilot};
 use crate::config::driver::{self as config, Copy};
 use crate::consensus::log::Options;
 use crate::consensus::network::{Addresses, Doors, MAX_MESSAGE};
@@ -87,6 +89,8 @@ pub struct ServerConfig {
     pub replicate_prepared_queries: bool,
     /// Config entries that are written where they are missing, unless another datacenter is the primary.
     pub config_entries: Vec<Entry>,
+    /// How servers are kept, until an operator says otherwise.
+    pub autopilot: Autopilot,
     /// What other sites may ask; see [`Server::exports`] to change it.
     pub exports: Policy,
     /// Prefixes copied from other sites; see [`Server::copies`] to change them.
@@ -116,6 +120,7 @@ impl ServerConfig {
             primary_datacenter: None,
             replicate_prepared_queries: true,
             config_entries: Vec::new(),
+            autopilot: autopilot::defaults(),
             exports: Policy::default(),
             replicate: Vec::new(),
         }
@@ -202,6 +207,7 @@ struct Node {
     timers: Arc<Timers>,
     gateways: Gateways,
     datacenter: String,
+    pilot: Arc<Pilot>,
 }
 
 impl rpc::Log for Node {
@@ -275,6 +281,18 @@ impl rpc::Log for Node {
         tokio::time::timeout(within, tries).await.unwrap_or_else(|_| Err(Reason::Unreachable.status(UNREACHABLE)))
     }
 
+    fn health(&self) -> HealthReply {
+        self.pilot.health()
+    }
+
+    async fn remove_peer(&self, request: &RemovePeerRequest) -> Result<(), Status> {
+        self.pilot.remove(request).await
+    }
+
+    async fn transfer_leader(&self, id: &str) -> Result<(), Status> {
+        self.pilot.transfer(id).await
+    }
+
     async fn apply_config(&self, meta: &Meta, request: ApplyRequest, within: Duration) -> Result<ApplyReply, Status> {
         config::hand_on(&self.gateways, meta, request, within).await
     }
@@ -320,7 +338,9 @@ impl Server {
             Arc::new(move |events| timers.note(events))
         };
         let consensus = Arc::new(Consensus::open(settings, store.clone(), doors, addresses.clone(), hook).await?);
+        let pilot = Arc::new(Pilot::new(consensus.clone(), members.clone(), config.datacenter.clone()));
         let node = Arc::new(Node {
+            pilot: pilot.clone(),
             consensus: consensus.clone(),
             store: store.clone(),
             timers: timers.clone(),
@@ -391,6 +411,8 @@ impl Server {
             copy,
             queries,
             config_entries: config.config_entries,
+            pilot,
+            autopilot: config.autopilot,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(leader.run(stop.child_token()));
@@ -425,7 +447,7 @@ impl Server {
         ServerStatus {
             is_leader: matches!(consensus.leadership(), Leadership::Here(_)),
             leader: consensus.leader_address(),
-            stats: StatsReply { raft, store },
+            stats: StatsReply { raft, store, last_contact_us: 0 },
         }
     }
 

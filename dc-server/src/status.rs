@@ -129,6 +129,11 @@ impl Service for StatusService {
             ("index".to_owned(), state.index().to_string()),
             ("watched_topics".to_owned(), self.store.watched().to_string()),
         ];
-        Ok(Response::new(StatsReply { raft, store: store.into_iter().collect() }))
+        let last_contact = self.consensus.last_contact(self.consensus.leadership());
+        Ok(Response::new(StatsReply {
+            raft,
+            store: store.into_iter().collect(),
+            last_contact_us: u64::try_from(last_contact.as_micros()).unwrap_or(u64::MAX),
+        }))
     }
 }

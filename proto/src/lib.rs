@@ -7,6 +7,7 @@
 //! forwards it never decodes a body. A [`door`] is anything that takes a request for a method.
 
 pub mod door;
+pub mod kinds;
 pub mod listen;
 pub mod member;
 pub mod memory;
@@ -39,6 +40,7 @@ package!(txn, "causeway.txn.v1", "Transactions; service `Txn`.");
 package!(status, "causeway.status.v1", "Service `Status`.");
 package!(query, "causeway.query.v1", "Prepared queries; service `Queries`.");
 package!(config, "causeway.config.v1", "Definitions of the whole federation; service `Config`.");
+package!(operator, "causeway.operator.v1", "How the servers are kept; service `Operator`.");
 package!(event, "causeway.event.v1", "User events; service `Events`.");
 package!(raft, "causeway.raft.v1", "Raft between the servers of a datacenter; service `Raft`.");
 package!(command, "causeway.command.v1", "What the replicated log and snapshots carry.");

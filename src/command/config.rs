@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::api::{self, ApiError, escape};
 use super::{Command, Flag, Input, flag, print_out};
 
-const KIND: Flag = flag("kind", "string", "Kind of the entry: service-resolver.");
+const KIND: Flag =
+    flag("kind", "string", "Kind of the entry: service-resolver; entries of Consul's mesh are kept without effect.");
 const NAME: Flag = flag("name", "string", "Name of the entry: a service, or * for all that have none of their own.");
 
 /// `config write`.

@@ -19,6 +19,7 @@ pub mod links;
 pub mod members;
 pub mod membership;
 mod monitor;
+pub mod operator;
 pub mod reference;
 pub mod services;
 pub mod snapshot;
@@ -47,7 +48,7 @@ pub const FORMAT: Flag = flag("format", "pretty|json", "How to print it.");
 
 /// A command.
 pub struct Command {
-    /// Its name, with a space before a subcommand's: `kv get`.
+    /// Its name, with a space before a subcommand's: `kv get`, `operator raft list-peers`.
     pub name: &'static str,
     /// What follows the flags: `KEY [DATA]`.
     pub operands: &'static str,
@@ -97,6 +98,12 @@ pub static COMMANDS: &[&Command] = &[
     &services::MAINT,
     &members::COMMAND,
     &monitor::COMMAND,
+    &operator::AUTOPILOT_GET,
+    &operator::AUTOPILOT_SET,
+    &operator::AUTOPILOT_STATE,
+    &operator::LIST_PEERS,
+    &operator::REMOVE_PEER,
+    &operator::TRANSFER_LEADER,
     &reference::CONFIG,
     &reference::COMMANDS_PAGE,
     &membership::RELOAD,
@@ -205,17 +212,16 @@ pub fn main(args: &[String]) -> ExitCode {
         "-v" | "-version" | "--version" => return (version::COMMAND.run)(&Input::default()),
         _ => {}
     }
-    let two = args.get(1).map(|second| format!("{first} {second}"));
-    let found = COMMANDS
-        .iter()
-        .find(|c| Some(c.name) == two.as_deref())
-        .map(|c| (*c, 2))
-        .or_else(|| COMMANDS.iter().find(|c| c.name == first).map(|c| (*c, 1)));
+    let named = |words: usize| args.get(..words).map(|words| words.join(" "));
+    let found = (1..=3_usize).rev().find_map(|words| {
+        let name = named(words)?;
+        COMMANDS.iter().find(|c| c.name == name).map(|c| (*c, words))
+    });
     let Some((command, words)) = found else {
-        let family = format!("{first} ");
-        if COMMANDS.iter().any(|c| c.name.starts_with(&family)) {
+        let is_family = |name: &String| COMMANDS.iter().any(|c| c.name.starts_with(&format!("{name} ")));
+        if let Some(family) = (1..=2).rev().filter_map(named).find(is_family) {
             // As Consul does: it is no answer to what was asked.
-            eprint!("{}", family_help(first));
+            eprint!("{}", family_help(&family));
             return ExitCode::FAILURE;
         }
         let hint = super::options::nearest(first, COMMANDS.iter().map(|c| c.name))

@@ -243,11 +243,11 @@ options! {
     RAFT_SNAPSHOT_THRESHOLD = "raft_snapshot_threshold", Number, "16384", None, Used, "Log entries between snapshots.";
     RAFT_SNAPSHOT_INTERVAL = "raft_snapshot_interval", Duration, "30s", None, Later, "Time between looks at that.";
     RAFT_TRAILING_LOGS = "raft_trailing_logs", Number, "10240", None, Used, "Log entries kept behind a snapshot.";
-    AUTOPILOT_CLEANUP_DEAD_SERVERS = "autopilot.cleanup_dead_servers", Flag, "true", None, Later, "Autopilot.";
-    AUTOPILOT_LAST_CONTACT_THRESHOLD = "autopilot.last_contact_threshold", Duration, "200ms", None, Later, "Autopilot.";
-    AUTOPILOT_MAX_TRAILING_LOGS = "autopilot.max_trailing_logs", Number, "250", None, Later, "Autopilot.";
-    AUTOPILOT_MIN_QUORUM = "autopilot.min_quorum", Number, "0", None, Later, "Autopilot.";
-    AUTOPILOT_SERVER_STABILIZATION_TIME = "autopilot.server_stabilization_time", Duration, "10s", None, Later, "Autopilot.";
+    AUTOPILOT_CLEANUP_DEAD_SERVERS = "autopilot.cleanup_dead_servers", Flag, "true", None, Used, "Whether servers that failed are taken out of the Raft configuration once others have taken their place. These keys are what the first leader writes; from then on `operator autopilot set-config` changes them.";
+    AUTOPILOT_LAST_CONTACT_THRESHOLD = "autopilot.last_contact_threshold", Duration, "200ms", None, Used, "A server that has not heard from its leader for longer is not healthy. A silence within the leader's lease (400 ms by `performance.raft_multiplier`) never counts.";
+    AUTOPILOT_MAX_TRAILING_LOGS = "autopilot.max_trailing_logs", Number, "250", None, Used, "A server that is this many entries behind the leader is not healthy.";
+    AUTOPILOT_MIN_QUORUM = "autopilot.min_quorum", Number, "0", None, Used, "No server that failed is taken out where fewer voters would remain.";
+    AUTOPILOT_SERVER_STABILIZATION_TIME = "autopilot.server_stabilization_time", Duration, "10s", None, Used, "How long a new server is healthy before it votes.";
     AUTOPILOT_DISABLE_UPGRADE_MIGRATION = "autopilot.disable_upgrade_migration", Flag, "false", None, Later, "Autopilot.";
     AUTOPILOT_REDUNDANCY_ZONE_TAG = "autopilot.redundancy_zone_tag", Text, "", None, Later, "Autopilot.";
     AUTOPILOT_UPGRADE_VERSION_TAG = "autopilot.upgrade_version_tag", Text, "", None, Later, "Autopilot.";
@@ -309,7 +309,7 @@ options! {
     CLOUD = "cloud", Raw, "", None, Foreign, "Out of scope, or not needed here.";
     PEERING = "peering", Raw, "", None, Foreign, "Out of scope, or not needed here.";
     EXPERIMENTS = "experiments", Raw, "", None, Foreign, "Out of scope, or not needed here.";
-    CONFIG_ENTRIES = "config_entries.bootstrap", Raw, "", None, Used, "Config entries (kind `service-resolver`; others are passed over with a warning) that a server writes where they are missing, unless another datacenter is the primary.";
+    CONFIG_ENTRIES = "config_entries.bootstrap", Raw, "", None, Used, "Config entries (kind `service-resolver`; others have no effect) that a server writes where they are missing, unless another datacenter is the primary.";
     NON_VOTING_SERVER = "non_voting_server", Flag, "", Some("non-voting-server"), Foreign, "A server without a vote: enterprise.";
     READ_REPLICA = "read_replica", Flag, "", None, Foreign, "Out of scope, or not needed here.";
     PARTITION = "partition", Text, "", None, Foreign, "Out of scope, or not needed here.";

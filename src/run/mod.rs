@@ -38,6 +38,7 @@ use causeway_gateway::{Congestion, Gateway};
 use causeway_proto::door::{Broken, Door};
 use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
+use causeway_proto::operator::Autopilot;
 use causeway_server::exports::driver::Exports;
 use causeway_server::replicate::Copies;
 use causeway_server::server::{Server, ServerConfig, World};
@@ -619,6 +620,7 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         primary_datacenter: plan.primary_datacenter.clone(),
         replicate_prepared_queries: plan.settings.on(&t::REPLICATE_PREPARED_QUERIES),
         config_entries: plan.config_entries.clone(),
+        autopilot: autopilot(plan),
         exports: plan.exports.clone(),
         replicate: plan.copies.clone(),
         ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)
@@ -627,6 +629,24 @@ fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
     let ttl = s.duration(&t::SESSION_TTL_MIN).as_millis();
     config.write_limits.session_ttl_min_ms = u64::try_from(ttl).unwrap_or(u64::MAX).clamp(1, 86_400_000);
     config
+}
+
+/// How servers are kept, as the files say.
+fn autopilot(plan: &Plan) -> Autopilot {
+    let s = &plan.settings;
+    let nanos = |def| u64::try_from(s.duration(def).as_nanos()).unwrap_or(u64::MAX);
+    let count = |def| u64::try_from(s.number(def)).unwrap_or(0);
+    Autopilot {
+        cleanup_dead_servers: s.on(&t::AUTOPILOT_CLEANUP_DEAD_SERVERS),
+        last_contact_threshold_ns: nanos(&t::AUTOPILOT_LAST_CONTACT_THRESHOLD),
+        max_trailing_logs: count(&t::AUTOPILOT_MAX_TRAILING_LOGS),
+        min_quorum: count(&t::AUTOPILOT_MIN_QUORUM),
+        server_stabilization_time_ns: nanos(&t::AUTOPILOT_SERVER_STABILIZATION_TIME),
+        redundancy_zone_tag: s.text(&t::AUTOPILOT_REDUNDANCY_ZONE_TAG),
+        disable_upgrade_migration: s.on(&t::AUTOPILOT_DISABLE_UPGRADE_MIGRATION),
+        upgrade_version_tag: s.text(&t::AUTOPILOT_UPGRADE_VERSION_TAG),
+        ..Autopilot::default()
+    }
 }
 
 /// Where a server without `data_dir` (`-dev`) keeps its log while it runs; removed at the end.

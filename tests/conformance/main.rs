@@ -37,6 +37,12 @@ fn checks_that_run() {
 }
 
 #[test]
+fn operators() {
+    let subject = Subject::start("operator");
+    script::run(&subject, &["operator"]);
+}
+
+#[test]
 fn dns() {
     let subject = Subject::start("dns");
     script::run(&subject, &["dns"]);

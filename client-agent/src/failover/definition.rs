@@ -139,7 +139,7 @@ mod tests {
             resolver: Some(resolver),
             create_index: 1,
             modify_index: 1,
-            origin: String::new(),
+            ..Entry::default()
         }
     }
 

@@ -1,9 +1,11 @@
-//! `/v1/config`: config entries, in Consul's spelling. Of its kinds there is `service-resolver`, for failover between sites.
+//! `/v1/config`: config entries, in Consul's spelling. Of its kinds `service-resolver` has a meaning here, for failover between sites;
+//! those of the mesh are kept as they came, so that tools that write them work.
 
 use std::collections::BTreeMap;
 
 use causeway_proto::config::config_client::ConfigClient;
 use causeway_proto::config::{ApplyRequest, EntriesReply, Entry, Failover, ListRequest, ServiceResolver, Verb};
+use causeway_proto::kinds;
 use causeway_proto::meta::AnswerMeta;
 use http::{HeaderName, Method};
 use serde::Serialize;
@@ -15,7 +17,7 @@ use super::failure::Failure;
 use super::render::Seq;
 use super::reply::Reply;
 
-const RESOLVER: &str = "service-resolver";
+const RESOLVER: &str = kinds::SERVICE_RESOLVER;
 const PRIMARY: HeaderName = HeaderName::from_static("x-causeway-primary");
 const AGE: HeaderName = HeaderName::from_static("x-causeway-replication-age-ms");
 
@@ -58,14 +60,35 @@ fn resolver(f: &Fields<'_>) -> Result<ServiceResolver, DecodeError> {
     })
 }
 
+/// Fields that are not kept among the others.
+const HEAD: &[&str] = &["Kind", "Name", "CreateIndex", "ModifyIndex"];
+
+/// An entry that is kept as it came.
+fn other(f: &Fields<'_>, value: &Value, kind: String) -> Result<Entry, DecodeError> {
+    let Value::Object(all) = value else { return Err(DecodeError("a config entry is an object".to_owned())) };
+    let head = |key: &str| HEAD.iter().any(|name| key.replace('_', "").eq_ignore_ascii_case(name));
+    let rest: serde_json::Map<_, _> =
+        all.iter().filter(|(key, _)| !head(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let name = match kind.as_str() {
+        // There is one of these.
+        "proxy-defaults" => "global".to_owned(),
+        "mesh" => "mesh".to_owned(),
+        _ => f.text("Name")?,
+    };
+    Ok(Entry { kind, name, other: Value::Object(rest).to_string(), ..Entry::default() })
+}
+
 fn decoded(value: &Value) -> Result<Entry, DecodeError> {
     let f = Fields::of(value, true)?;
     let kind = f.text("Kind")?;
     if kind.is_empty() {
         return Err(DecodeError("Payload does not contain a kind/Kind key at the top level".to_owned()));
     }
+    if !kinds::known(&kind) {
+        return Err(DecodeError(format!("invalid config entry kind: {kind}")));
+    }
     if kind != RESOLVER {
-        return Err(DecodeError(format!("invalid config entry kind: {kind} (this version knows: {RESOLVER})")));
+        return other(&f, value, kind);
     }
     Ok(Entry { name: f.text("Name")?, resolver: Some(resolver(&f)?), kind, ..Entry::default() })
 }
@@ -101,7 +124,27 @@ struct FailoverJson<'a> {
     nearest: bool,
 }
 
-fn shown(entry: &Entry) -> EntryJson<'_> {
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Resolver(EntryJson<'a>),
+    Other(Value),
+}
+
+fn shown(entry: &Entry) -> Shown<'_> {
+    if entry.kind == RESOLVER {
+        return Shown::Resolver(shown_resolver(entry));
+    }
+    let mut all = serde_json::Map::new();
+    all.insert("Kind".to_owned(), entry.kind.as_str().into());
+    all.insert("Name".to_owned(), entry.name.as_str().into());
+    all.extend(serde_json::from_str::<serde_json::Map<_, _>>(&entry.other).unwrap_or_default());
+    all.insert("CreateIndex".to_owned(), entry.create_index.into());
+    all.insert("ModifyIndex".to_owned(), entry.modify_index.into());
+    Shown::Other(Value::Object(all))
+}
+
+fn shown_resolver(entry: &Entry) -> EntryJson<'_> {
     let resolver = entry.resolver.as_ref();
     let failover = resolver.and_then(|r| r.failover.as_ref());
     EntryJson {
@@ -199,10 +242,7 @@ mod tests {
     fn refused() {
         for (value, text) in [
             (json!({"Name": "web"}), "kind"),
-            (
-                json!({"Kind": "nope", "Name": "web"}),
-                "invalid config entry kind: nope (this version knows: service-resolver)",
-            ),
+            (json!({"Kind": "nope", "Name": "web"}), "invalid config entry kind: nope"),
             (json!({"Kind": RESOLVER, "Name": "w", "Foo": 1}), "invalid config key \"Foo\""),
             (json!({"Kind": RESOLVER, "Name": "w", "Subsets": {}}), "invalid config key \"Subsets\""),
             (
@@ -216,5 +256,17 @@ mod tests {
             let error = config_entry(&value).unwrap_err();
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn kinds_without_effect_are_kept_as_they_came() {
+        let value = json!({"Kind": "service-defaults", "Name": "web", "Protocol": "http", "Expose": {"Paths": [1]}});
+        let kept = serde_json::to_value(shown(&config_entry(&value).unwrap())).unwrap();
+        let mut wanted = value;
+        (wanted["CreateIndex"], wanted["ModifyIndex"]) = (0.into(), 0.into());
+        assert_eq!(kept, wanted);
+        let again = config_entry(&kept).unwrap();
+        assert_eq!(serde_json::to_value(shown(&again)).unwrap(), wanted, "what was read is written back the same");
+        assert_eq!(config_entry(&json!({"kind": "proxy-defaults", "config": {}})).unwrap().name, "global");
     }
 }

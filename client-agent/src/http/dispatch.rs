@@ -20,8 +20,8 @@ use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
 use super::{
-    agent, catalog, config, event, federation, health, internal, kv, operator, prepared, session, sight, snapshot,
-    status, txn, ui,
+    agent, autopilot, catalog, config, event, federation, health, internal, kv, operator, prepared, session, sight,
+    snapshot, status, txn, ui,
 };
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
@@ -370,6 +370,12 @@ async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
         Endpoint::InternalExports => internal::exports(c).await,
         Endpoint::InternalFederation => sight::federation(c).await,
         Endpoint::InternalReplication => internal::replication(c).await,
+        Endpoint::OperatorAutopilot => autopilot::configuration(c).await,
+        Endpoint::OperatorHealth => autopilot::health(c).await,
+        Endpoint::OperatorState => autopilot::state(c).await,
         Endpoint::OperatorRaft => operator::raft_configuration(c).await,
+        Endpoint::OperatorRaftPeer => operator::remove_peer(c).await,
+        Endpoint::OperatorTransfer => operator::transfer_leader(c).await,
+        Endpoint::OperatorUsage => operator::usage(c).await,
     }
 }

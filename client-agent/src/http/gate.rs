@@ -64,7 +64,13 @@ pub(crate) enum Endpoint {
     SessionList,
     Snapshot,
     Txn,
+    OperatorAutopilot,
+    OperatorHealth,
+    OperatorState,
     OperatorRaft,
+    OperatorRaftPeer,
+    OperatorTransfer,
+    OperatorUsage,
     FederationSites,
     FederationToken,
     FederationRemove,
@@ -125,7 +131,8 @@ const PUT: &[(&str, Access)] = &[("PUT", Access::Write)];
 const KV: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write), ("DELETE", Access::Write)];
 /// Spring posts; Consul takes PUT alone.
 const FIRE: &[(&str, Access)] = &[("PUT", Access::Write), ("POST", Access::Write)];
-const SNAPSHOT: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write)];
+const READ_PUT: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write)];
+const DELETE: &[(&str, Access)] = &[("DELETE", Access::Write)];
 const QUERIES: &[(&str, Access)] = &[("GET", Access::Read), ("POST", Access::Write)];
 const READ_DELETE: &[(&str, Access)] = &[("GET", Access::Read), ("DELETE", Access::Write)];
 const ANY: &[(&str, Access)] =
@@ -198,7 +205,13 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/internal/ui/nodes", GET, Endpoint::UiNodes),
     row("/v1/internal/ui/services", GET, Endpoint::UiServices),
     row("/v1/kv/", KV, Endpoint::Kv),
+    row("/v1/operator/autopilot/configuration", READ_PUT, Endpoint::OperatorAutopilot),
+    row("/v1/operator/autopilot/health", GET, Endpoint::OperatorHealth),
+    row("/v1/operator/autopilot/state", GET, Endpoint::OperatorState),
     row("/v1/operator/raft/configuration", GET, Endpoint::OperatorRaft),
+    row("/v1/operator/raft/peer", DELETE, Endpoint::OperatorRaftPeer),
+    row("/v1/operator/raft/transfer-leader", POST, Endpoint::OperatorTransfer),
+    row("/v1/operator/usage", GET, Endpoint::OperatorUsage),
     row("/v1/query", QUERIES, Endpoint::Queries),
     row("/v1/query/", KV, Endpoint::Query),
     row("/v1/session/create", PUT, Endpoint::SessionCreate),
@@ -207,7 +220,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/session/list", GET, Endpoint::SessionList),
     row("/v1/session/node/", GET, Endpoint::SessionNode),
     row("/v1/session/renew/", PUT, Endpoint::SessionRenew),
-    row("/v1/snapshot", SNAPSHOT, Endpoint::Snapshot),
+    row("/v1/snapshot", READ_PUT, Endpoint::Snapshot),
     row("/v1/status/leader", GET, Endpoint::StatusLeader),
     row("/v1/status/peers", GET, Endpoint::StatusPeers),
     row("/v1/txn", PUT, Endpoint::Txn),

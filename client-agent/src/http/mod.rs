@@ -6,6 +6,7 @@
 pub mod access;
 mod agent;
 pub mod archive;
+mod autopilot;
 mod body;
 mod catalog;
 mod config;

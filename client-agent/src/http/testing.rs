@@ -422,7 +422,11 @@ impl causeway_proto::status::status_server::Status for Servers {
         Ok(self.answer(status::RaftConfigurationReply { servers: vec![server], index: 0 }))
     }
     async fn stats(&self, _: Request<status::StatsRequest>) -> Result<Response<status::StatsReply>, Status> {
-        Ok(self.answer(status::StatsReply { raft: map(&[("state", "Leader")]), store: BTreeMap::new() }))
+        Ok(self.answer(status::StatsReply {
+            raft: map(&[("state", "Leader")]),
+            store: BTreeMap::new(),
+            last_contact_us: 0,
+        }))
     }
 }
 

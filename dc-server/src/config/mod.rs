@@ -9,15 +9,11 @@ use std::sync::Arc;
 
 use causeway_proto::command::{Command, command};
 use causeway_proto::config::{ApplyRequest, Entry, Verb};
-use causeway_proto::name;
+use causeway_proto::{kinds, name};
 
 use crate::query::validate::nanoseconds;
 use crate::store::same_config;
 
-/// The kind that says where a service is answered from when it is not healthy here.
-pub const SERVICE_RESOLVER: &str = "service-resolver";
-/// The kinds there are.
-pub const KINDS: &[&str] = &[SERVICE_RESOLVER];
 /// Most datacenters in one entry.
 const MOST_DATACENTERS: usize = 64;
 /// Longest name of an entry, bytes.
@@ -27,7 +23,7 @@ const MOST_NAME: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// No such kind.
-    #[error("invalid config entry kind: {0} (this version knows: service-resolver)")]
+    #[error("invalid config entry kind: {0}")]
     Kind(String),
     /// No name.
     #[error("Name is required")]
@@ -83,7 +79,7 @@ pub fn check(entry: &Entry) -> Result<(), ConfigError> {
 
 /// Whether there is such a kind.
 pub fn check_kind(kind: &str) -> Result<(), ConfigError> {
-    if KINDS.contains(&kind) { Ok(()) } else { Err(ConfigError::Kind(kind.to_owned())) }
+    if kinds::known(kind) { Ok(()) } else { Err(ConfigError::Kind(kind.to_owned())) }
 }
 
 fn command(verb: Verb, entry: Entry) -> Command {
@@ -135,12 +131,12 @@ mod tests {
         let resolver =
             ServiceResolver { failover: Some(Failover { datacenters, nearest }), ..ServiceResolver::default() };
         Entry {
-            kind: SERVICE_RESOLVER.into(),
+            kind: kinds::SERVICE_RESOLVER.into(),
             name: name.into(),
             resolver: Some(resolver),
             create_index: 1,
             modify_index: 1,
-            origin: String::new(),
+            ..Entry::default()
         }
     }
 
@@ -156,7 +152,8 @@ mod tests {
         assert_eq!(with(&|e| e.resolver = None), None);
         assert_eq!(with(&|e| e.resolver.as_mut().unwrap().hysteresis = "1m".into()), None);
         let refused = |f: &dyn Fn(&mut Entry)| with(f).expect("refused");
-        assert!(refused(&|e| e.kind = "proxy-defaults".into()).contains("service-resolver"));
+        assert_eq!(refused(&|e| e.kind = "nope".into()), "invalid config entry kind: nope");
+        assert_eq!(with(&|e| e.kind = "proxy-defaults".into()), None);
         assert_eq!(refused(&|e| e.name.clear()), "Name is required");
         assert!(refused(&|e| e.resolver.as_mut().unwrap().hysteresis = "soon".into()).contains("\"soon\""));
         assert!(refused(&|e| e.resolver.as_mut().unwrap().hysteresis = "-1s".into()).contains("Hysteresis"));

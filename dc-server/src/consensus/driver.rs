@@ -380,6 +380,44 @@ impl Consensus {
         }
     }
 
+    /// Hands leadership to this voter, or to the one that has most of the log, and waits until it has it. This server goes on as a
+    /// follower; the error is for the operator.
+    pub async fn hand_over(&self, heir: Option<u64>, patience: Duration) -> Result<(), String> {
+        let Some(heir) = heir.or_else(|| self.heir()) else {
+            return Err("cannot find peer: there is no other voter".to_owned());
+        };
+        let mut metrics = self.metrics.clone();
+        {
+            let now = metrics.borrow_watched();
+            if heir == self.id {
+                return Err("cannot transfer leadership to itself".to_owned());
+            }
+            if !now.membership_config.voter_ids().any(|id| id == heir) {
+                return Err("cannot transfer leadership to a server that does not vote".to_owned());
+            }
+        }
+        self.raft.trigger().transfer_leader(heir).await.map_err(|e| e.to_string())?;
+        let there = async {
+            loop {
+                match leadership(&metrics.borrow_watched(), self.id) {
+                    Leadership::There(leader) if leader == heir => return Ok(()),
+                    Leadership::There(_) => return Err("another server was elected meanwhile".to_owned()),
+                    Leadership::Here(_) | Leadership::Unknown => {}
+                }
+                if metrics.changed().await.is_err() {
+                    return Err("the server stopped".to_owned());
+                }
+            }
+        };
+        let late = || Err("leadership transfer timeout: the other server did not take over in time".to_owned());
+        tokio::time::timeout(patience, there).await.unwrap_or_else(|_| late())
+    }
+
+    /// How long a leader's word holds after a quorum heard it.
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
     /// The voter that has most of the log.
     fn heir(&self) -> Option<u64> {
         let metrics = self.metrics.borrow_watched();

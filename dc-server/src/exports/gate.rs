@@ -46,7 +46,7 @@ enum Rule {
     /// Every service must be granted, to be written: an event may set off anything on any node.
     Event,
     Status,
-    /// The whole state: everything must be granted.
+    /// The whole state, and the servers themselves: everything must be granted.
     Everything,
     Open,
     Txn,
@@ -97,6 +97,10 @@ fn rule(path: &str) -> Option<(Family, Rule)> {
         (Family::Kv, "Kv/Get") => Rule::KvGet,
         (Family::Kv, "Kv/List") => Rule::KvList,
         (Family::Kv, "Kv/Keys") => Rule::KvKeys,
+        (Family::Operator, "Operator/GetAutopilot" | "Operator/Health" | "Operator/Usage") => Rule::Status,
+        (Family::Operator, "Operator/RemovePeer" | "Operator/SetAutopilot" | "Operator/TransferLeader") => {
+            Rule::Everything
+        }
         (Family::Query, "Queries/Apply") => Rule::Catalog(Op::Write),
         (Family::Query, "Queries/Execute") => Rule::Filtered(Filter::Execute),
         (Family::Query, "Queries/ExecuteRemote") => Rule::ExecuteRemote,
@@ -167,7 +171,13 @@ pub fn enter(path: &str, rights: &Rights, request: &Bytes, state: &State) -> Res
     if !rights.is_everything() {
         match rule {
             Rule::Open => {}
-            Rule::Everything => return Err(denied("the whole state")),
+            Rule::Everything => {
+                return Err(denied(if family == Family::Operator {
+                    "changing the servers"
+                } else {
+                    "the whole state"
+                }));
+            }
             Rule::Status if rights.any(family, Op::Read) => {}
             Rule::Status => return Err(denied("what servers say of themselves")),
             Rule::Catalog(op) if rights.services(family, op) => {}

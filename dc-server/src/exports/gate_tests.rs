@@ -13,6 +13,7 @@ use causeway_proto::event;
 use causeway_proto::health::{self, ChecksReply};
 use causeway_proto::kv;
 use causeway_proto::method::{Kind, TABLE};
+use causeway_proto::operator;
 use causeway_proto::query::{self, ExecuteReply, PreparedQuery, ServiceQuery};
 use causeway_proto::rejection::Reason;
 use causeway_proto::session;
@@ -128,6 +129,12 @@ fn rows() -> Vec<(&'static str, bytes::Bytes, &'static str)> {
         ("kv.v1.Kv/List", list("sh"), "pdddddddd"),
         ("config.v1.Config/Apply", body(&config::ApplyRequest::default()), "pdddpdddd"),
         ("config.v1.Config/List", body(&config::ListRequest::default()), "pdppppppd"),
+        ("operator.v1.Operator/GetAutopilot", body(&operator::GetAutopilotRequest {}), "pdppppppd"),
+        ("operator.v1.Operator/Health", body(&operator::HealthRequest {}), "pdppppppd"),
+        ("operator.v1.Operator/RemovePeer", body(&operator::RemovePeerRequest::default()), "pdddddddd"),
+        ("operator.v1.Operator/SetAutopilot", body(&operator::SetAutopilotRequest::default()), "pdddddddd"),
+        ("operator.v1.Operator/TransferLeader", body(&operator::TransferLeaderRequest::default()), "pdddddddd"),
+        ("operator.v1.Operator/Usage", body(&operator::UsageRequest {}), "pdppppppd"),
         ("query.v1.Queries/Apply", body(&query::ApplyRequest::default()), "pdddpdddd"),
         ("query.v1.Queries/Execute", body(&query::ExecuteRequest::default()), "pffffffff"),
         ("query.v1.Queries/ExecuteRemote", body(&remote("web")), "pbpppbbbb"),

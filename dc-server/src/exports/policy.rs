@@ -26,6 +26,8 @@ pub enum Family {
     Health,
     /// Keys and values.
     Kv,
+    /// How the servers are kept; changing it is only for whom everything is exported to.
+    Operator,
     /// Prepared queries.
     Query,
     /// Sessions.
@@ -42,12 +44,13 @@ pub enum Family {
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Catalog,
         Self::Config,
         Self::Event,
         Self::Health,
         Self::Kv,
+        Self::Operator,
         Self::Query,
         Self::Session,
         Self::Snapshot,
@@ -64,6 +67,7 @@ impl Family {
             Self::Event => "event",
             Self::Health => "health",
             Self::Kv => "kv",
+            Self::Operator => "operator",
             Self::Query => "query",
             Self::Session => "session",
             Self::Snapshot => "snapshot",

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use causeway_proto::command::{Command, ReapTombstones, command};
 use causeway_proto::member::{MemberStatus, Members};
+use causeway_proto::operator::{Autopilot, SetAutopilotRequest};
 use causeway_proto::session::DestroyRequest;
 use causeway_proto::status::RaftConfigurationRequest;
 use causeway_proto::status::status_client::StatusClient;
@@ -20,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use causeway_proto::config::Entry;
 
 use super::expiry::Expiry;
-use super::peers::{self, Bootstrap, Candidate, Change, Configuration, Probe, Tracker};
+use super::peers::{self, Bootstrap, Candidate, Change, Configuration, Probe, Rules, Tracker};
 use super::reconcile::{self, Known, SERF_HEALTH};
+use crate::autopilot::driver::Pilot;
 use crate::config;
 use crate::consensus::driver::leadership;
 use crate::consensus::network::Addresses;
@@ -110,6 +112,10 @@ pub struct Leader {
     pub queries: Option<String>,
     /// Config entries of the configuration files.
     pub config_entries: Vec<Entry>,
+    /// What is known of the servers' health.
+    pub pilot: Arc<Pilot>,
+    /// How servers are kept, where nobody has said so yet.
+    pub autopilot: Autopilot,
 }
 
 impl Leader {
@@ -226,7 +232,8 @@ impl Leader {
             self.reap(),
             self.keep_configs(),
         );
-        futures::future::join3(own, self.replicator.run(), self.keep_queries()).await;
+        let health = self.pilot.watch(|| self.autopilot());
+        futures::future::join5(own, self.replicator.run(), self.keep_queries(), self.keep_autopilot(), health).await;
     }
 
     async fn propose(&self, command: Command) {
@@ -273,7 +280,7 @@ impl Leader {
         let mut tracker = Tracker::default();
         loop {
             while let Some(change) =
-                tracker.next(Instant::now(), self.consensus.id(), &self.servers(), &self.configuration())
+                tracker.next(Instant::now(), self.consensus.id(), &self.servers(), &self.configuration(), &self.rules())
             {
                 tracing::info!(?change, "changing the Raft configuration");
                 match timeout(PATIENCE, self.change(change)).await {
@@ -287,6 +294,35 @@ impl Leader {
             }
             let _ = timeout(Duration::from_secs(1), members.changed()).await;
             tokio::time::sleep(GATHER).await;
+        }
+    }
+
+    /// How servers are kept.
+    fn autopilot(&self) -> Autopilot {
+        self.store.state().autopilot().map_or_else(|| self.autopilot.clone(), |config| Autopilot::clone(config))
+    }
+
+    fn rules(&self) -> Rules {
+        let config = self.autopilot();
+        let (stable, held_out) = self.pilot.opinion(&config);
+        Rules {
+            cleanup: config.cleanup_dead_servers,
+            min_quorum: usize::try_from(config.min_quorum).unwrap_or(usize::MAX),
+            max_trailing: config.max_trailing_logs,
+            stable,
+            held_out,
+        }
+    }
+
+    /// Writes how servers are kept, from the configuration of the leader that finds nothing: at the first start, and after a state was put
+    /// back that lacks it.
+    async fn keep_autopilot(&self) {
+        loop {
+            if self.store.state().autopilot().is_none() {
+                let request = SetAutopilotRequest { config: Some(self.autopilot.clone()), cas_index: Some(0) };
+                self.propose(Command { call: None, command: Some(command::Command::Autopilot(request)) }).await;
+            }
+            tokio::time::sleep(FULL_PASS).await;
         }
     }
 

@@ -7,11 +7,27 @@ use causeway_proto::member::{Member, MemberStatus, tag};
 
 use crate::consensus::types::Peer;
 
-/// A server that failed is kept in the configuration for this long, so that a restart or a repaired link brings it back without
-/// a change (Consul's autopilot removes one as soon as another joins; half a reconnect is worse than a late cleanup).
+/// A server that failed is kept in the configuration for this long while others are needed, so that a restart or a repaired link
+/// brings it back without a change.
 pub const DEAD_AFTER: Duration = Duration::from_secs(200);
-/// A learner this many entries behind the leader has caught up.
-pub const CAUGHT_UP: u64 = 256;
+/// Where another has taken its place (those that failed are fewer than half of the voters without them), it goes after this time:
+/// Consul's autopilot looks as often.
+pub const REPLACED_AFTER: Duration = Duration::from_secs(10);
+
+/// What the operators' configuration and the servers' health say.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// Whether servers that failed are taken out.
+    pub cleanup: bool,
+    /// No server that failed goes where fewer voters would remain.
+    pub min_quorum: usize,
+    /// A learner this many entries behind the leader has caught up.
+    pub max_trailing: u64,
+    /// Servers that have been healthy for long enough to vote.
+    pub stable: BTreeSet<u64>,
+    /// Servers that are not taken in now: an operator took them out.
+    pub held_out: BTreeSet<u64>,
+}
 
 /// A server as gossip shows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,7 +123,14 @@ pub struct Tracker {
 
 impl Tracker {
     /// The next change, one at a time. `own` is the leader.
-    pub fn next(&mut self, now: Instant, own: u64, servers: &[Candidate], now_is: &Configuration) -> Option<Change> {
+    pub fn next(
+        &mut self,
+        now: Instant,
+        own: u64,
+        servers: &[Candidate],
+        now_is: &Configuration,
+        rules: &Rules,
+    ) -> Option<Change> {
         let by_id: HashMap<u64, &Candidate> = servers.iter().map(|s| (s.id, s)).collect();
         let alive = |id: &u64| *id == own || by_id.get(id).is_some_and(|s| s.status == MemberStatus::Alive);
         self.gone.retain(|id, _| now_is.peers.contains_key(id) && !alive(id));
@@ -121,23 +144,26 @@ impl Tracker {
         if let Some(server) = moved {
             return Some(Change::Update(server.id, server.peer.clone()));
         }
-        if let Some(id) = self.removable(now, own, &by_id, now_is, &alive) {
+        if let Some(id) = self.removable(now, own, &by_id, now_is, &alive, rules) {
             return Some(Change::Remove(id));
         }
         let caught_up = now_is.peers.keys().find(|id| {
             !now_is.voters.contains(id)
                 && alive(id)
-                && now_is.matched.get(id).is_some_and(|at| at + CAUGHT_UP >= now_is.last)
+                && rules.stable.contains(id)
+                && now_is.matched.get(id).is_some_and(|at| at.saturating_add(rules.max_trailing) >= now_is.last)
         });
         if let Some(id) = caught_up {
             return Some(Change::Promote(*id));
         }
-        let new = servers.iter().find(|s| s.status == MemberStatus::Alive && !now_is.peers.contains_key(&s.id));
+        let missing = |s: &&Candidate| !now_is.peers.contains_key(&s.id) && !rules.held_out.contains(&s.id);
+        let new = servers.iter().filter(|s| s.status == MemberStatus::Alive).find(missing);
         new.map(|s| Change::AddLearner(s.id, s.peer.clone()))
     }
 
-    /// A server that left goes at once; one that failed after [`DEAD_AFTER`], and only while more than half of the voters live
-    /// without it. A voter never goes where the living would not be a quorum of those that remain.
+    /// A server that left goes at once. One that failed goes where that is wanted and enough remain: soon where it was replaced, else
+    /// after [`DEAD_AFTER`] and only while more than half of the voters live without it. A voter never goes where the living would not
+    /// be a quorum of those that remain.
     fn removable(
         &self,
         now: Instant,
@@ -145,14 +171,20 @@ impl Tracker {
         by_id: &HashMap<u64, &Candidate>,
         now_is: &Configuration,
         alive: &impl Fn(&u64) -> bool,
+        rules: &Rules,
     ) -> Option<u64> {
+        let voters = now_is.voters.len();
         let living = now_is.voters.iter().filter(|id| alive(id)).count();
-        let safe = |id: &u64| !now_is.voters.contains(id) || living * 2 > now_is.voters.len() - 1;
+        let safe = |id: &u64| !now_is.voters.contains(id) || living * 2 > voters - 1;
+        let failed = voters - living;
+        let enough = living >= rules.min_quorum;
         now_is.peers.keys().copied().filter(|id| *id != own && safe(id)).find(|id| {
             let left = by_id.get(id).is_some_and(|s| s.status == MemberStatus::Left);
-            let dead = self.gone.get(id).is_some_and(|since| now.saturating_duration_since(*since) >= DEAD_AFTER)
-                && living * 2 > now_is.voters.len();
-            left || dead
+            let gone_for = self.gone.get(id).map(|since| now.saturating_duration_since(*since));
+            let dead = gone_for.is_some_and(|gone| {
+                (gone >= REPLACED_AFTER && failed < voters / 2) || (gone >= DEAD_AFTER && living * 2 > voters)
+            });
+            left || (dead && rules.cleanup && enough)
         })
     }
 }
@@ -180,6 +212,10 @@ mod tests {
     }
 
     use MemberStatus::{Alive, Failed, Left};
+
+    fn rules() -> Rules {
+        Rules { cleanup: true, max_trailing: 250, stable: (1..10).collect(), ..Rules::default() }
+    }
 
     #[test]
     fn the_lowest_of_enough_fresh_servers_begins() {
@@ -212,14 +248,14 @@ mod tests {
         let now = Instant::now();
         let mut tracker = Tracker::default();
         let all = [server(1, Alive), server(2, Alive)];
-        assert_eq!(tracker.next(now, 1, &all, &of(&[1], &[])), Some(Change::AddLearner(2, peer(2))));
+        assert_eq!(tracker.next(now, 1, &all, &of(&[1], &[]), &rules()), Some(Change::AddLearner(2, peer(2))));
         let mut late = of(&[1], &[2]);
         late.matched.insert(2, 100);
-        assert_eq!(tracker.next(now, 1, &all, &late), None);
+        assert_eq!(tracker.next(now, 1, &all, &late, &rules()), None);
         late.matched.remove(&2);
-        assert_eq!(tracker.next(now, 1, &all, &late), None);
-        assert_eq!(tracker.next(now, 1, &all, &of(&[1], &[2])), Some(Change::Promote(2)));
-        assert_eq!(tracker.next(now, 1, &all, &of(&[1, 2], &[])), None);
+        assert_eq!(tracker.next(now, 1, &all, &late, &rules()), None);
+        assert_eq!(tracker.next(now, 1, &all, &of(&[1], &[2]), &rules()), Some(Change::Promote(2)));
+        assert_eq!(tracker.next(now, 1, &all, &of(&[1, 2], &[]), &rules()), None);
     }
 
     #[test]
@@ -228,15 +264,15 @@ mod tests {
         let mut tracker = Tracker::default();
         let three = of(&[1, 2, 3], &[]);
         let left = [server(1, Alive), server(2, Alive), server(3, Left)];
-        assert_eq!(tracker.next(now, 1, &left, &three), Some(Change::Remove(3)));
+        assert_eq!(tracker.next(now, 1, &left, &three, &rules()), Some(Change::Remove(3)));
         let failed = [server(1, Alive), server(2, Alive), server(3, Failed)];
-        assert_eq!(tracker.next(now, 1, &failed, &three), None);
-        assert_eq!(tracker.next(now + DEAD_AFTER / 2, 1, &failed, &three), None);
-        assert_eq!(tracker.next(now + DEAD_AFTER, 1, &failed, &three), Some(Change::Remove(3)));
+        assert_eq!(tracker.next(now, 1, &failed, &three, &rules()), None);
+        assert_eq!(tracker.next(now + DEAD_AFTER / 2, 1, &failed, &three, &rules()), None);
+        assert_eq!(tracker.next(now + DEAD_AFTER, 1, &failed, &three, &rules()), Some(Change::Remove(3)));
         // It came back meanwhile: the time starts anew.
         let alive = [server(1, Alive), server(2, Alive), server(3, Alive)];
-        assert_eq!(tracker.next(now + DEAD_AFTER, 1, &alive, &three), None);
-        assert_eq!(tracker.next(now + DEAD_AFTER, 1, &failed, &three), None);
+        assert_eq!(tracker.next(now + DEAD_AFTER, 1, &alive, &three, &rules()), None);
+        assert_eq!(tracker.next(now + DEAD_AFTER, 1, &failed, &three, &rules()), None);
     }
 
     #[test]
@@ -245,19 +281,23 @@ mod tests {
         let mut tracker = Tracker::default();
         let three = of(&[1, 2, 3], &[]);
         let two_failed = [server(1, Alive), server(2, Failed), server(3, Failed)];
-        tracker.next(now, 1, &two_failed, &three);
-        assert_eq!(tracker.next(now + 2 * DEAD_AFTER, 1, &two_failed, &three), None);
+        tracker.next(now, 1, &two_failed, &three, &rules());
+        assert_eq!(tracker.next(now + 2 * DEAD_AFTER, 1, &two_failed, &three, &rules()), None);
         // Two that are left, one of them gone: taking it out leaves a quorum of one.
         let both = of(&[1, 2], &[]);
-        assert_eq!(tracker.next(now, 1, &[server(1, Alive), server(2, Left)], &both), Some(Change::Remove(2)));
-        assert_eq!(tracker.next(now, 1, &[server(1, Left)], &of(&[1], &[])), None);
+        assert_eq!(
+            tracker.next(now, 1, &[server(1, Alive), server(2, Left)], &both, &rules()),
+            Some(Change::Remove(2))
+        );
+        assert_eq!(tracker.next(now, 1, &[server(1, Left)], &of(&[1], &[]), &rules()), None);
     }
 
     #[test]
     fn a_server_that_moved_gets_its_address() {
         let mut moved = server(2, Alive);
         moved.peer.address = "10.9.9.9:8300".into();
-        let change = Tracker::default().next(Instant::now(), 1, &[server(1, Alive), moved.clone()], &of(&[1, 2], &[]));
+        let change =
+            Tracker::default().next(Instant::now(), 1, &[server(1, Alive), moved.clone()], &of(&[1, 2], &[]), &rules());
         assert_eq!(change, Some(Change::Update(2, moved.peer)));
     }
 }

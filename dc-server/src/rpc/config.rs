@@ -5,6 +5,7 @@ use std::time::Duration;
 use causeway_proto::command::command::Command;
 use causeway_proto::config::config_server::Config;
 use causeway_proto::config::{ApplyReply, ApplyRequest, EntriesReply, Entry, ListRequest, Verb};
+use causeway_proto::kinds;
 use causeway_proto::meta::Meta;
 use causeway_proto::rejection::Reason;
 use tonic::{Request, Response, Status};
@@ -38,6 +39,13 @@ impl<L: Log> Config for Service<L> {
             *dc = dc.to_lowercase();
         }
         entry.origin.clear();
+        if verb != Verb::Delete && kinds::WITHOUT_EFFECT.contains(&entry.kind.as_str()) {
+            tracing::info!(
+                kind = entry.kind,
+                name = entry.name,
+                "a config entry of this kind is kept and has no effect"
+            );
+        }
         let (kind, name) = (entry.kind.clone(), entry.name.clone());
         if let Some(copy) = &self.copy {
             let primary = copy.primary();

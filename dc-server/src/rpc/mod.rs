@@ -6,6 +6,7 @@ mod config;
 pub mod driver;
 mod health;
 mod kv;
+mod operator;
 mod query;
 mod session;
 mod snapshot;
@@ -25,9 +26,11 @@ use causeway_proto::config::{ApplyReply as ConfigReply, ApplyRequest as ConfigRe
 use causeway_proto::health::health_server::HealthServer;
 use causeway_proto::kv::kv_server::KvServer;
 use causeway_proto::meta::{AnswerMeta, CallId, GRPC_TIMEOUT, Meta};
+use causeway_proto::operator::operator_server::OperatorServer;
+use causeway_proto::operator::{HealthReply, RemovePeerRequest};
 use causeway_proto::query::queries_server::QueriesServer;
 use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply};
-use causeway_proto::rejection::{Reason, UNREACHABLE};
+use causeway_proto::rejection::{NO_LEADER, Reason, UNREACHABLE};
 use causeway_proto::session::sessions_server::SessionsServer;
 use causeway_proto::snapshot::snapshots_server::SnapshotsServer;
 use causeway_proto::txn::txn_server::TxnServer;
@@ -89,6 +92,18 @@ pub trait Log: Send + Sync + 'static {
         request: ExecuteRemoteRequest,
         within: Duration,
     ) -> impl Future<Output = Result<ExecuteReply, Status>> + Send;
+    /// How well the servers are; the leader's only.
+    fn health(&self) -> HealthReply {
+        HealthReply::default()
+    }
+    /// Takes a server out of the Raft configuration.
+    fn remove_peer(&self, _request: &RemovePeerRequest) -> impl Future<Output = Result<(), Status>> + Send {
+        async { Err(Reason::NoLeader.status(NO_LEADER)) }
+    }
+    /// Hands leadership to the server of this UUID, or (empty) to any.
+    fn transfer_leader(&self, _id: &str) -> impl Future<Output = Result<(), Status>> + Send {
+        async { Err(Reason::NoLeader.status(NO_LEADER)) }
+    }
     /// Writes a config entry in the datacenter that the meta names, within a time.
     fn apply_config(
         &self,
@@ -257,7 +272,7 @@ impl<L> std::ops::Deref for Service<L> {
     }
 }
 
-/// Catalog, Config, Health, Kv, Queries, Sessions, Snapshots, Txn and Views.
+/// Catalog, Config, Health, Kv, Operator, Queries, Sessions, Snapshots, Txn and Views.
 pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
     let service = Service(Arc::new(handlers));
     macro_rules! limited {
@@ -271,6 +286,7 @@ pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
         .add_service(limited!(ConfigServer))
         .add_service(limited!(HealthServer))
         .add_service(limited!(KvServer))
+        .add_service(limited!(OperatorServer))
         .add_service(limited!(QueriesServer))
         .add_service(limited!(SessionsServer))
         .add_service(limited!(SnapshotsServer))

@@ -13,7 +13,7 @@ fn key(kind: &str, name: &str) -> Name {
 
 /// Whether two entries say the same, whenever they were written.
 pub(crate) fn same(a: &Entry, b: &Entry) -> bool {
-    (&a.kind, &a.name, &a.resolver) == (&b.kind, &b.name, &b.resolver)
+    (&a.kind, &a.name, &a.resolver, &a.other) == (&b.kind, &b.name, &b.resolver, &b.other)
 }
 
 impl State {
@@ -81,7 +81,7 @@ mod tests {
             resolver: Some(resolver),
             create_index: 0,
             modify_index: 0,
-            origin: String::new(),
+            ..Entry::default()
         }
     }
 

@@ -4,6 +4,7 @@
 //! [`Store::apply`] and [`Store::restore`] change it. There is no clock, no chance and no configuration here: the same commands
 //! give the same bytes on every server.
 
+mod autopilot;
 mod calls;
 mod catalog;
 mod config;
@@ -228,6 +229,7 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
             writer.query_apply(verb, &query)
         }
         Some(C::Config(request)) => writer.config_apply(request).map(|done| outcome.done = done),
+        Some(C::Autopilot(request)) => writer.autopilot_set(request).map(|done| outcome.done = done),
         Some(C::ReapTombstones(request)) => {
             writer.reap(request.through_index);
             Ok(())

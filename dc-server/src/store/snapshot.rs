@@ -8,6 +8,7 @@ use causeway_proto::command::snapshot_record::Record;
 use causeway_proto::command::{IndexRecord, NodeService, SnapshotEnd, SnapshotHeader, SnapshotRecord, Tombstone};
 use causeway_proto::config::Entry as ConfigEntry;
 use causeway_proto::kv::Entry;
+use causeway_proto::operator::Autopilot;
 use causeway_proto::query::PreparedQuery;
 use causeway_proto::session::Session;
 use causeway_proto::snapshot::RestoreRequest;
@@ -114,6 +115,9 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
     }
     for entry in state.configs.values() {
         out.put(Record::Config(ConfigEntry::clone(entry)))?;
+    }
+    if let Some(autopilot) = &state.autopilot {
+        out.put(Record::Autopilot(Autopilot::clone(autopilot)))?;
     }
     for entry in state.kv.values() {
         out.put(Record::Kv(Entry::clone(entry)))?;
@@ -222,6 +226,7 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
             Record::Kv(entry) => add_entry(&mut state, entry),
             Record::Query(query) => state.link_query(query),
             Record::Config(entry) => state.link_config(entry),
+            Record::Autopilot(config) => state.autopilot = Some(Arc::new(config)),
             Record::Session(session) => {
                 let id = Name::from(session.id.as_str());
                 let row =

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use causeway_proto::catalog::{Check, Node, Service, ServiceHealth};
 use causeway_proto::config::Entry as ConfigEntry;
 use causeway_proto::kv::Entry;
+use causeway_proto::operator::Autopilot;
 use causeway_proto::query::PreparedQuery;
 use causeway_proto::session::Session;
 use imbl::{OrdMap, OrdSet};
@@ -95,6 +96,9 @@ pub enum Refusal {
     /// No such verb, or nothing to write.
     #[error("Invalid config entry operation")]
     ConfigVerb,
+    /// Nothing to write.
+    #[error("an autopilot configuration is missing")]
+    NoAutopilot,
     /// No such verb.
     #[error("Invalid prepared query operation")]
     QueryVerb,
@@ -267,6 +271,8 @@ pub struct State {
     pub(super) session_queries: OrdMap<Name, OrdSet<Name>>,
     /// Config entries by `kind/lowered name`.
     pub(super) configs: OrdMap<Name, Arc<ConfigEntry>>,
+    /// How servers are kept; `None`: no leader has written it yet.
+    pub(super) autopilot: Option<Arc<Autopilot>>,
     /// Writes that may be asked for again.
     pub(super) calls: Calls,
 }
@@ -280,6 +286,11 @@ impl State {
     /// Whether a write of this name was done, or refused.
     pub fn knows_call(&self, id: u128) -> bool {
         self.calls.knows(id)
+    }
+
+    /// How servers are kept; `None`: no leader has written it yet.
+    pub fn autopilot(&self) -> Option<&Arc<Autopilot>> {
+        self.autopilot.as_ref()
     }
 
     /// How many nodes, service instances, checks, keys and sessions there are, for statistics. Walks the nodes.
