@@ -65,18 +65,46 @@ impl Access {
 /// Whether what the endpoint works on has namespaces in Consul Enterprise.
 fn has_namespaces(endpoint: Endpoint) -> bool {
     use Endpoint as E;
-    match endpoint {
-        E::AgentServices | E::AgentService | E::AgentChecks | E::AgentHealthById | E::AgentHealthByName => true,
-        E::AgentServiceRegister | E::AgentServiceDeregister | E::AgentServiceMaintenance => true,
-        E::AgentCheckRegister | E::AgentCheckDeregister | E::AgentCheckPass | E::AgentCheckWarn => true,
-        E::AgentCheckFail | E::AgentCheckUpdate => true,
-        E::CatalogRegister | E::CatalogDeregister | E::CatalogServices | E::CatalogService | E::CatalogNode => true,
-        E::CatalogNodeServices | E::HealthNode | E::HealthChecks | E::HealthService | E::HealthState => true,
-        E::Kv | E::Txn | E::Config | E::Configs => true,
-        E::SessionCreate | E::SessionDestroy | E::SessionRenew | E::SessionInfo | E::SessionNode => true,
-        E::SessionList | E::UiNodes | E::UiNode | E::UiServices => true,
-        _ => false,
-    }
+    matches!(
+        endpoint,
+        E::AgentServices
+            | E::AgentService
+            | E::AgentChecks
+            | E::AgentHealthById
+            | E::AgentHealthByName
+            | E::AgentServiceRegister
+            | E::AgentServiceDeregister
+            | E::AgentServiceMaintenance
+            | E::AgentCheckRegister
+            | E::AgentCheckDeregister
+            | E::AgentCheckPass
+            | E::AgentCheckWarn
+            | E::AgentCheckFail
+            | E::AgentCheckUpdate
+            | E::CatalogRegister
+            | E::CatalogDeregister
+            | E::CatalogServices
+            | E::CatalogService
+            | E::CatalogNode
+            | E::CatalogNodeServices
+            | E::HealthNode
+            | E::HealthChecks
+            | E::HealthService
+            | E::HealthState
+            | E::Kv
+            | E::Txn
+            | E::Config
+            | E::Configs
+            | E::SessionCreate
+            | E::SessionDestroy
+            | E::SessionRenew
+            | E::SessionInfo
+            | E::SessionNode
+            | E::SessionList
+            | E::UiNodes
+            | E::UiNode
+            | E::UiServices
+    )
 }
 
 /// Refuses a request for a namespace or an admin partition: there is none, and what was meant for one must not be read from or

@@ -164,11 +164,11 @@ fn null_if_none<S: Serializer>(values: &BTreeSet<&str>, s: S) -> Result<S::Ok, S
     if values.is_empty() { s.serialize_none() } else { values.serialize(s) }
 }
 
+/// Whether an instance, with its checks, is to be shown.
+type Wanted<'a> = dyn Fn(&Node, &Service, &[&Check]) -> Result<bool, Failure> + 'a;
+
 /// Each check of an instance counts, those of its node too: as Consul counts.
-fn summaries<'a>(
-    catalog: &'a Catalog,
-    wanted: &dyn Fn(&Node, &Service, &[&Check]) -> Result<bool, Failure>,
-) -> Result<Vec<Summary<'a>>, Failure> {
+fn summaries<'a>(catalog: &'a Catalog, wanted: &Wanted<'_>) -> Result<Vec<Summary<'a>>, Failure> {
     let mut all: BTreeMap<&str, Summary<'_>> = BTreeMap::new();
     for (node, services) in &catalog.nodes {
         for service in services {

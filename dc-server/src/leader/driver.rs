@@ -233,7 +233,9 @@ impl Leader {
             self.keep_configs(),
         );
         let health = self.pilot.watch(|| self.autopilot());
-        futures::future::join5(own, self.replicator.run(), self.keep_queries(), self.keep_autopilot(), health).await;
+        let all =
+            futures::future::join5(own, self.replicator.run(), self.keep_queries(), self.keep_autopilot(), health);
+        Box::pin(all).await;
     }
 
     async fn propose(&self, command: Command) {
