@@ -7,6 +7,7 @@ pub const SERVICE_RESOLVER: &str = "service-resolver";
 /// that write them work, and have no effect.
 pub const WITHOUT_EFFECT: &[&str] = &[
     "api-gateway",
+    "bound-api-gateway",
     "control-plane-request-limit",
     "exported-services",
     "file-system-certificate",

@@ -8,6 +8,7 @@ use causeway_agent::registry::definition::{
     Weights,
 };
 use causeway_proto::config::Entry;
+use causeway_proto::kinds::WITHOUT_EFFECT;
 use serde_json::{Map, Value};
 
 use super::{ConfigError, Settings, nearest, table, value};
@@ -66,11 +67,10 @@ pub fn config_entries(settings: &Settings) -> Result<(Vec<Entry>, Vec<String>), 
         each(v, origin, key, &mut |object| {
             let fail = |e: &dyn std::fmt::Display| ConfigError::new(origin, format!("key {key:?}: {e}"));
             let kind = Reader::new(origin, key, object).text("kind")?;
-            if LEFT_OUT.contains(&kind.as_str()) {
+            if WITHOUT_EFFECT.contains(&kind.as_str()) {
                 warnings.push(format!(
-                    "{origin}: key {key:?} has an entry of kind {kind:?}; only service-resolver has an effect"
+                    "{origin}: key {key:?} has an entry of kind {kind:?}; it is kept and given back, and only service-resolver has an effect"
                 ));
-                return Ok(());
             }
             let entry = causeway_agent::http::config_entry(&Value::Object(object.clone())).map_err(|e| fail(&e))?;
             crate::run::settings::check_entry(&entry).map_err(|e| fail(&e))?;
@@ -80,28 +80,6 @@ pub fn config_entries(settings: &Settings) -> Result<(Vec<Entry>, Vec<String>), 
     }
     Ok((out, warnings))
 }
-
-/// Kinds of config entries that Consul has and Causeway has not.
-const LEFT_OUT: &[&str] = &[
-    "service-defaults",
-    "proxy-defaults",
-    "service-router",
-    "service-splitter",
-    "service-intentions",
-    "ingress-gateway",
-    "terminating-gateway",
-    "mesh",
-    "exported-services",
-    "sameness-group",
-    "api-gateway",
-    "http-route",
-    "tcp-route",
-    "inline-certificate",
-    "file-system-certificate",
-    "bound-api-gateway",
-    "control-plane-request-limit",
-    "jwt-provider",
-];
 
 /// What is done with an object.
 pub(super) type Visit<'a> = dyn FnMut(&Map<String, Value>) -> Result<(), ConfigError> + 'a;
@@ -478,10 +456,10 @@ mod tests {
         let hcl = "config_entries { bootstrap = [ { kind = \"service-resolver\", name = \"web\", failover = { \"*\" = { datacenters = [\"dc2\"] } } } ] }";
         assert_eq!(entries(json, false).unwrap(), entries(hcl, true).unwrap());
         assert_eq!(entries(json, false).unwrap()[0].name, "web");
-        let none = entries(r#"{"config_entries":{"bootstrap":[{"Kind":"proxy-defaults","Name":"global"}]}}"#, false);
-        assert_eq!(none, Ok(Vec::new()));
+        let kept = entries(r#"{"config_entries":{"bootstrap":[{"Kind":"proxy-defaults","Name":"global"}]}}"#, false);
+        assert_eq!(kept.unwrap()[0].kind, "proxy-defaults");
         let bad = entries(r#"{"config_entries":{"bootstrap":[{"Kind":"proxy-default","Name":"global"}]}}"#, false);
-        assert!(bad.unwrap_err().contains("service-resolver"));
+        assert!(bad.unwrap_err().contains("invalid config entry kind: proxy-default"));
     }
 
     #[test]
@@ -493,7 +471,7 @@ mod tests {
         let text = r#"config_entries { bootstrap = [{ kind = "proxy-defaults" name = "global" }, { kind = "service-resolver" name = "web" }] }"#;
         settings.read_text("x.hcl", text, true).unwrap();
         let (entries, warnings) = config_entries(&settings).unwrap();
-        assert_eq!((entries.len(), warnings.len()), (1, 1));
+        assert_eq!((entries.len(), warnings.len()), (2, 1));
         assert!(warnings[0].contains("proxy-defaults") && warnings[0].starts_with("x.hcl: "), "{warnings:?}");
     }
 

@@ -309,7 +309,7 @@ options! {
     CLOUD = "cloud", Raw, "", None, Foreign, "Out of scope, or not needed here.";
     PEERING = "peering", Raw, "", None, Foreign, "Out of scope, or not needed here.";
     EXPERIMENTS = "experiments", Raw, "", None, Foreign, "Out of scope, or not needed here.";
-    CONFIG_ENTRIES = "config_entries.bootstrap", Raw, "", None, Used, "Config entries (kind `service-resolver`; others have no effect) that a server writes where they are missing, unless another datacenter is the primary.";
+    CONFIG_ENTRIES = "config_entries.bootstrap", Raw, "", None, Used, "Config entries (those of other kinds than `service-resolver` are kept and have no effect) that a server writes where they are missing, unless another datacenter is the primary.";
     NON_VOTING_SERVER = "non_voting_server", Flag, "", Some("non-voting-server"), Foreign, "A server without a vote: enterprise.";
     READ_REPLICA = "read_replica", Flag, "", None, Foreign, "Out of scope, or not needed here.";
     PARTITION = "partition", Text, "", None, Foreign, "Out of scope, or not needed here.";
