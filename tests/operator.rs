@@ -161,6 +161,14 @@ fn servers_come_go_and_hand_over() {
     // Whoever is taken out and lives is taken in again, by the next leader at the latest: so it is ended, as an operator does.
     federation.node_mut("dc1-server-4").kill();
     let agent = || federation.agent("dc1");
+    for name in [heir, &old] {
+        wait(&format!("{name} to see its end"), SOON, || {
+            let members = federation.node(name).get("/v1/agent/members").json()?;
+            let fourth = members.as_array().and_then(|all| all.iter().find(|m| m["Name"] == "dc1-server-4"));
+            // 4: failed.
+            if fourth.is_none_or(|m| m["Status"] == 4) { Ok(()) } else { Err(format!("{fourth:?}")) }
+        });
+    }
     let again = run(agent(), &format!("operator raft remove-peer -address={address}"));
     assert!(!again.0 && again.1.contains("was not found in the Raft configuration"), "{again:?}");
     let leader = federation.leader("dc1");
