@@ -7,6 +7,7 @@ use std::process::ExitCode;
 pub mod agent;
 pub mod api;
 pub mod catalog;
+mod child;
 pub mod config;
 pub mod dev;
 pub mod event;
@@ -16,6 +17,7 @@ pub mod info;
 pub mod keygen;
 pub mod kv;
 pub mod links;
+pub mod lock;
 pub mod members;
 pub mod membership;
 mod monitor;
@@ -23,6 +25,7 @@ pub mod operator;
 pub mod reference;
 pub mod services;
 pub mod snapshot;
+mod store;
 pub mod tls;
 pub mod validate;
 pub mod version;
@@ -95,6 +98,7 @@ pub static COMMANDS: &[&Command] = &[
     &kv::PUT,
     &exports::REPLICATION,
     &membership::LEAVE,
+    &lock::COMMAND,
     &services::MAINT,
     &members::COMMAND,
     &monitor::COMMAND,
@@ -144,6 +148,34 @@ impl Input {
     /// Whether a true-or-false flag is on.
     pub fn on(&self, name: &str) -> bool {
         matches!(self.value(name), Some("true" | "1" | "t" | "T" | "TRUE" | "True"))
+    }
+
+    /// A whole number; the error is Go's.
+    pub fn whole(&self, name: &str, default: i64) -> Result<i64, String> {
+        match self.value(name) {
+            None => Ok(default),
+            Some(text) => text.parse().map_err(|_| format!("invalid value {text:?} for flag -{name}: parse error")),
+        }
+    }
+
+    /// A duration, in nanoseconds; the error is Go's.
+    pub fn time(&self, name: &str, default: i64) -> Result<i64, String> {
+        match self.value(name) {
+            None => Ok(default),
+            Some(text) => causeway_agent::http::duration::parse_nanos(text)
+                .map_err(|_| format!("invalid value {text:?} for flag -{name}: parse error")),
+        }
+    }
+
+    /// One as a test wants it.
+    #[cfg(test)]
+    pub fn of(flags: &[(&'static str, &str)], operands: &[&str]) -> Self {
+        let mut input = Self::default();
+        for (name, value) in flags {
+            input.flags.entry(name).or_default().push((*value).to_owned());
+        }
+        input.operands = operands.iter().map(|o| (*o).to_owned()).collect();
+        input
     }
 
     /// The flags given, in no order.

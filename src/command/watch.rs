@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use causeway_agent::http::watch::progress::Progress;
 use causeway_agent::http::watch::{PlanError, Watch};
-use rustix::process::{Pid, Signal as Number, kill_process};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::io::AsyncWriteExt;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::api::{Api, ApiError};
+use super::child::{self, Signals, Target};
 use super::{Command, Input, flag, help, print_out};
 
 /// The command.
@@ -99,25 +98,6 @@ fn watch(input: &Input) -> Result<Watch, PlanError> {
     Watch::parse(&object)
 }
 
-/// What ends the command from outside.
-struct Signals {
-    int: Signal,
-    term: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self { int: signal(SignalKind::interrupt())?, term: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) -> Number {
-        tokio::select! {
-            _ = self.int.recv() => Number::INT,
-            _ = self.term.recv() => Number::TERM,
-        }
-    }
-}
-
 async fn follow(api: &Api, watch: &Watch, input: &Input, mut signals: Signals) -> ExitCode {
     let mut progress = Progress::default();
     loop {
@@ -137,7 +117,7 @@ async fn follow(api: &Api, watch: &Watch, input: &Input, mut signals: Signals) -
                     print_out(&format!("{}\n", pretty(&data)));
                     return ExitCode::SUCCESS;
                 }
-                Some(data) => match child(input, index, &data, &mut signals).await {
+                Some(data) => match run_child(input, index, &data, &mut signals).await {
                     Ok(true) => Duration::ZERO,
                     Ok(false) => return ExitCode::SUCCESS,
                     Err(text) => {
@@ -162,21 +142,12 @@ async fn follow(api: &Api, watch: &Watch, input: &Input, mut signals: Signals) -
 }
 
 /// Runs the child to its end; false where a signal came, which it was told of.
-async fn child(input: &Input, index: u64, data: &Value, signals: &mut Signals) -> Result<bool, String> {
-    let mut command = if input.value("shell").is_some() && !input.on("shell") {
-        let (program, args) = input.operands.split_first().ok_or("no command to run")?;
-        let mut command = tokio::process::Command::new(program);
-        command.args(args);
-        command
-    } else {
-        let shell = std::env::var("SHELL").ok().filter(|s| !s.is_empty()).unwrap_or_else(|| "/bin/sh".to_owned());
-        let mut command = tokio::process::Command::new(shell);
-        command.arg("-c").arg(input.operands.join(" "));
-        command
-    };
+async fn run_child(input: &Input, index: u64, data: &Value, signals: &mut Signals) -> Result<bool, String> {
+    let shell = input.value("shell").is_none() || input.on("shell");
+    let mut command = child::command(&input.operands, shell).map_err(|e| format!("Error executing handler: {e}"))?;
     command.env("CONSUL_INDEX", index.to_string()).stdin(Stdio::piped());
     let mut child = command.spawn().map_err(|e| format!("Error starting handler: {e}"))?;
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let target = Target::of(&child, false);
     let stdin = child.stdin.take();
     let text = format!("{data}\n");
     let run = async {
@@ -193,19 +164,17 @@ async fn child(input: &Input, index: u64, data: &Value, signals: &mut Signals) -
             status = &mut run => break status.map_err(|e| format!("Error executing handler: {e}"))?,
             number = signals.next() => {
                 told = true;
-                if let Some(pid) = pid {
+                if let Some(target) = target {
                     // It may have ended just now.
-                    let _ = kill_process(pid, number);
+                    let _ = target.send(number);
                 }
             }
         }
     };
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
+    match child::failure(status) {
         _ if told => Ok(false),
-        (Some(0), _) => Ok(true),
-        (Some(code), _) => Err(format!("Error executing handler: exit status {code}")),
-        (None, number) => Err(format!("Error executing handler: signal: {}", number.unwrap_or_default())),
+        None => Ok(true),
+        Some(words) => Err(format!("Error executing handler: {words}")),
     }
 }
 
