@@ -4,6 +4,7 @@
 pub mod checks;
 pub mod dns;
 pub mod events;
+pub mod exec;
 pub mod failover;
 pub mod gossip;
 pub mod http;

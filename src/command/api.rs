@@ -217,22 +217,31 @@ impl Api {
 
     /// `GET` of an answer that goes on: each piece as it comes.
     pub fn follow(&self, path: &str, piece: &mut dyn FnMut(&[u8])) -> Result<(), ApiError> {
+        self.block_on(self.stream(path, piece))
+    }
+
+    /// As [`Api::follow`], for who stops it some time.
+    pub async fn stream(&self, path: &str, piece: &mut dyn FnMut(&[u8])) -> Result<(), ApiError> {
         let request = self.build("GET", path, Bytes::new())?;
-        self.runtime.block_on(async {
-            let answer = tokio::time::timeout(Duration::from_secs(60), self.exchange(request));
-            let answer = answer.await.map_err(|_| self.unreachable("no answer within 60 s"))??;
-            if answer.code != 200 {
-                let refused = whole(answer).await.map_err(|e| self.unreachable(e))?;
-                return Err(refused.ok().err().unwrap_or(ApiError::Unreadable("no log".into())));
+        let answer = tokio::time::timeout(Duration::from_secs(60), self.exchange(request));
+        let answer = answer.await.map_err(|_| self.unreachable("no answer within 60 s"))??;
+        if answer.code != 200 {
+            let refused = whole(answer).await.map_err(|e| self.unreachable(e))?;
+            return Err(refused.ok().err().unwrap_or(ApiError::Unreadable("no log".into())));
+        }
+        let Begun { mut body, connection: _connection, .. } = answer;
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Some(data) = frame.data_ref() {
+                piece(data);
             }
-            let Begun { mut body, connection: _connection, .. } = answer;
-            while let Some(Ok(frame)) = body.frame().await {
-                if let Some(data) = frame.data_ref() {
-                    piece(data);
-                }
-            }
-            Ok(())
-        })
+        }
+        Ok(())
+    }
+
+    /// What must not be shown of how we ask.
+    pub fn secrets(&self) -> Vec<String> {
+        let auth = self.auth.iter().filter_map(|a| a.strip_prefix("Basic ").map(str::to_owned));
+        self.token.iter().cloned().chain(auth).collect()
     }
 
     /// `GET` as JSON.

@@ -9,8 +9,10 @@ pub mod api;
 pub mod catalog;
 mod child;
 pub mod config;
+mod debug;
 pub mod dev;
 pub mod event;
+mod exec;
 mod exports;
 pub mod federation;
 pub mod info;
@@ -77,8 +79,10 @@ pub static COMMANDS: &[&Command] = &[
     &config::LIST,
     &config::READ,
     &config::WRITE,
+    &debug::COMMAND,
     &dev::COMMAND,
     &event::COMMAND,
+    &exec::COMMAND,
     &federation::DOCTOR,
     &exports::EXPORTS,
     &federation::JOIN,
@@ -358,6 +362,17 @@ pub fn columns(rows: &[Vec<String>]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// JSON as Go prints it with this indent.
+pub fn pretty(value: &serde_json::Value, indent: &[u8]) -> String {
+    use serde::Serialize;
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(indent);
+    match value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter)) {
+        Ok(()) => String::from_utf8_lossy(&out).into_owned(),
+        Err(_) => value.to_string(),
+    }
 }
 
 /// Prints to standard output; a closed pipe ends the process quietly, as it does any tool's.

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, escape, text};
 
+pub use causeway_agent::exec::join;
+
 /// TTL of sessions that a command makes, in the API's words; Consul's.
 pub const TTL: &str = "15s";
 /// How often one is renewed: half its TTL.
@@ -183,38 +185,9 @@ pub async fn keep_session(api: &Api, id: &str) -> ApiError {
     }
 }
 
-/// Joins pieces of a key as Go's `path.Join` does: empty and `.` pieces are left out, `..` takes back one.
-pub fn join(pieces: &[&str]) -> String {
-    let mut out: Vec<&str> = Vec::new();
-    for piece in pieces.iter().flat_map(|p| p.split('/')) {
-        match piece {
-            "" | "." => {}
-            ".." if out.last().is_some_and(|last| *last != "..") => {
-                out.pop();
-            }
-            piece => out.push(piece),
-        }
-    }
-    let rooted = pieces.iter().find(|p| !p.is_empty()).is_some_and(|p| p.starts_with('/'));
-    format!("{}{}", if rooted { "/" } else { "" }, out.join("/"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_are_joined_as_go_does() {
-        for (pieces, joined) in [
-            (vec!["lk", ".lock"], "lk/.lock"),
-            (vec!["a//b/", "c"], "a/b/c"),
-            (vec!["", ".lock"], ".lock"),
-            (vec!["a/../b", "./c"], "b/c"),
-            (vec!["/a", "b"], "/a/b"),
-        ] {
-            assert_eq!(join(&pieces), joined, "{pieces:?}");
-        }
-    }
 
     #[test]
     fn reads_say_when() {

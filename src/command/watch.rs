@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use causeway_agent::http::watch::progress::Progress;
 use causeway_agent::http::watch::{PlanError, Watch};
-use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::io::AsyncWriteExt;
 
 use super::api::{Api, ApiError};
 use super::child::{self, Signals, Target};
-use super::{Command, Input, flag, help, print_out};
+use super::{Command, Input, flag, help, pretty, print_out};
 
 /// The command.
 pub static COMMAND: Command = Command {
@@ -114,7 +113,7 @@ async fn follow(api: &Api, watch: &Watch, input: &Input, mut signals: Signals) -
         let wait = match data {
             Ok((index, data)) => match progress.answered(watch, index.max(1), data) {
                 Some(data) if input.operands.is_empty() => {
-                    print_out(&format!("{}\n", pretty(&data)));
+                    print_out(&format!("{}\n", pretty(&data, b"    ")));
                     return ExitCode::SUCCESS;
                 }
                 Some(data) => match run_child(input, index, &data, &mut signals).await {
@@ -175,16 +174,5 @@ async fn run_child(input: &Input, index: u64, data: &Value, signals: &mut Signal
         _ if told => Ok(false),
         None => Ok(true),
         Some(words) => Err(format!("Error executing handler: {words}")),
-    }
-}
-
-/// As Go prints it with four spaces.
-fn pretty(data: &Value) -> String {
-    let mut out = Vec::new();
-    let mut to =
-        serde_json::Serializer::with_formatter(&mut out, serde_json::ser::PrettyFormatter::with_indent(b"    "));
-    match data.serialize(&mut to) {
-        Ok(()) => String::from_utf8_lossy(&out).into_owned(),
-        Err(_) => data.to_string(),
     }
 }

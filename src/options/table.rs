@@ -266,7 +266,7 @@ options! {
     PID_FILE = "pid_file", Text, "", Some("pid-file"), Used, "File for the process ID.";
     ENABLE_DEBUG = "enable_debug", Flag, "false", None, Later, "Debug endpoints.";
     DISABLE_UPDATE_CHECK = "disable_update_check", Flag, "true", None, Moot, "Nothing is ever asked of a vendor.";
-    DISABLE_REMOTE_EXEC = "disable_remote_exec", Flag, "true", None, Later, "Whether `exec` from others is refused.";
+    DISABLE_REMOTE_EXEC = "disable_remote_exec", Flag, "true", None, Used, "Whether jobs of the command `exec` are left alone. When false, who may write keys and fire events runs anything as the agent's user.";
     DISABLE_COORDINATES = "disable_coordinates", Flag, "false", None, Later, "Network coordinates.";
     DISABLE_ANONYMOUS_SIGNATURE = "disable_anonymous_signature", Flag, "true", None, Moot, "Nothing is ever sent to a vendor.";
     DISABLE_HTTP_UNPRINTABLE = "disable_http_unprintable_char_filter", Flag, "false", None, Later, "Filter of URLs.";

@@ -5,6 +5,7 @@ mod adapters;
 mod debug;
 mod federation;
 mod ports;
+mod remote;
 pub mod settings;
 mod telemetry;
 mod unix;
@@ -405,6 +406,7 @@ impl Node {
         let (air, node) = (Arc::new(gossip.clone()), plan.node_name.clone());
         let events = Events::start(air, heard, node, registry.clone(), stop.clone());
         later_events.set(events.door());
+        remote::start(&plan, servers.door(), &events, &stop, &tasks);
         let sync_settings = sync::Settings {
             check_update_interval: plan.settings.duration(&t::CHECK_UPDATE_INTERVAL),
             members: Some(gossip.members()),

@@ -15,12 +15,16 @@ use tonic::{Request, Response, Status};
 use super::{Air, Event, EventError, Filters, INTERNAL, Ring, VERSION, from_message};
 use crate::registry::Registry;
 
+/// Calls for jobs that may wait to be taken; who is slower misses the oldest.
+const CALLS: usize = 16;
+
 /// What is on this node: its services' ids and tags, looked at when an event comes.
 pub type Services = Arc<dyn Fn(&Filters) -> bool + Send + Sync>;
 
 struct Inner {
     air: Arc<dyn Air>,
     ring: watch::Sender<Ring>,
+    calls: broadcast::Sender<Arc<Event>>,
 }
 
 /// The events of this agent. Cheap to clone; all clones are one.
@@ -52,7 +56,11 @@ impl Events {
         meant: Services,
         stop: CancellationToken,
     ) -> Self {
-        let events = Self(Arc::new(Inner { air, ring: watch::Sender::new(Ring::default()) }));
+        let events = Self(Arc::new(Inner {
+            air,
+            ring: watch::Sender::new(Ring::default()),
+            calls: broadcast::Sender::new(CALLS),
+        }));
         let keeper = events.clone();
         tokio::spawn(async move {
             stop.run_until_cancelled(keeper.keep(heard, meant)).await;
@@ -80,7 +88,11 @@ impl Events {
             }
             match Filters::of(&event) {
                 Ok(filters) if !meant(&filters) => continue,
-                Ok(_) if event.name == INTERNAL => continue,
+                Ok(_) if event.name == INTERNAL => {
+                    // Nobody listens where remote execution is off.
+                    let _ = self.0.calls.send(event);
+                    continue;
+                }
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(name = event.name, %error, "an event whose filter cannot be used");
@@ -118,6 +130,11 @@ impl Events {
     /// The ring, and to be told of changes.
     pub fn watch(&self) -> watch::Receiver<Ring> {
         self.0.ring.subscribe()
+    }
+
+    /// Calls for remote execution that are meant for this node.
+    pub fn calls(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.0.calls.subscribe()
     }
 
     /// Service `Events`, for the server in this process: what other sites fire here.

@@ -21,7 +21,7 @@ pub use ring::Ring;
 
 /// The format of events that we understand.
 pub const VERSION: u8 = 1;
-/// Consul's event for remote execution: it is for the agent itself and never shown. Nothing is executed here.
+/// Consul's event for remote execution: it is for [`crate::exec`] and never shown.
 const INTERNAL: &str = "_rexec";
 
 /// What carries events: gossip, or a test's stand-in.

@@ -156,6 +156,7 @@ async fn names(events: &Events, count: usize) -> Vec<String> {
 async fn only_what_is_meant_for_the_node_is_kept() {
     let echo = Echo::new();
     let events = agent(&echo);
+    let mut calls = events.calls();
     for (id, name, node, service, version) in [
         (1, "all", "", "", 1),
         (2, "another's", "s2", "", 1),
@@ -165,12 +166,15 @@ async fn only_what_is_meant_for_the_node_is_kept() {
         (6, "no such service", "", "db", 1),
         (7, "from the future", "", "", 2),
         (8, INTERNAL, "", "", 1),
+        (10, INTERNAL, "s2", "", 1),
         (9, "last", "", "", 1),
     ] {
         let event = Event { node_filter: node.into(), service_filter: service.into(), version, ..event(id, name) };
         echo.heard.send(Arc::new(event)).unwrap();
     }
     assert_eq!(names(&events, 4).await, ["all", "node", "service", "last"]);
+    assert_eq!(calls.try_recv().unwrap().id, 8, "for whoever executes");
+    assert!(calls.try_recv().is_err(), "another node's");
 }
 
 #[tokio::test]

@@ -203,7 +203,7 @@ struct Sampled {
 }
 
 /// `2026-11-21 19:32:00 +0000 UTC`, of seconds since 1970.
-fn written(seconds: u64) -> String {
+pub fn utc(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days since 1 March of year 0, in eras of 400 years.
     let z = days + 719_468;
@@ -266,7 +266,7 @@ fn between(before: &Reading, now: &Reading, host: &str, began: u64) -> Shown {
         sampled(&name, &BTreeMap::new(), sample, before)
     });
     let mut shown = Shown {
-        timestamp: written(began),
+        timestamp: utc(began),
         gauges: gauges.collect(),
         points: Vec::new(),
         counters: counters.collect(),
@@ -411,8 +411,8 @@ mod tests {
 
     #[test]
     fn times_are_written_as_go_does() {
-        assert_eq!(written(0), "1970-01-01 00:00:00 +0000 UTC");
-        assert_eq!(written(951_782_400), "2000-02-29 00:00:00 +0000 UTC");
-        assert_eq!(written(1_735_689_599), "2024-12-31 23:59:59 +0000 UTC");
+        assert_eq!(utc(0), "1970-01-01 00:00:00 +0000 UTC");
+        assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 +0000 UTC");
+        assert_eq!(utc(1_735_689_599), "2024-12-31 23:59:59 +0000 UTC");
     }
 }
