@@ -148,6 +148,9 @@ impl Api {
         if input.on("stale") {
             query.push_str("&stale");
         }
+        if let Some(name) = choose("namespace", "CONSUL_NAMESPACE").filter(|n| !n.is_empty()) {
+            query.push_str(&format!("&ns={}", escape(&name, false)));
+        }
         let tls = match &target {
             Target::Tcp { host, tls: true } => {
                 let ca = [choose("ca-file", "CONSUL_CACERT"), choose("ca-path", "CONSUL_CAPATH")];

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::api::{self, escape, text};
-use super::{Command, Input, columns, flag, print_out};
+use super::{Command, Input, NAMESPACE, columns, flag, print_out};
 
 /// `catalog datacenters`.
 pub static DATACENTERS: Command = Command {
@@ -43,6 +43,7 @@ pub static SERVICES: Command = Command {
         flag("node", "id or name", "Only services on this node."),
         flag("node-meta", "key=value", "Only services on nodes with this metadata; may be repeated."),
         flag("tags", "", "Shows tags."),
+        NAMESPACE,
     ],
     http: true,
     run: services,

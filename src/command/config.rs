@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::api::{self, ApiError, escape};
-use super::{Command, Flag, Input, flag, print_out};
+use super::{Command, Flag, Input, NAMESPACE, flag, print_out};
 
 const KIND: Flag =
     flag("kind", "string", "Kind of the entry: service-resolver; entries of Consul's mesh are kept without effect.");
@@ -26,6 +26,7 @@ pub static WRITE: Command = Command {
     flags: &[
         flag("cas", "", "Writes only if the entry's index is -modify-index."),
         flag("modify-index", "number", "For -cas; 0: the entry must not exist."),
+        NAMESPACE,
     ],
     http: true,
     run: write,
@@ -36,7 +37,7 @@ pub static READ: Command = Command {
     operands: "",
     about: "Reads a config entry",
     more: "",
-    flags: &[KIND, NAME],
+    flags: &[KIND, NAME, NAMESPACE],
     http: true,
     run: read,
 };
@@ -46,7 +47,7 @@ pub static LIST: Command = Command {
     operands: "",
     about: "Lists the names of the config entries of a kind",
     more: "",
-    flags: &[KIND],
+    flags: &[KIND, NAMESPACE],
     http: true,
     run: list,
 };
@@ -56,7 +57,7 @@ pub static DELETE: Command = Command {
     operands: "",
     about: "Deletes a config entry",
     more: "",
-    flags: &[KIND, NAME],
+    flags: &[KIND, NAME, NAMESPACE],
     http: true,
     run: delete,
 };

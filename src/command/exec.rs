@@ -218,8 +218,7 @@ async fn session(api: &Api, job: &Job, own: &Value, elsewhere: Option<&str>) -> 
         if job.verbose {
             print_out(&format!("Binding session to remote node {node}@{dc}\n"));
         }
-        session["Name"] =
-            Value::from(format!("Remote Exec via {}@{}", text(own, "NodeName"), text(own, "Datacenter")));
+        session["Name"] = Value::from(format!("Remote Exec via {}@{}", text(own, "NodeName"), text(own, "Datacenter")));
         session["Node"] = Value::from(node);
         session["Checks"] = json!([]);
     }
@@ -371,13 +370,20 @@ mod tests {
             (&[][..], &[][..], "Must specify a command to execute"),
             (&[("shell", "false")], &["-"], "Cannot configure -shell=false when reading from stdin"),
             (&[("tag", "a")], &["x"], "Cannot provide tag filter without service filter."),
-            (&[("node", "(")], &["x"], "Failed to compile node filter regexp: error parsing regexp: missing closing ): `(`"),
+            (
+                &[("node", "(")],
+                &["x"],
+                "Failed to compile node filter regexp: error parsing regexp: missing closing ): `(`",
+            ),
             (&[("wait", "x")], &["x"], "invalid value \"x\" for flag -wait: parse error"),
         ] {
             let error = job(flags, operands, "").unwrap_err();
             assert_eq!(error.lines().next(), Some(text));
         }
-        assert_eq!(job(&[("node", "^a b"), ("service", "web")], &["x"], "").unwrap().filters, "node=%5Ea%20b&service=web");
+        assert_eq!(
+            job(&[("node", "^a b"), ("service", "web")], &["x"], "").unwrap().filters,
+            "node=%5Ea%20b&service=web"
+        );
     }
 
     #[test]

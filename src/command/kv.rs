@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::api::{self, escape};
-use super::{Command, Input, flag, print_out};
+use super::{Command, Input, NAMESPACE, flag, print_out};
 
 /// `kv get`.
 pub static GET: Command = Command {
@@ -22,6 +22,7 @@ pub static GET: Command = Command {
         flag("keys", "", "Lists the keys under a prefix."),
         flag("recurse", "", "Lists keys and values under a prefix."),
         flag("separator", "string", "With -keys: where to cut, \"/\" by default."),
+        NAMESPACE,
     ],
     http: true,
     run: get,
@@ -40,6 +41,7 @@ pub static PUT: Command = Command {
         flag("modify-index", "number", "For -cas; 0: the key must not exist."),
         flag("release", "", "Gives the lock back; needs -session."),
         flag("session", "id", "Session for -acquire and -release."),
+        NAMESPACE,
     ],
     http: true,
     run: put,
@@ -54,6 +56,7 @@ pub static DELETE: Command = Command {
         flag("cas", "", "Removes only if the key's index is -modify-index."),
         flag("modify-index", "number", "For -cas."),
         flag("recurse", "", "Removes every key under the prefix."),
+        NAMESPACE,
     ],
     http: true,
     run: delete,
@@ -64,7 +67,7 @@ pub static EXPORT: Command = Command {
     operands: "[PREFIX]",
     about: "Exports a tree from the KV store as JSON",
     more: "",
-    flags: &[],
+    flags: &[NAMESPACE],
     http: true,
     run: export,
 };
@@ -74,7 +77,7 @@ pub static IMPORT: Command = Command {
     operands: "[DATA]",
     about: "Imports a tree stored as JSON to the KV store",
     more: "DATA may be @FILE, or - (or nothing) for standard input.",
-    flags: &[flag("prefix", "string", "Prefix to put before each key.")],
+    flags: &[flag("prefix", "string", "Prefix to put before each key."), NAMESPACE],
     http: true,
     run: import,
 };

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod catalog;
 mod child;
+mod completion;
 pub mod config;
 mod debug;
 pub mod dev;
@@ -25,6 +26,7 @@ pub mod membership;
 mod monitor;
 pub mod operator;
 pub mod reference;
+mod refused;
 pub mod services;
 pub mod snapshot;
 mod store;
@@ -51,6 +53,10 @@ pub const fn flag(name: &'static str, value: &'static str, doc: &'static str) ->
 /// Of all commands that print a table or JSON.
 pub const FORMAT: Flag = flag("format", "pretty|json", "How to print it.");
 
+/// Of all commands that Consul Enterprise has namespaces for: whoever asks for one is refused by the agent, in Consul's words.
+pub const NAMESPACE: Flag =
+    flag("namespace", "name", "A feature of Consul Enterprise, and refused (CONSUL_NAMESPACE).");
+
 /// A command.
 pub struct Command {
     /// Its name, with a space before a subcommand's: `kv get`, `operator raft list-peers`.
@@ -71,6 +77,7 @@ pub struct Command {
 
 /// Every command, in the order of the list.
 pub static COMMANDS: &[&Command] = &[
+    &refused::ACL,
     &agent::COMMAND,
     &catalog::DATACENTERS,
     &catalog::NODES,
@@ -79,6 +86,7 @@ pub static COMMANDS: &[&Command] = &[
     &config::LIST,
     &config::READ,
     &config::WRITE,
+    &refused::CONNECT,
     &debug::COMMAND,
     &dev::COMMAND,
     &event::COMMAND,
@@ -93,6 +101,7 @@ pub static COMMANDS: &[&Command] = &[
     &federation::WHY,
     &membership::FORCE_LEAVE,
     &info::COMMAND,
+    &refused::INTENTION,
     &membership::JOIN,
     &keygen::COMMAND,
     &kv::DELETE,
@@ -103,6 +112,8 @@ pub static COMMANDS: &[&Command] = &[
     &exports::REPLICATION,
     &membership::LEAVE,
     &lock::COMMAND,
+    &refused::LOGIN,
+    &refused::LOGOUT,
     &services::MAINT,
     &members::COMMAND,
     &monitor::COMMAND,
@@ -127,8 +138,9 @@ pub static COMMANDS: &[&Command] = &[
     &watch::COMMAND,
 ];
 
-/// Commands with a child command behind their flags: what follows its name is the child's, dashes and all.
-const WITH_CHILD: &[&str] = &["exec", "lock", "watch"];
+/// Commands with a child command behind their flags: what follows its name is the child's, dashes and all. (And those that are refused,
+/// whatever follows.)
+const WITH_CHILD: &[&str] = &["acl", "connect", "exec", "intention", "lock", "watch"];
 
 /// What the user typed behind the command's name.
 #[derive(Default)]
@@ -239,8 +251,13 @@ fn parse(known: &Known<'_>, child: bool, args: &[String]) -> Result<Input, Misus
 /// Finds and runs the command. Exit codes are Consul's: 0 done, 1 failed or misused, 2 refused by a condition (where a command
 /// says so), 127 for a command that does not exist.
 pub fn main(args: &[String]) -> ExitCode {
+    if let Some(code) = completion::answer() {
+        return code;
+    }
     let first = args.first().map(String::as_str).unwrap_or_default();
     match first {
+        "-autocomplete-install" | "--autocomplete-install" if args.len() == 1 => return completion::install(true),
+        "-autocomplete-uninstall" | "--autocomplete-uninstall" if args.len() == 1 => return completion::install(false),
         "" | "help" | "-h" | "-help" | "--help" => {
             print!("{}", overview());
             return if first.is_empty() { ExitCode::from(127) } else { ExitCode::SUCCESS };
@@ -256,8 +273,13 @@ pub fn main(args: &[String]) -> ExitCode {
     let Some((command, words)) = found else {
         let is_family = |name: &String| COMMANDS.iter().any(|c| c.name.starts_with(&format!("{name} ")));
         if let Some(family) = (1..=2).rev().filter_map(named).find(is_family) {
+            let text = family_help(&family);
+            if args.iter().any(|a| matches!(a.as_str(), "-h" | "-help" | "--help" | "--h")) {
+                print_out(&text);
+                return ExitCode::SUCCESS;
+            }
             // As Consul does: it is no answer to what was asked.
-            eprint!("{}", family_help(&family));
+            eprint!("{text}");
             return ExitCode::FAILURE;
         }
         let hint = super::options::nearest(first, COMMANDS.iter().map(|c| c.name))
@@ -303,7 +325,7 @@ fn overview() -> String {
     for command in COMMANDS {
         out.push_str(&format!("    {:<20} {}\n", command.name, command.about));
     }
-    out.push_str("\n`causeway <command> -help` says more of each.\n");
+    out.push_str("\n`causeway <command> -help` says more of each; `causeway -autocomplete-install` has the shells complete them.\n");
     out
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Map, Value, json};
 
 use super::api::{self, escape, text};
-use super::{Command, Input, flag, print_out};
+use super::{Command, Input, NAMESPACE, flag, print_out};
 
 /// `services register`.
 pub static REGISTER: Command = Command {
@@ -20,6 +20,9 @@ pub static REGISTER: Command = Command {
         flag("port", "number", "Its port."),
         flag("tag", "tag", "A tag; may be repeated."),
         flag("meta", "key=value", "Metadata; may be repeated."),
+        flag("tagged-address", "name=address:port", "An address under a name; may be repeated."),
+        flag("kind", "kind", "Its kind; kept, and without effect here."),
+        NAMESPACE,
     ],
     http: true,
     run: register,
@@ -30,7 +33,7 @@ pub static DEREGISTER: Command = Command {
     operands: "[FILE ...]",
     about: "Deregisters services from the agent",
     more: "",
-    flags: &[flag("id", "id", "The service's ID.")],
+    flags: &[flag("id", "id", "The service's ID."), NAMESPACE],
     http: true,
     run: deregister,
 };
@@ -74,46 +77,73 @@ fn from_files(files: &[String]) -> Result<Vec<Value>, String> {
     Ok(out)
 }
 
+/// `key=value` as Go's flags read it.
+fn pairs<'a>(input: &'a Input, flag: &str) -> Result<Vec<(&'a str, &'a str)>, String> {
+    let pair = |text: &'a String| {
+        text.split_once('=')
+            .ok_or_else(|| format!("invalid value {text:?} for flag -{flag}: Missing \"=\" value in argument: {text}"))
+    };
+    input.values(flag).iter().map(pair).collect()
+}
+
+/// The service that the flags describe.
+fn from_flags(input: &Input, name: &str) -> Result<Value, String> {
+    let mut service = Map::new();
+    service.insert("Name".into(), name.into());
+    for (flag, key) in [("id", "ID"), ("address", "Address"), ("kind", "Kind")] {
+        if let Some(v) = input.value(flag) {
+            service.insert(key.into(), v.into());
+        }
+    }
+    service.insert("Port".into(), input.whole("port", 0)?.into());
+    service.insert("Tags".into(), json!(input.values("tag")));
+    let meta: Map<String, Value> = pairs(input, "meta")?.into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
+    service.insert("Meta".into(), Value::Object(meta));
+    let mut tagged = Map::new();
+    for (name, text) in pairs(input, "tagged-address")? {
+        let wrong = |why: &str| format!("Invalid Tagged Address: address {text}: {why}");
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("missing port in address"))?;
+        let port: u16 = port.parse().map_err(|_| wrong("its port is no number from 0 to 65535"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        tagged.insert(name.to_owned(), json!({"Address": host, "Port": port}));
+    }
+    if !tagged.is_empty() {
+        service.insert("TaggedAddresses".into(), Value::Object(tagged));
+    }
+    Ok(Value::Object(service))
+}
+
+fn name_of(service: &Value) -> String {
+    let names = ["Name", "name"].iter().map(|k| text(service, k));
+    names.into_iter().find(|n| !n.is_empty()).unwrap_or_default()
+}
+
+fn misuse(text: &str) -> ExitCode {
+    eprintln!("{text}");
+    ExitCode::FAILURE
+}
+
 fn register(input: &Input) -> ExitCode {
-    let services = if let Some(name) = input.value("name") {
-        let mut service = Map::new();
-        service.insert("Name".into(), name.into());
-        for (flag, key) in [("id", "ID"), ("address", "Address")] {
-            if let Some(v) = input.value(flag) {
-                service.insert(key.into(), v.into());
-            }
+    let services = match input.value("name") {
+        Some(name) => match from_flags(input, name) {
+            Ok(service) => vec![service],
+            Err(e) => return misuse(&e),
+        },
+        None if input.operands.is_empty() => {
+            return misuse("Service registration requires at least one argument or flags.");
         }
-        if let Some(port) = input.value("port") {
-            let Ok(port) = port.parse::<u16>() else {
-                eprintln!("Error registering service: port {port:?} is not a number from 0 to 65535");
-                return ExitCode::FAILURE;
-            };
-            service.insert("Port".into(), port.into());
-        }
-        service.insert("Tags".into(), json!(input.values("tag")));
-        let meta: Map<String, Value> = input
-            .values("meta")
-            .iter()
-            .filter_map(|m| m.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.into()))
-            .collect();
-        service.insert("Meta".into(), Value::Object(meta));
-        Ok(vec![Value::Object(service)])
-    } else {
-        from_files(&input.operands)
+        None => match from_files(&input.operands) {
+            Ok(services) => services,
+            Err(e) => return misuse(&format!("Error: {e}")),
+        },
     };
-    let services = match services {
-        Ok(services) => services,
-        Err(e) => {
-            eprintln!("Error: {e}");
-            return ExitCode::FAILURE;
-        }
-    };
-    api::run(input, "Error registering service", |api| {
+    api::run(input, "Error connecting to Consul agent", |api| {
         for service in &services {
-            api.put("/v1/agent/service/register", service.to_string())?;
-            let name = [text(service, "Name"), text(service, "name")].into_iter().find(|n| !n.is_empty());
-            print_out(&format!("Registered service: {}\n", name.unwrap_or_default()));
+            let name = name_of(service);
+            if let Err(e) = api.put("/v1/agent/service/register", service.to_string()) {
+                return Ok(misuse(&format!("Error registering service {name:?}: {e}")));
+            }
+            print_out(&format!("Registered service: {name}\n"));
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -122,21 +152,23 @@ fn register(input: &Input) -> ExitCode {
 fn deregister(input: &Input) -> ExitCode {
     let ids = match input.value("id") {
         Some(id) => Ok(vec![id.to_owned()]),
+        None if input.operands.is_empty() => {
+            return misuse("Service deregistration requires at least one argument or -id.");
+        }
         None => from_files(&input.operands).map(|services| {
             let id = |s: &Value| ["ID", "id", "Name", "name"].iter().map(|k| text(s, k)).find(|t| !t.is_empty());
             services.iter().filter_map(id).collect()
         }),
     };
-    let ids = match ids {
+    let ids: Vec<String> = match ids {
         Ok(ids) => ids,
-        Err(e) => {
-            eprintln!("Error: {e}");
-            return ExitCode::FAILURE;
-        }
+        Err(e) => return misuse(&format!("Error: {e}")),
     };
-    api::run(input, "Error deregistering service", |api| {
+    api::run(input, "Error connecting to Consul agent", |api| {
         for id in &ids {
-            api.put(&format!("/v1/agent/service/deregister/{}", escape(id, false)), "")?;
+            if let Err(e) = api.put(&format!("/v1/agent/service/deregister/{}", escape(id, false)), "") {
+                return Ok(misuse(&format!("Error deregistering service {id:?}: {e}")));
+            }
             print_out(&format!("Deregistered service: {id}\n"));
         }
         Ok(ExitCode::SUCCESS)

@@ -117,13 +117,7 @@ pub async fn keys(api: &Api, prefix: &str, when: When) -> Result<(Vec<String>, u
 }
 
 /// Writes a key if the condition holds; says whether it did.
-pub async fn put(
-    api: &Api,
-    key: &str,
-    flags: u64,
-    condition: Condition<'_>,
-    value: Vec<u8>,
-) -> Result<bool, ApiError> {
+pub async fn put(api: &Api, key: &str, flags: u64, condition: Condition<'_>, value: Vec<u8>) -> Result<bool, ApiError> {
     let condition = match condition {
         Condition::Acquire(session) => format!("acquire={session}"),
         Condition::Release(session) => format!("release={session}"),

@@ -9,9 +9,9 @@ use super::{Command, Input, flag, print_out};
 
 /// `tls ca create`.
 pub static CA_CREATE: Command = Command {
-    name: "tls ca",
-    operands: "create",
-    about: "Creates the authority of a federation (`tls ca create`)",
+    name: "tls ca create",
+    operands: "",
+    about: "Creates the authority of a federation",
     more: "Writes DOMAIN-agent-ca.pem and DOMAIN-agent-ca-key.pem here. One authority serves all sites.",
     flags: &[
         flag("domain", "name", "Domain of the federation, \"consul\" by default."),
@@ -24,9 +24,9 @@ pub static CA_CREATE: Command = Command {
 };
 /// `tls cert create`.
 pub static CERT_CREATE: Command = Command {
-    name: "tls cert",
-    operands: "create",
-    about: "Creates a certificate for a server, gateway, agent or the command line (`tls cert create`)",
+    name: "tls cert create",
+    operands: "",
+    about: "Creates a certificate for a server, gateway, agent or the command line",
     more: "Writes DC-KIND-DOMAIN-N.pem and its key here, signed by the authority that lies here too.",
     flags: &[
         flag("server", "", "For a server: server.DC.DOMAIN."),
@@ -59,12 +59,10 @@ fn finish(outcome: Result<Vec<String>, TlsError>) -> ExitCode {
     }
 }
 
-fn only_create(input: &Input) -> Result<(), TlsError> {
+fn only_flags(input: &Input) -> Result<(), TlsError> {
     match input.operands.as_slice() {
-        [word] if word == "create" => Ok(()),
-        _ => Err(TlsError::Usage(
-            "Usage: causeway tls ca create [options], or causeway tls cert create [options]".to_owned(),
-        )),
+        [] => Ok(()),
+        [word, ..] => Err(TlsError::Usage(format!("{word:?} is too much: this command takes flags alone"))),
     }
 }
 
@@ -78,7 +76,7 @@ fn days(input: &Input, default: u32) -> Result<u32, TlsError> {
 
 fn ca_create(input: &Input) -> ExitCode {
     let defaults = CaOptions::default();
-    let options = only_create(input).and_then(|()| {
+    let options = only_flags(input).and_then(|()| {
         Ok(CaOptions {
             domain: input.value("domain").map_or(defaults.domain, str::to_owned),
             days: days(input, defaults.days)?,
@@ -90,7 +88,7 @@ fn ca_create(input: &Input) -> ExitCode {
 }
 
 fn cert_create(input: &Input) -> ExitCode {
-    let options = only_create(input).and_then(|()| {
+    let options = only_flags(input).and_then(|()| {
         let kind = certs_tls::kind(input.on("server"), input.on("client"), input.on("cli"), input.on("gateway"))?;
         let defaults = CertOptions::new(kind);
         let mut ips = Vec::new();

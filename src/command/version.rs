@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::{Command, Input, print_out};
+use serde_json::json;
+
+use super::{Command, FORMAT, Input, pretty, print_out};
 
 /// Our version.
 pub const OURS: &str = env!("CARGO_PKG_VERSION");
@@ -15,9 +17,20 @@ pub static COMMAND: Command = Command {
     operands: "",
     about: "Prints the version",
     more: "Linked under the name `consul`, it prints what Consul's scripts look for, and ours beside it.",
-    flags: &[],
+    flags: &[FORMAT],
     http: false,
-    run: |_: &Input| {
+    run: |input: &Input| {
+        match input.value("format") {
+            None | Some("pretty") => {}
+            Some("json") => {
+                print_out(&format!("{}\n", machine()));
+                return ExitCode::SUCCESS;
+            }
+            Some(other) => {
+                eprintln!("Unknown format: {other}");
+                return ExitCode::FAILURE;
+            }
+        }
         let name = std::env::args().next().unwrap_or_default();
         let as_consul = std::path::Path::new(&name).file_stem().is_some_and(|s| s == "consul");
         if as_consul {
@@ -30,3 +43,9 @@ pub static COMMAND: Command = Command {
         ExitCode::SUCCESS
     },
 };
+
+/// As Consul's, where scripts look, and ours beside it.
+fn machine() -> String {
+    let rpc = json!({"Default": 2, "Min": 2, "Max": 3});
+    pretty(&json!({"Version": SPOKEN, "Revision": "", "Prerelease": "", "RPC": rpc, "Causeway": OURS}), b"   ")
+}

@@ -218,7 +218,7 @@ options! {
     CHECK_OUTPUT_MAX_SIZE = "check_output_max_size", Number, "4096", Some("check_output_max_size"), Used, "Bytes of a check's output that are kept at most; a check's own `output_max_size` can only be less.";
     DISCARD_CHECK_OUTPUT = "discard_check_output", Flag, "false", None, Reloaded, "Whether what checks say is dropped; their status is kept.";
     HTTP_BLOCK_ENDPOINTS = "http_config.block_endpoints", List, "", None, Used, "Beginnings of paths that are refused with 403.";
-    HTTP_ALLOW_WRITE_FROM = "http_config.allow_write_http_from", List, "", None, Used, "Networks that may write; empty: all.";
+    HTTP_ALLOW_WRITE_FROM = "http_config.allow_write_http_from", List, "", Some("allow-write-http-from"), Used, "Networks that may write; empty: all.";
     HTTP_RESPONSE_HEADERS = "http_config.response_headers", Map, "", None, Used, "Headers added to each answer.";
     HTTP_USE_CACHE = "http_config.use_cache", Flag, "true", None, Used, "Whether `?cached` is served from views; if not, it is as if it had not been asked for.";
     HTTP_MAX_HEADER_BYTES = "http_config.max_header_bytes", Number, "0", None, Later, "Bytes of headers that are read.";

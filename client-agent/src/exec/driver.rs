@@ -1,5 +1,8 @@
 //! Waits for calls, runs jobs and writes what becomes of them.
-#![allow(clippy::disallowed_methods, reason = "the one file of this feature that touches tasks, disk, chance and processes")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the one file of this feature that touches tasks, disk, chance and processes"
+)]
 
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -98,7 +98,8 @@ impl Job {
         let garbled = |why: String| JobError::Garbled { key: key.to_owned(), why };
         let written: Written = serde_json::from_slice(value).map_err(|e| garbled(e.to_string()))?;
         let mut args = written.args.unwrap_or_default().into_iter();
-        let script = STANDARD.decode(written.script.unwrap_or_default()).map_err(|e| garbled(format!("script: {e}")))?;
+        let script =
+            STANDARD.decode(written.script.unwrap_or_default()).map_err(|e| garbled(format!("script: {e}")))?;
         // In the order in which Consul's agents look.
         let run = match (args.next(), written.command.unwrap_or_default()) {
             (Some(program), _) => Run::Program(program, args.collect()),

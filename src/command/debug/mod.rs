@@ -28,7 +28,11 @@ pub static COMMAND: Command = Command {
            passwords are left out. Profiles (pprof) are Go's: they are taken of agents that have them.",
     flags: &[
         flag("archive", "", "Whether to make one file of it; otherwise the directory is left. Default: true."),
-        flag("capture", "value", "What to take: metrics, logs, pprof, host, agent, cluster; may be repeated. Default: all."),
+        flag(
+            "capture",
+            "value",
+            "What to take: metrics, logs, pprof, host, agent, cluster; may be repeated. Default: all.",
+        ),
         flag("duration", "duration", "How long. Default: 2m0s, at least 10s."),
         flag("interval", "duration", "How often metrics are taken. Default: 30s, at least 5s."),
         flag("output", "path", "Where to, without .tar.gz. Default: consul-debug-TIME."),
@@ -255,12 +259,9 @@ impl Recorder<'_> {
             let metrics = self.api.ask("GET", "/v1/agent/metrics", "").await?.json()?;
             Ok::<_, DebugFault>(self.json(&dir.join("metrics.json"), metrics)?)
         };
-        let profiles = async {
-            if self.given.takes("pprof") { self.profiles(&dir, until).await } else { Ok(()) }
-        };
-        let logs = async {
-            if self.given.takes("logs") { self.log(&dir.join("consul.log"), until).await } else { Ok(()) }
-        };
+        let profiles = async { if self.given.takes("pprof") { self.profiles(&dir, until).await } else { Ok(()) } };
+        let logs =
+            async { if self.given.takes("logs") { self.log(&dir.join("consul.log"), until).await } else { Ok(()) } };
         let (metrics, profiles, logs, ()) = tokio::join!(metrics, profiles, logs, sleep_until(until));
         metrics.and(profiles).and(logs)
     }

@@ -204,9 +204,7 @@ impl<'a> Lock<'a> {
     async fn look(&self, when: When) -> Result<(bool, u64), LockError> {
         match self.single() {
             true => mutex::look(self.api, &self.key, &self.session, when).await,
-            false => {
-                semaphore::look(self.api, &self.given.prefix, self.given.limit, &self.session, when).await
-            }
+            false => semaphore::look(self.api, &self.given.prefix, self.given.limit, &self.session, when).await,
         }
     }
 

@@ -35,8 +35,7 @@ pub async fn acquire(api: &Api, key: &str, session: &str, given: &Given) -> Resu
             return Ok(Some(()));
         }
         // Somebody was faster, which is waited for like any holder; or it was lost, and its delay lasts.
-        let (pair, now) =
-            store::get(api, key, When::default()).await.map_err(|e| LockError::Api("read lock", e))?;
+        let (pair, now) = store::get(api, key, When::default()).await.map_err(|e| LockError::Api("read lock", e))?;
         if pair.is_some_and(|p| !p.session.is_empty()) {
             index = now;
             continue;
@@ -62,8 +61,7 @@ pub async fn release(api: &Api, key: &str, session: &str) -> Result<(), LockErro
 
 /// Removes the key if nobody uses it.
 pub async fn clean(api: &Api, key: &str) -> Result<(), LockError> {
-    let (pair, _) =
-        store::get(api, key, When::default()).await.map_err(|e| LockError::Api("read lock", e))?;
+    let (pair, _) = store::get(api, key, When::default()).await.map_err(|e| LockError::Api("read lock", e))?;
     let Some(pair) = pair else { return Ok(()) };
     if pair.flags != FLAGS {
         return Err(LockError::NoLock);

@@ -102,13 +102,7 @@ pub async fn acquire(
 }
 
 /// Whether the session has a slot, and the index to wait beyond.
-pub async fn look(
-    api: &Api,
-    prefix: &str,
-    limit: u64,
-    session: &str,
-    when: When,
-) -> Result<(bool, u64), LockError> {
+pub async fn look(api: &Api, prefix: &str, limit: u64, session: &str, when: When) -> Result<(bool, u64), LockError> {
     let (sight, index) = sight(api, prefix, limit, when).await?;
     Ok((sight.slots.holders.contains_key(session), index))
 }

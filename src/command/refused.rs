@@ -1,0 +1,38 @@
+//! Consul's commands for what this product does not have: each is known and says so in one line, instead of being unknown.
+
+use std::process::ExitCode;
+
+use super::{Command, Input, api};
+
+macro_rules! refused {
+    ($($name:ident = $command:literal, $about:literal, $why:expr;)*) => {$(
+        /// See the row.
+        pub static $name: Command = Command {
+            name: $command, operands: "[ARGS...]", about: $about, more: "", flags: &[], http: true, run: $why,
+        };
+    )*};
+}
+
+refused! {
+    ACL = "acl", "Tokens, policies and roles: not built yet", |input| ask(input, "Failed to read ACLs", "GET", "/v1/acl/tokens");
+    CONNECT = "connect", "The mesh of Consul: not in this product", mesh;
+    INTENTION = "intention", "Permissions of the mesh of Consul: not in this product", mesh;
+    LOGIN = "login", "A token by an auth method: not built yet", |input| ask(input, "Error logging in", "POST", "/v1/acl/login");
+    LOGOUT = "logout", "Destroys such a token: not built yet", |input| ask(input, "Error destroying token", "POST", "/v1/acl/logout");
+}
+
+fn mesh(_: &Input) -> ExitCode {
+    eprintln!(
+        "The service mesh (connect, intentions) is not in this product: services are found, not proxied. See README, \"Differences\"."
+    );
+    ExitCode::FAILURE
+}
+
+/// The agent's own words.
+fn ask(input: &Input, words: &str, method: &str, path: &str) -> ExitCode {
+    api::run(input, words, |api| {
+        api.request(method, path, "{}")?.ok()?;
+        eprintln!("{words}: this command is not built yet");
+        Ok(ExitCode::FAILURE)
+    })
+}
