@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::api::{self, ApiError, escape, text};
-use super::{Command, Input, flag, print_out};
+use super::{Command, Input, flag, help, print_out};
 
 /// The command.
 pub static COMMAND: Command = Command {
@@ -29,7 +29,7 @@ fn misuse(text: &str) -> ExitCode {
 
 fn fire(input: &Input) -> ExitCode {
     let Some(name) = input.value("name").filter(|v| !v.is_empty()) else {
-        return misuse("Event name must be specified");
+        return misuse(&format!("Event name must be specified\n\n{}", help(&COMMAND)));
     };
     let given = |flag: &str| input.value(flag).filter(|v| !v.is_empty());
     if given("tag").is_some() && given("service").is_none() {

@@ -189,8 +189,11 @@ fn maint(input: &Input) -> ExitCode {
                 if id != "_node_maintenance" && service.is_none() {
                     continue;
                 }
-                let (what, name) = service.map_or_else(|| ("Node", text(check, "Node")), |s| ("Service", s.to_owned()));
-                print_out(&format!("{what}:\n  Name:   {name}\n  Reason: {}\n\n", text(check, "Notes")));
+                let (what, key, name) = match service {
+                    Some(id) => ("Service", "ID:    ", id.to_owned()),
+                    None => ("Node", "Name:  ", text(check, "Node")),
+                };
+                print_out(&format!("{what}:\n  {key} {name}\n  Reason: {}\n\n", text(check, "Notes")));
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -200,10 +203,11 @@ fn maint(input: &Input) -> ExitCode {
             None => format!("/v1/agent/maintenance?enable={enable}&reason={reason}"),
         };
         api.put(&path, "")?;
-        let what = input
-            .value("service")
-            .map_or_else(|| "Node maintenance".to_owned(), |id| format!("Service maintenance for \"{id}\""));
-        print_out(&format!("{what} is now {}\n", if enable { "enabled" } else { "disabled" }));
+        let now = if enable { "enabled" } else { "disabled" };
+        print_out(&match input.value("service") {
+            Some(id) => format!("Service maintenance is now {now} for \"{id}\"\n"),
+            None => format!("Node maintenance is now {now}\n"),
+        });
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -105,7 +105,7 @@ fn restore(input: &Input) -> ExitCode {
     };
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) => return failed(&format!("Error opening snapshot file {}: {error}", path.display())),
+        Err(error) => return failed(&unopened(path, &error)),
     };
     api::run(input, "Error restoring snapshot", |api| {
         api.request("PUT", "/v1/snapshot", bytes)?.ok()?;
@@ -121,7 +121,7 @@ fn inspect(input: &Input) -> ExitCode {
     };
     let opened = match std::fs::File::open(path) {
         Ok(opened) => opened,
-        Err(error) => return failed(&format!("Error opening snapshot file: {error}")),
+        Err(error) => return failed(&unopened(path, &error)),
     };
     match archive::unpack(opened) {
         Ok((meta, _)) => {
@@ -137,4 +137,14 @@ fn inspect(input: &Input) -> ExitCode {
         }
         Err(error) => failed(&format!("Error verifying snapshot: {error}")),
     }
+}
+
+/// As Go words it.
+fn unopened(path: &std::path::Path, error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let why = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = why.chars();
+    let first = letters.next().map(|c| c.to_ascii_lowercase());
+    let why: String = first.into_iter().chain(letters).collect();
+    format!("Error opening snapshot file: open {}: {why}", path.display())
 }
