@@ -13,6 +13,7 @@ use regex::Regex;
 use serde_json::json;
 
 /// What is compared of a row.
+#[allow(dead_code, reason = "the reasons are for who reads them")]
 enum Compare {
     /// Exit code and both streams.
     All,

@@ -129,6 +129,7 @@ impl World {
         let failed = |why| JobError::Store { key: key.clone(), what: "written", why };
         match timeout(CALL, client.apply(meta.request(request))).await {
             Err(_) => Err(failed("no answer in time".to_owned())),
+            Ok(Err(status)) if status.message().contains("invalid session") => Err(JobError::Over(key)),
             Ok(Err(status)) => Err(failed(status.message().to_owned())),
             Ok(Ok(reply)) if reply.get_ref().done => Ok(()),
             Ok(Ok(_)) => Err(JobError::Over(key)),
