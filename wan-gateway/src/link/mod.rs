@@ -155,6 +155,11 @@ pub enum Event {
         /// Which life of that gateway it is; 0: not told.
         life: u64,
     },
+    /// A call on it heard nothing for longer than it takes: it is asked for a sign of life at once.
+    Doubted {
+        /// The connection.
+        conn: ConnId,
+    },
     /// Something of ours was acknowledged or answered.
     Heard {
         /// The connection.
@@ -324,6 +329,11 @@ impl Links {
         direct.map(|c| c.datacenter.clone()).collect()
     }
 
+    /// Whether a sign of life is overdue on a connection that is still taken to work.
+    pub fn silent(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_some_and(|c| c.state == State::Up && c.misses > 0)
+    }
+
     /// The gateway at the other end, once it said so.
     pub fn gateway(&self, conn: ConnId) -> Option<&str> {
         self.conns.get(&conn)?.gateway.as_deref()
@@ -386,7 +396,8 @@ impl Links {
     pub fn handle(&mut self, now: Instant, event: Event) {
         // Who is dialled depends on times that fell due and on states. Most events are an answer that was awaited and a question that
         // is asked again: with fifty sites it would be dear to look at everybody for each.
-        let routine = matches!(event, Event::Heard { .. }) || matches!(event, Event::Tick) && !self.dials_due(now);
+        let routine = matches!(event, Event::Heard { .. } | Event::Doubted { .. })
+            || matches!(event, Event::Tick) && !self.dials_due(now);
         let before = self.effects.len();
         match event {
             Event::Targets(targets) => self.want(now, targets),
@@ -403,6 +414,11 @@ impl Links {
             }
             Event::Hello { conn, gateway, life } => self.hello(now, conn, gateway, life),
             Event::Heard { conn, rtt } => self.heard(now, conn, rtt),
+            Event::Doubted { conn } => {
+                if let Some(conn) = self.conns.get_mut(&conn).filter(|c| c.state == State::Up && c.asked.is_none()) {
+                    conn.next_probe = conn.next_probe.min(now);
+                }
+            }
             Event::Drain { conn } => {
                 if self.conns.get(&conn).is_some_and(|c| c.state != State::Draining) {
                     self.turn(now, conn, State::Draining);
