@@ -278,6 +278,16 @@ impl Conn {
     }
 }
 
+/// A link that is to stand beside another.
+#[derive(Default)]
+struct Missing {
+    addresses: Vec<String>,
+    /// The other end is to dial first.
+    patient: bool,
+    /// Whether it is QUIC that is missing; else TCP.
+    quic: bool,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Links {
@@ -743,7 +753,7 @@ impl Links {
             .filter(|c| !c.relayed() && c.state == State::Up && !c.renew)
             .filter_map(|c| Some((c.datacenter.as_str(), c.gateway.as_deref()?, c.kind.is_quic())))
             .collect();
-        let mut missing: BTreeMap<(String, String), ((Vec<String>, bool), bool)> = BTreeMap::new();
+        let mut missing: BTreeMap<(String, String), Missing> = BTreeMap::new();
         for wish in self.wishes.values() {
             let Some((dc, gateway)) = wish.identity() else { continue };
             let quic = match (up.contains(&(dc, gateway, true)), up.contains(&(dc, gateway, false))) {
@@ -751,12 +761,13 @@ impl Links {
                 (false, true) => true,
                 _ => continue,
             };
-            let (aim, _) = missing.entry((dc.to_owned(), gateway.to_owned())).or_insert_with(|| (<_>::default(), quic));
-            aim.0.extend(wish.target.addresses.iter().cloned());
-            aim.1 |= wish.target.patient;
+            let aim = missing.entry((dc.to_owned(), gateway.to_owned())).or_default();
+            aim.quic = quic;
+            aim.addresses.extend(wish.target.addresses.iter().cloned());
+            aim.patient |= wish.target.patient;
         }
-        self.seconds.retain(|identity, second| missing.get(identity).is_some_and(|(_, quic)| *quic == second.quic));
-        for (identity, ((addresses, patient), quic)) in missing {
+        self.seconds.retain(|identity, second| missing.get(identity).is_some_and(|aim| aim.quic == second.quic));
+        for (identity, Missing { addresses, patient, quic }) in missing {
             let rng = &mut self.rng;
             let second = self.seconds.entry(identity.clone()).or_insert_with(|| Second::new(now, quic, patient, rng));
             self.effects.extend(second.start(now, &identity, addresses, &mut self.attempts, &mut self.rng));
