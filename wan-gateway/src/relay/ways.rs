@@ -608,7 +608,7 @@ mod tests {
         let both = table(&[("b", 20, 2), ("c", 40, 2)]);
         let silent = Relay { silent: true, ..relay(1, "b", true, 20) };
         let mut a = relays("a");
-        assert_eq!(dials(&a.look(now, &both, &[silent.clone()], &nobody())), ["c"]);
+        assert_eq!(dials(&a.look(now, &both, std::slice::from_ref(&silent), &nobody())), ["c"]);
         let number = a.attempts;
         a.connected("m", number);
         let beside = [silent.clone(), relay(2, "c", true, 40)];
@@ -616,8 +616,12 @@ mod tests {
         let back = [relay(1, "b", true, 20), relay(2, "c", true, 40)];
         assert_eq!(a.look(now + ms(200), &both, &back, &nobody()), []);
         assert_eq!(a.look(now + ms(1300), &both, &back, &nobody()), [Do::Retire(2)]);
-        assert_eq!(a.look(now + ms(1400), &both, &[silent.clone()], &nobody()), [], "rarer the more there were");
-        assert_eq!(dials(&a.look(now + ms(4400), &both, &[silent.clone()], &nobody())), ["c"]);
+        assert_eq!(
+            a.look(now + ms(1400), &both, std::slice::from_ref(&silent), &nobody()),
+            [],
+            "rarer the more there were"
+        );
+        assert_eq!(dials(&a.look(now + ms(4400), &both, std::slice::from_ref(&silent), &nobody())), ["c"]);
         // The neighbour's own link says so as well, and there may be no other.
         let b = BTreeSet::from(["b".to_owned()]);
         assert_eq!(dials(&relays("a").look(now, &both, &[relay(1, "b", true, 20)], &b)), ["c"]);
