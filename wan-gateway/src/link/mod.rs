@@ -155,6 +155,11 @@ pub enum Event {
         /// Which life of that gateway it is; 0: not told.
         life: u64,
     },
+    /// A call on it heard nothing for longer than it takes: it is asked for a sign of life at once.
+    Doubted {
+        /// The connection.
+        conn: ConnId,
+    },
     /// Something of ours was acknowledged or answered.
     Heard {
         /// The connection.
@@ -273,6 +278,16 @@ impl Conn {
     }
 }
 
+/// A link that is to stand beside another.
+#[derive(Default)]
+struct Missing {
+    addresses: Vec<String>,
+    /// The other end is to dial first.
+    patient: bool,
+    /// Whether it is QUIC that is missing; else TCP.
+    quic: bool,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Links {
@@ -322,6 +337,11 @@ impl Links {
     pub fn neighbours(&self) -> BTreeSet<String> {
         let direct = self.conns.values().filter(|c| c.state == State::Up && c.gateway.is_some() && !c.relayed());
         direct.map(|c| c.datacenter.clone()).collect()
+    }
+
+    /// Whether a sign of life is overdue on a connection that is still taken to work.
+    pub fn silent(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_some_and(|c| c.state == State::Up && c.misses > 0)
     }
 
     /// The gateway at the other end, once it said so.
@@ -384,6 +404,11 @@ impl Links {
 
     /// Takes up an event.
     pub fn handle(&mut self, now: Instant, event: Event) {
+        // Who is dialled depends on times that fell due and on states. Most events are an answer that was awaited and a question that
+        // is asked again: with fifty sites it would be dear to look at everybody for each.
+        let routine = matches!(event, Event::Heard { .. } | Event::Doubted { .. })
+            || matches!(event, Event::Tick) && !self.dials_due(now);
+        let before = self.effects.len();
         match event {
             Event::Targets(targets) => self.want(now, targets),
             Event::DialFailed { key, attempt, why } => {
@@ -399,6 +424,11 @@ impl Links {
             }
             Event::Hello { conn, gateway, life } => self.hello(now, conn, gateway, life),
             Event::Heard { conn, rtt } => self.heard(now, conn, rtt),
+            Event::Doubted { conn } => {
+                if let Some(conn) = self.conns.get_mut(&conn).filter(|c| c.state == State::Up && c.asked.is_none()) {
+                    conn.next_probe = conn.next_probe.min(now);
+                }
+            }
             Event::Drain { conn } => {
                 if self.conns.get(&conn).is_some_and(|c| c.state != State::Draining) {
                     self.turn(now, conn, State::Draining);
@@ -418,7 +448,15 @@ impl Links {
             }
             Event::Tick => self.tick(now),
         }
-        self.dial(now);
+        if !routine || self.effects.iter().skip(before).any(|e| !matches!(e, Effect::Probe(_))) {
+            self.dial(now);
+        }
+    }
+
+    /// Whether something that may be dialled is due.
+    fn dials_due(&self, now: Instant) -> bool {
+        let mut due = self.wishes.values().filter_map(Wish::due).chain(self.seconds.values().map(Second::due));
+        due.any(|due| due <= now)
     }
 
     /// Whether a connection was dialled from here.
@@ -709,32 +747,27 @@ impl Links {
 
     /// Dials TCP to stand by where only QUIC is up, and QUIC to go back to where only TCP is.
     fn second(&mut self, now: Instant) {
-        let mut aims: BTreeMap<(String, String), (Vec<String>, bool)> = BTreeMap::new();
+        let up: BTreeSet<(&str, &str, bool)> = self
+            .conns
+            .values()
+            .filter(|c| !c.relayed() && c.state == State::Up && !c.renew)
+            .filter_map(|c| Some((c.datacenter.as_str(), c.gateway.as_deref()?, c.kind.is_quic())))
+            .collect();
+        let mut missing: BTreeMap<(String, String), Missing> = BTreeMap::new();
         for wish in self.wishes.values() {
             let Some((dc, gateway)) = wish.identity() else { continue };
-            let aim = aims.entry((dc.to_owned(), gateway.to_owned())).or_default();
-            aim.0.extend(wish.target.addresses.iter().cloned());
-            aim.1 |= wish.target.patient;
+            let quic = match (up.contains(&(dc, gateway, true)), up.contains(&(dc, gateway, false))) {
+                (true, false) => false,
+                (false, true) => true,
+                _ => continue,
+            };
+            let aim = missing.entry((dc.to_owned(), gateway.to_owned())).or_default();
+            aim.quic = quic;
+            aim.addresses.extend(wish.target.addresses.iter().cloned());
+            aim.patient |= wish.target.patient;
         }
-        let up = |(dc, gateway): &(String, String), quic: bool| {
-            self.conns.values().filter(|c| !c.relayed()).any(|c| {
-                c.state == State::Up
-                    && !c.renew
-                    && c.kind.is_quic() == quic
-                    && c.datacenter == *dc
-                    && c.gateway.as_deref() == Some(gateway.as_str())
-            })
-        };
-        let missing: BTreeMap<_, _> = aims
-            .into_iter()
-            .filter_map(|(identity, aim)| match (up(&identity, true), up(&identity, false)) {
-                (true, false) => Some((identity, (aim, false))),
-                (false, true) => Some((identity, (aim, true))),
-                _ => None,
-            })
-            .collect();
-        self.seconds.retain(|identity, second| missing.get(identity).is_some_and(|(_, quic)| *quic == second.quic));
-        for (identity, ((addresses, patient), quic)) in missing {
+        self.seconds.retain(|identity, second| missing.get(identity).is_some_and(|aim| aim.quic == second.quic));
+        for (identity, Missing { addresses, patient, quic }) in missing {
             let rng = &mut self.rng;
             let second = self.seconds.entry(identity.clone()).or_insert_with(|| Second::new(now, quic, patient, rng));
             self.effects.extend(second.start(now, &identity, addresses, &mut self.attempts, &mut self.rng));
