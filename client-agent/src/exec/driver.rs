@@ -21,9 +21,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::output::Pieces;
-use super::{Call, Job, JobError, Run};
+use super::{Call, JobError};
 use crate::checks::script::Group;
 use crate::events::Event;
+use crate::http::exec::{Job, Run};
 use crate::registry::Secret;
 
 /// Jobs at a time; one more is not taken, which whoever asked sees by the node's silence.
@@ -83,7 +84,7 @@ pub async fn serve(world: World, mut calls: broadcast::Receiver<Arc<Event>>, sto
 
 impl World {
     async fn take(&self, event: &Event) -> Result<(), JobError> {
-        let call = Call::read(&event.payload)?;
+        let call = Call::read(&event.payload).map_err(JobError::Payload)?;
         let job = self.job(&call).await?;
         self.write(&call, "ack", Vec::new()).await?;
         let code = match self.run(&call, job).await {
@@ -108,7 +109,7 @@ impl World {
             let failed = |why| JobError::Store { key: key.clone(), what: "read", why };
             let reply = reply.map_err(|_| failed("no answer in time".to_owned()))?;
             if let Some(entry) = reply.map_err(|s| failed(s.message().to_owned()))?.into_inner().entry {
-                return Job::read(&key, &entry.value);
+                return Job::read(&entry.value).map_err(|why| JobError::Garbled { key, why });
             }
         }
         Err(JobError::Missing(key))

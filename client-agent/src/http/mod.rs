@@ -16,6 +16,7 @@ mod dispatch;
 pub mod driver;
 pub mod duration;
 mod event;
+pub(crate) mod exec;
 mod failure;
 mod federation;
 pub mod figures;
