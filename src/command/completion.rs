@@ -234,7 +234,6 @@ mod tests {
             ("causeway kv get -token=x -rec", &["-recurse"]),
             ("causeway nothing -", &[]),
             ("causeway kv get ", &[]),
-            ("", &[]),
         ] {
             let found = candidates(line);
             let found: Vec<&str> = found.iter().map(String::as_str).filter(|w| *w != "keyring").collect();
