@@ -172,7 +172,7 @@ fn record(api: &Api, input: &Input) -> Result<String, DebugError> {
     if ["metrics", "logs", "pprof"].iter().any(|w| given.takes(w)) {
         api.block_on(async {
             match Signals::listen() {
-                Ok(mut signals) => recorder.passing(&mut signals).await,
+                Ok(mut signals) => Box::pin(recorder.passing(&mut signals)).await,
                 Err(e) => eprintln!("==> Error encountered during collection: {e}"),
             }
         });
