@@ -177,6 +177,9 @@ impl std::fmt::Debug for Material {
     /// Names files and identities, never keys.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = self.current.load().identities.iter().map(Identity::dns_name).collect();
-        f.debug_struct("Material").field("files", &self.files.load()).field("identities", &names).finish_non_exhaustive()
+        f.debug_struct("Material")
+            .field("files", &self.files.load())
+            .field("identities", &names)
+            .finish_non_exhaustive()
     }
 }

@@ -126,7 +126,10 @@ pub fn config(plan: &Plan, rows: Vec<(String, Setting)>) -> Vec<(String, Setting
                 ("Retry", &t::DNS_SOA_RETRY),
             ]),
         ),
-        ("RPCRateLimit", s.text(&t::LIMITS_RPC_RATE).parse().map_or_else(|_| value(s, &t::LIMITS_RPC_RATE), Setting::Int)),
+        (
+            "RPCRateLimit",
+            s.text(&t::LIMITS_RPC_RATE).parse().map_or_else(|_| value(s, &t::LIMITS_RPC_RATE), Setting::Int),
+        ),
         ("DevMode", Setting::Bool(s.on(&t::DEV_MODE))),
         ("DisableAnonymousSignature", Setting::Bool(true)),
         ("DisableUpdateCheck", Setting::Bool(true)),

@@ -26,6 +26,7 @@ impl Node {
         let leave = end == End::Leave;
         let gateway = self.gateway.take();
         let server = self.server.take();
+        let drain_time = self.plan.settings.duration(&t::PERF_LEAVE_DRAIN_TIME);
         let drain = async {
             if let Some(gateway) = gateway {
                 if leave { gateway.leave().await } else { gateway.stop().await }
@@ -33,11 +34,12 @@ impl Node {
             if let Some(server) = server {
                 if leave {
                     server.leave().await;
+                    server.drained(drain_time).await;
                 }
                 server.stop().await;
             }
         };
-        let _ = tokio::time::timeout(DRAIN, drain).await;
+        let _ = tokio::time::timeout(DRAIN + drain_time, drain).await;
         self.stop.cancel();
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;

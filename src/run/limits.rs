@@ -159,7 +159,10 @@ impl Requests {
         }
         metrics::counter!("causeway_requests_over_rate_total", "kind" => what).increment(1);
         if mode == Mode::Permissive as u8 {
-            tracing::debug!(path = request.uri().path(), "beyond limits.request_limits.{what}_rate, which is permissive");
+            tracing::debug!(
+                path = request.uri().path(),
+                "beyond limits.request_limits.{what}_rate, which is permissive"
+            );
         }
         mode == Mode::Enforcing as u8
     }

@@ -142,7 +142,6 @@ impl Later {
     }
 }
 
-
 struct Node {
     plan: Plan,
     gossip: Gossip,
@@ -372,9 +371,8 @@ impl Node {
         let (exports, copies) = (server.as_ref().map(Server::exports), server.as_ref().map(Server::copies));
         let info = Arc::new(settings::info(&plan, &node_id));
         let tap = level.tap();
-        let figures = metrics.map(|handle| {
-            Arc::new(Figures::new(Arc::new(move || handle.render()), naming.clone(), telemetry::now()))
-        });
+        let figures = metrics
+            .map(|handle| Arc::new(Figures::new(Arc::new(move || handle.render()), naming.clone(), telemetry::now())));
         if let Some(figures) = &figures {
             let (figures, own, stop) = (figures.clone(), server.as_ref().map(Server::door), stop.clone());
             tasks.spawn(telemetry::run(figures, own, gossip.members(), tap.clone(), sinks, stop));

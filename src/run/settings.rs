@@ -89,7 +89,8 @@ pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
 pub fn naming(plan: &Plan) -> Result<Naming, ConfigError> {
     let s = &plan.settings;
     let rule = |text: String| {
-        let bad = || s.error(&t::TELEMETRY_PREFIX_FILTER, format!("holds {text:?}; begin it with + (show) or - (leave out)"));
+        let bad =
+            || s.error(&t::TELEMETRY_PREFIX_FILTER, format!("holds {text:?}; begin it with + (show) or - (leave out)"));
         Naming::rule(&text).ok_or_else(bad)
     };
     let prefix = s.text(&t::TELEMETRY_METRICS_PREFIX);

@@ -167,7 +167,11 @@ mod tests {
     fn lines_are_consuls() {
         assert_eq!(
             lines(&measured(), Style::Plain, &[]),
-            ["consul.h.raft.last_index:7.000000|g\n", "consul.raft.apply:3.000000|c\n", "causeway_x_ms.b_c:100.000000|ms|@0.200000000\n"]
+            [
+                "consul.h.raft.last_index:7.000000|g\n",
+                "consul.raft.apply:3.000000|c\n",
+                "causeway_x_ms.b_c:100.000000|ms|@0.200000000\n"
+            ]
         );
         assert_eq!(
             lines(&measured(), Style::Tags, &["e:f".into()]),

@@ -16,6 +16,29 @@ pub mod ede {
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
     /// The datacenter cannot be reached, and what is known of it is too old to be given.
     pub const NETWORK_ERROR: u16 = 23;
+
+    /// Each with its name in RFC 8914 and the code it comes with, for the reference page.
+    pub const ALL: &[(u16, &str, &str, &str)] = &[
+        (
+            STALE_ANSWER,
+            "Stale Answer",
+            "NOERROR",
+            "The datacenter's servers cannot be reached: this is what was known last, and the text says how old it is.",
+        ),
+        (PROHIBITED, "Prohibited", "NXDOMAIN", "There may be such a name; the token does not allow to know."),
+        (
+            NO_REACHABLE_AUTHORITY,
+            "No Reachable Authority",
+            "SERVFAIL",
+            "No server of the datacenter can be reached, and nothing is known.",
+        ),
+        (
+            NETWORK_ERROR,
+            "Network Error",
+            "SERVFAIL",
+            "What is known of the datacenter is older than `federation.stale_if_unreachable`.",
+        ),
+    ];
 }
 
 /// Largest UDP payload a client may ask for (65535 less the headers, as Consul has it).

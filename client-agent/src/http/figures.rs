@@ -285,8 +285,7 @@ fn between(before: &Reading, now: &Reading, naming: &Naming) -> Vec<Measured> {
             most,
         })
     };
-    let gauges =
-        now.gauges.iter().filter_map(|((name, labels), v)| figure(Kind::Gauge, name, labels, 1, *v, (*v, *v)));
+    let gauges = now.gauges.iter().filter_map(|((name, labels), v)| figure(Kind::Gauge, name, labels, 1, *v, (*v, *v)));
     let counters = now.counters.iter().filter_map(|(key, total)| {
         let sum = total - before.counters.get(key).copied().unwrap_or(0.0);
         (sum > 0.0).then(|| figure(Kind::Counter, &key.0, &key.1, whole(sum), sum, (1.0, 1.0))).flatten()
@@ -483,7 +482,10 @@ mod tests {
         let rules = vec![("dc.http".into(), false), ("a".into(), false)];
         figures.set_naming(Naming { prefix: "dc".into(), rules, ..Naming::default() });
         let text = figures.prometheus();
-        assert!(text.contains("# HELP dc_raft_apply dc_raft_apply\n# TYPE dc_raft_apply counter\ndc_raft_apply 3\n"), "{text}");
+        assert!(
+            text.contains("# HELP dc_raft_apply dc_raft_apply\n# TYPE dc_raft_apply counter\ndc_raft_apply 3\n"),
+            "{text}"
+        );
         assert!(!text.contains("dc_http_GET") && !text.contains("\na 1.5") && !text.contains("HELP a "), "{text}");
         let shown = serde_json::to_string(&figures.shown()).unwrap();
         assert!(shown.contains("dc.raft.apply") && !shown.contains("dc.http.GET"), "{shown}");

@@ -72,7 +72,10 @@ mod tests {
             prefix: "dc".into(),
             host: "h".into(),
             default: false,
-            rules: ["+dc.http", "-dc.http.GET", "+dc.h.raft", "+dc.serf"].iter().filter_map(|r| Naming::rule(r)).collect(),
+            rules: ["+dc.http", "-dc.http.GET", "+dc.h.raft", "+dc.serf"]
+                .iter()
+                .filter_map(|r| Naming::rule(r))
+                .collect(),
         };
         assert_eq!(naming.plain("consul.raft.apply"), "dc.raft.apply");
         assert_eq!(naming.gauge("consul.raft.apply"), "dc.h.raft.apply");

@@ -30,8 +30,8 @@ use tonic::{Request, Response, Status};
 
 use super::access::Access;
 use super::figures::Figures;
-use super::naming::Naming;
 use super::kept::Kept;
+use super::naming::Naming;
 use super::ports::{
     BodyLimits, CachedReads, CachedService, Context, Info, Local, LocalMembers, LocalRegistry, PortError, Setting,
 };

@@ -636,7 +636,12 @@ async fn the_table_is_true_of_modes_and_namespaces() {
         let answer = agent.ask("GET", &format!("{}{name}?stale&consistent", row.pattern), "").await;
         let reads = row.methods.iter().any(|(method, _)| *method == "GET");
         let text = "Cannot specify ?stale with ?consistent, conflicting semantics.";
-        assert!(!reads || (answer.code, answer.text()) == (StatusCode::BAD_REQUEST, text), "{}: {}", row.pattern, answer.text());
+        assert!(
+            !reads || (answer.code, answer.text()) == (StatusCode::BAD_REQUEST, text),
+            "{}: {}",
+            row.pattern,
+            answer.text()
+        );
     }
     for row in super::gate::TABLE {
         let name = if row.pattern.ends_with('/') { "x" } else { "" };

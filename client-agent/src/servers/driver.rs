@@ -80,7 +80,14 @@ impl Servers {
     ) -> Self {
         let rate = Mutex::new(Bucket::new(Rate::of(-1.0, 0)));
         let limited = AtomicBool::new(false);
-        let inner = Arc::new(Inner { rate, limited, local, order: Mutex::default(), dial: Box::new(dial), doors: ArcSwap::default() });
+        let inner = Arc::new(Inner {
+            rate,
+            limited,
+            local,
+            order: Mutex::default(),
+            dial: Box::new(dial),
+            doors: ArcSwap::default(),
+        });
         let mut rng = StdRng::from_os_rng();
         inner.update(&members.borrow_and_update(), &datacenter, &mut rng);
         let follower = inner.clone();

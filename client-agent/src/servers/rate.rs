@@ -67,7 +67,11 @@ mod tests {
         let let_through = |bucket: &mut Bucket, ms| bucket.take(start + Duration::from_millis(ms));
         assert_eq!((0..5).filter(|_| let_through(&mut bucket, 0)).count(), 3);
         assert!(!let_through(&mut bucket, 90) && let_through(&mut bucket, 110));
-        assert_eq!((0..9).filter(|_| let_through(&mut bucket, 60_000)).count(), 3, "rest is not saved up beyond the burst");
+        assert_eq!(
+            (0..9).filter(|_| let_through(&mut bucket, 60_000)).count(),
+            3,
+            "rest is not saved up beyond the burst"
+        );
         bucket.set(Rate::of(-1.0, 1));
         assert!((0..1000).all(|_| let_through(&mut bucket, 60_000)));
         bucket.set(Rate::of(0.0, 1));

@@ -43,10 +43,7 @@ fn what_makes_no_sense_is_one_clear_line() {
         (r#"{"data_dir":"/d","advertise_addr_ipv4":"::1"}"#, "no IPv4 address"),
         (r#"{"data_dir":"/d","cert_file":"a","key_file":"b"}"#, "ca_file"),
         (r#"{"data_dir":"/d","ports":{"https":1}}"#, "cert_file"),
-        (
-            r#"{"data_dir":"/d","ports":{"https":1},"cert_file":"a","key_file":"b","verify_incoming":true}"#,
-            "ca_file",
-        ),
+        (r#"{"data_dir":"/d","ports":{"https":1},"cert_file":"a","key_file":"b","verify_incoming":true}"#, "ca_file"),
         (r#"{"data_dir":"/d","tls_cipher_suites":"TLS_FOO"}"#, "TLS_FOO"),
         (r#"{"data_dir":"/d","tls_cipher_suites":"TLS_RSA_WITH_AES_128_CBC_SHA"}"#, "GCM"),
         (r#"{"data_dir":"/d","tls_min_version":"tls14"}"#, "tls13"),
@@ -85,9 +82,7 @@ fn addresses_of_both_kinds_and_templates() {
 fn https() {
     let of = |more: &str| plan_of(&format!(r#"{{"data_dir":"/d","ports":{{"https":1}},{more}}}"#));
     let p = of(r#""cert_file":"b","key_file":"c""#).unwrap_or_else(|e| panic!("{e}"));
-    assert!(
-        p.tls.is_none() && p.https_tls.is_some_and(|h| h.files.ca.is_empty() && h.rules == HttpsRules::default())
-    );
+    assert!(p.tls.is_none() && p.https_tls.is_some_and(|h| h.files.ca.is_empty() && h.rules == HttpsRules::default()));
     let p = of(
         r#""ca_file":"a","cert_file":"b","key_file":"c","tls_min_version":"tls13","tls_prefer_server_cipher_suites":true,"tls":{"https":{"cert_file":"d","key_file":"e","verify_incoming":true}}"#,
     )
@@ -108,9 +103,8 @@ fn https() {
 
 #[test]
 fn clouds_are_not_asked() {
-    let p = plan_of(r#"{"data_dir":"/d","retry_join":["provider=aws tag_key=a tag_value=b","10.0.0.1"]}"#)
-        .ok()
-        .unwrap();
+    let p =
+        plan_of(r#"{"data_dir":"/d","retry_join":["provider=aws tag_key=a tag_value=b","10.0.0.1"]}"#).ok().unwrap();
     assert_eq!(p.join, ["10.0.0.1"]);
     assert!(p.settings.warnings()[0].contains("retry_join"), "{:?}", p.settings.warnings());
 }
@@ -118,15 +112,13 @@ fn clouds_are_not_asked() {
 #[test]
 fn gateways() {
     let tls = r#""ca_file":"a","cert_file":"b","key_file":"c""#;
-    let p =
-        plan_of(&format!(r#"{{"data_dir":"/d",{tls},"bind_addr":"10.0.0.1","gateway":{{"peers":["x:443"]}}}}"#))
-            .ok()
-            .unwrap();
-    let g = p.gateway.unwrap();
-    assert_eq!(g.advertise, ["10.0.0.1:443"]);
-    let p = plan_of(&format!(r#"{{"data_dir":"/d",{tls},"gateway":{{"listen":"none","peers":["x:443"]}}}}"#))
+    let p = plan_of(&format!(r#"{{"data_dir":"/d",{tls},"bind_addr":"10.0.0.1","gateway":{{"peers":["x:443"]}}}}"#))
         .ok()
         .unwrap();
+    let g = p.gateway.unwrap();
+    assert_eq!(g.advertise, ["10.0.0.1:443"]);
+    let p =
+        plan_of(&format!(r#"{{"data_dir":"/d",{tls},"gateway":{{"listen":"none","peers":["x:443"]}}}}"#)).ok().unwrap();
     assert!(p.gateway.unwrap().advertise.is_empty());
     let proxied = |proxy: &str| plan_of(&format!(r#"{{"data_dir":"/d",{tls},"gateway":{{"proxy":"{proxy}"}}}}"#));
     let proxy = |text: &str| proxied(text).unwrap().gateway.unwrap().proxy;
