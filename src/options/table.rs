@@ -147,10 +147,10 @@ options! {
     TLS_GRPC_VERIFY_SERVER_HOSTNAME = "tls.grpc.verify_server_hostname", Flag, "", None, Foreign, "Newer spelling of `verify_server_hostname` (grpc).";
     TLS_GRPC_TLS_MIN_VERSION = "tls.grpc.tls_min_version", Text, "", None, Foreign, "Newer spelling of `tls_min_version` (grpc).";
     TLS_GRPC_TLS_CIPHER_SUITES = "tls.grpc.tls_cipher_suites", Text, "", None, Foreign, "Newer spelling of `tls_cipher_suites` (grpc).";
-    AUTO_ENCRYPT_TLS = "auto_encrypt.tls", Flag, "", None, Later, "Certificates issued to agents as they join.";
-    AUTO_ENCRYPT_ALLOW_TLS = "auto_encrypt.allow_tls", Flag, "", None, Later, "Certificates issued to agents as they join.";
-    AUTO_ENCRYPT_DNS_SAN = "auto_encrypt.dns_san", List, "", None, Later, "Certificates issued to agents as they join.";
-    AUTO_ENCRYPT_IP_SAN = "auto_encrypt.ip_san", List, "", None, Later, "Certificates issued to agents as they join.";
+    AUTO_ENCRYPT_TLS = "auto_encrypt.tls", Flag, "", None, Later, "Whether this agent gets its certificate from the servers. Until that is built it shows none: set `cert_file` and `key_file` (`causeway tls cert create -client`), or leave `verify_incoming_rpc` off on the servers.";
+    AUTO_ENCRYPT_ALLOW_TLS = "auto_encrypt.allow_tls", Flag, "", None, Later, "Whether this server makes certificates for agents. They need files until that is built.";
+    AUTO_ENCRYPT_DNS_SAN = "auto_encrypt.dns_san", List, "", None, Later, "Further names in such certificates.";
+    AUTO_ENCRYPT_IP_SAN = "auto_encrypt.ip_san", List, "", None, Later, "Further addresses in them.";
     AUTO_CONFIG = "auto_config", Raw, "", None, Used, "Configuration handed to agents as they join: refused where it is enabled, since agents would run without it; put it into files.";
     ENABLE_AGENT_TLS_FOR_CHECKS = "enable_agent_tls_for_checks", Flag, "false", None, Used, "Whether checks that speak TLS show the agent's certificate, as it is at the start, and verify the name in `server_name`, where that is set and they say none.";
     DOMAIN = "domain", Text, "consul", Some("domain"), Used, "Domain that DNS answers for.";
