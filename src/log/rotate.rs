@@ -158,8 +158,8 @@ mod tests {
 
     #[test]
     fn a_full_file_makes_room_and_the_oldest_go() {
-        let dir = tempfile::tempdir().unwrap();
-        let setting = dir.path().join("deep/x.log");
+        let dir = std::env::temp_dir().join(format!("causeway-rotate-{}", std::process::id()));
+        let setting = dir.join("deep/x.log");
         let rotation = |keep| Rotation { bytes: Some(10), age: Duration::from_secs(3600), keep };
         let files = || Names::of(setting.to_str().unwrap()).list().unwrap();
         let mut log = LogFile::open(setting.to_str().unwrap(), rotation(Some(2))).unwrap();
@@ -176,5 +176,6 @@ mod tests {
         log.rotation.keep = None;
         log.write_all(b"y").unwrap();
         assert_eq!(files().len(), 2, "an old file is ended, whatever its size");
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
