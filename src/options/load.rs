@@ -327,7 +327,7 @@ mod tests {
             ),
             (r#"{"version_prerelease":"","revision":"x","segment_limit":64,"segment_name_limit":64}"#, 4),
             (r#"{"check_deregister_interval_min":"1m","advertise_reconnect_timeout":"15m"}"#, 2),
-            (r#"{"telemetry":{"retry_failed_connection":true},"reporting":{"license":{"enabled":false}}}"#, 2),
+            (r#"{"telemetry":{"retry_failed_connection":true},"reporting":{"license":{"enabled":false}}}"#, 1),
             (r#"{"locality":{"region":"x"},"default_intention_policy":"allow"}"#, 2),
             // What is so in any case is not worth a line.
             (

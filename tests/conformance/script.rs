@@ -182,7 +182,12 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
             count: extra.contains("count"),
             v6: extra.contains("v6"),
         };
-        return client::dig(node.dns, &dig).unwrap_or_else(|e| vec![e]);
+        let found = client::dig(node.dns, &dig).unwrap_or_else(|e| vec![e]);
+        let named = |line: String| {
+            let ids = taken.iter().filter(|(_, value)| value.len() > 30);
+            ids.fold(line, |line, (name, value)| line.replace(value, &format!("{{{name}}}")))
+        };
+        return found.into_iter().map(named).collect();
     }
     let body: Vec<String> = step.how.iter().filter_map(|l| l.strip_prefix("> ")).map(fill).collect();
     let body = match body.join("\n") {

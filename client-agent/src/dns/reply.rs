@@ -133,7 +133,8 @@ impl Reply {
     pub fn metadata(&self, head: &Head, style: Style, cut: bool) -> Metadata {
         let mut metadata = Metadata::new(head.id, MessageType::Response, head.op_code);
         metadata.authoritative = self.authoritative;
-        metadata.truncation = cut && style.truncate;
+        // Whole sets of others' records are wanted whole; of our instances some do (`enable_truncate`).
+        metadata.truncation = cut && (style.truncate || !self.authoritative);
         metadata.recursion_desired = head.recursion_desired;
         metadata.recursion_available = style.recursion_available;
         metadata.checking_disabled = head.checking_disabled;
