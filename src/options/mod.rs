@@ -163,6 +163,27 @@ mod tests {
         }
     }
 
+    /// What is accepted without effect has a reason, which the page shows; what waits to be built is known.
+    #[test]
+    fn keys_without_effect_say_why() {
+        let waiting = |key: &str| {
+            key.starts_with("acl")
+                || key.starts_with("enable_acl")
+                || key.starts_with("auto_encrypt.")
+                || matches!(
+                    key,
+                    "serf_lan_allowed_cidrs" | "disable_keyring_file" | "disable_coordinates" | "disable_remote_exec"
+                )
+        };
+        for def in table::ALL {
+            match def.standing {
+                Standing::Later => assert!(waiting(def.key), "{} has no effect yet", def.key),
+                Standing::Moot | Standing::Foreign => assert!(def.doc.len() >= 10, "{}: {:?} is no reason", def.key, def.doc),
+                Standing::Used | Standing::Reloaded => {}
+            }
+        }
+    }
+
     #[test]
     fn nearest_word() {
         let known = || ["datacenter", "data_dir", "dns_config.node_ttl"].into_iter();
