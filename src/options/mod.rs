@@ -178,7 +178,9 @@ mod tests {
         for def in table::ALL {
             match def.standing {
                 Standing::Later => assert!(waiting(def.key), "{} has no effect yet", def.key),
-                Standing::Moot | Standing::Foreign => assert!(def.doc.len() >= 10, "{}: {:?} is no reason", def.key, def.doc),
+                Standing::Moot | Standing::Foreign => {
+                    assert!(def.doc.len() >= 10, "{}: {:?} is no reason", def.key, def.doc)
+                }
                 Standing::Used | Standing::Reloaded => {}
             }
         }

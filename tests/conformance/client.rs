@@ -54,7 +54,8 @@ pub fn dig(port: u16, dig: &Dig<'_>) -> Result<Vec<String>, String> {
         message.edns = Some(edns);
     }
     let question = message.to_vec().map_err(|e| fail(&e))?;
-    let bytes = if dig.tcp { over_tcp(dig.host(), port, &question) } else { over_udp(dig.host(), port, &question) }.map_err(|e| fail(&e))?;
+    let bytes = if dig.tcp { over_tcp(dig.host(), port, &question) } else { over_udp(dig.host(), port, &question) }
+        .map_err(|e| fail(&e))?;
     let reply = Message::from_vec(&bytes).map_err(|e| fail(&e))?;
     let meta = &reply.metadata;
     let mut head = format!("{:?}", meta.response_code);

@@ -35,7 +35,11 @@ pub fn run(subject: &Subject) {
     assert_eq!((restored.code, restored.text().as_str()), (200, ""));
     wait("the state of before", Duration::from_secs(10), || {
         let (kept, later) = (agent.get("/v1/kv/kept?raw&consistent"), agent.get("/v1/kv/later?consistent"));
-        if (kept.text().as_str(), later.code) == ("1", 404) { Ok(()) } else { Err(format!("{} {}", kept.text(), later.code)) }
+        if (kept.text().as_str(), later.code) == ("1", 404) {
+            Ok(())
+        } else {
+            Err(format!("{} {}", kept.text(), later.code))
+        }
     });
     // And it goes on from there.
     assert_eq!(agent.put("/v1/kv/after", "x").text().trim(), "true");
