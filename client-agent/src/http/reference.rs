@@ -68,6 +68,7 @@ mod tests {
             assert!(row.says.ends_with('.') && row.says.len() > 10, "{} says nothing", row.pattern);
             assert!(row.modes || !row.fails_as_read, "{}", row.pattern);
         }
-        assert_eq!(page.matches("| methods |").count(), 15, "a table for each family");
+        let families: std::collections::BTreeSet<_> = TABLE.iter().map(|row| row.pattern.split('/').nth(2)).collect();
+        assert_eq!(page.matches("| methods |").count(), families.len(), "a table for each family");
     }
 }
