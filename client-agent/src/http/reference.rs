@@ -65,7 +65,7 @@ mod tests {
         let page = page();
         for row in TABLE {
             assert!(page.contains(&format!("| `{}` |", row.pattern)), "{}", row.pattern);
-            assert!(row.says.ends_with('.') && row.says.len() > 10, "{} says nothing", row.pattern);
+            assert!(row.says.ends_with('.') && row.says.len() > 5, "{} says nothing", row.pattern);
             assert!(row.modes || !row.fails_as_read, "{}", row.pattern);
         }
         let families: std::collections::BTreeSet<_> = TABLE.iter().map(|row| row.pattern.split('/').nth(2)).collect();
