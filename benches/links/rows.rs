@@ -204,10 +204,10 @@ fn settle_on(subject: &Subject, service: &str, port: u32) {
     });
 }
 
-/// Three reads at the same moment: current, stale, DNS.
-/// Reads of a link that is known to be cut.
+/// Rounds of reads over a link that is known to be cut.
 const KNOWN: usize = 11;
 
+/// Three reads at the same moment: current, stale, DNS.
 fn three(subject: &Subject) -> [Seen; 3] {
     let (http, dns) = ports(subject);
     subject.within("dc1", || {
