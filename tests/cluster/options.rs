@@ -1,7 +1,4 @@
 //! Options on real processes: what a reload takes up and what a bad file leaves, the log's files, metrics for collectors, bounds.
-#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
-
-mod harness;
 
 use std::fs;
 use std::net::UdpSocket;
@@ -9,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use harness::{Federation, Node, Part, causeway, wait};
+use crate::harness::{Federation, Node, Part, causeway, wait};
 use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(15);
 
 /// A server alone, in clear.
-fn alone(name: &str, more: &Value) -> (harness::Dir, Node) {
-    let dir = harness::Dir::new(name);
+fn alone(name: &str, more: &Value) -> (crate::harness::Dir, Node) {
+    let dir = crate::harness::Dir::new(name);
     let node = Node::new("one", "dc1", Part::Server, &dir.0);
     node.write_config(&config(&node, more));
     (dir, node)
@@ -53,7 +50,7 @@ fn touched(path: &Path) -> usize {
 
 #[test]
 fn a_reload_takes_up_all_that_consul_reloads_or_nothing() {
-    let dir = harness::Dir::new("reload");
+    let dir = crate::harness::Dir::new("reload");
     let (first, second) = (dir.0.join("first"), dir.0.join("second"));
     let watch =
         |path: &Path| json!([{"type": "key", "key": "k", "args": ["sh", "-c", format!("echo >> {}", path.display())]}]);
@@ -111,7 +108,7 @@ fn a_reload_takes_up_all_that_consul_reloads_or_nothing() {
     assert_eq!(touched(&second), 0);
     // A file that is no file at all, by signal: the log says why.
     fs::write(node.config_path(), "{").unwrap();
-    harness::signal(node.child.as_ref().unwrap(), "HUP");
+    crate::harness::signal(node.child.as_ref().unwrap(), "HUP");
     wait("the word on SIGHUP", SOON, || match node.log().contains("the configuration was not taken up") {
         true => Ok(()),
         false => Err("not said".into()),
@@ -197,7 +194,7 @@ fn the_level_of_the_log_follows_a_reload() {
 fn the_logs_files_and_metrics_for_collectors() {
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     collector.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let logs = harness::Dir::new("options-logs");
+    let logs = crate::harness::Dir::new("options-logs");
     let (_held, mut node) = alone(
         "options-collect",
         &json!({
@@ -225,7 +222,7 @@ fn the_logs_files_and_metrics_for_collectors() {
     // A head that is too large, and one that is not.
     let head = |bytes: usize| {
         let filler = "x".repeat(bytes);
-        harness::http::request_with(node.http, "GET", "/v1/agent/self", &[("X-Filler", &filler)], b"").code
+        crate::harness::http::request_with(node.http, "GET", "/v1/agent/self", &[("X-Filler", &filler)], b"").code
     };
     assert_eq!((head(4000), head(20_000)), (200, 431));
     // Stale by default, where it is about discovery.
