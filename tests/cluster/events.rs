@@ -122,7 +122,10 @@ fn events_are_heard_where_they_are_fired() {
     let typed = out.trim().strip_prefix("Event ID: ").unwrap_or_else(|| panic!("{code:?} {out}"));
     all_hear(std::iter::once(there), "typed", &json!(typed));
     assert_eq!(heard(there, "typed")[0]["Payload"], "YnkgaGFuZA==");
-    assert_eq!(cli(here, &["event", "x"]), (Some(1), "Event name must be specified\n".to_owned()));
+    // As Consul: the mistake, and the help behind it.
+    let (code, out) = cli(here, &["event", "x"]);
+    let help = out.strip_prefix("Event name must be specified\n\n").unwrap_or_else(|| panic!("{out}"));
+    assert!(code == Some(1) && help.starts_with("Usage: ") && help.contains("-service="), "{out}");
     let (code, out) = cli(here, &["event", "-name", "x", "-node", "("]);
     assert!(code == Some(1) && out.contains("missing closing )"), "{out}");
 
