@@ -23,7 +23,7 @@ fn config() -> Config {
 }
 
 fn ask(name: &str, qtype: RecordType) -> Ask {
-    Ask { owner: Name::from_ascii(name).unwrap(), qtype, udp: Some(512), edns: false, unix: 42 }
+    Ask { owner: Name::from_ascii(name).unwrap(), qtype, udp: Some(512), edns: false, unix: 42, from: None }
 }
 
 fn lines(reply: &Reply) -> Vec<String> {

@@ -12,6 +12,7 @@ use super::wire::Id;
 
 fn timing() -> Timing {
     Timing {
+        coordinates: true,
         probe_interval: Duration::from_secs(1),
         probe_timeout: Duration::from_millis(500),
         gossip_interval: Duration::from_millis(200),

@@ -44,6 +44,10 @@ pub(crate) enum Endpoint {
     AgentCheckFail,
     AgentCheckUpdate,
     CatalogRegister,
+    CoordinateDatacenters,
+    CoordinateNode,
+    CoordinateNodes,
+    CoordinateUpdate,
     CatalogDeregister,
     CatalogDatacenters,
     CatalogNodes,
@@ -66,6 +70,7 @@ pub(crate) enum Endpoint {
     Txn,
     OperatorAutopilot,
     OperatorHealth,
+    OperatorKeyring,
     OperatorState,
     OperatorRaft,
     OperatorRaftPeer,
@@ -135,6 +140,9 @@ const READ_PUT: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Wri
 const DELETE: &[(&str, Access)] = &[("DELETE", Access::Write)];
 const QUERIES: &[(&str, Access)] = &[("GET", Access::Read), ("POST", Access::Write)];
 const READ_DELETE: &[(&str, Access)] = &[("GET", Access::Read), ("DELETE", Access::Write)];
+/// Consul's order.
+const KEYRING: &[(&str, Access)] =
+    &[("GET", Access::Read), ("POST", Access::Write), ("PUT", Access::Write), ("DELETE", Access::Write)];
 const ANY: &[(&str, Access)] =
     &[("GET", Access::Read), ("PUT", Access::Write), ("POST", Access::Write), ("DELETE", Access::Write)];
 
@@ -182,6 +190,10 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/catalog/services", GET, Endpoint::CatalogServices),
     row("/v1/config", PUT, Endpoint::Configs),
     row("/v1/config/", READ_DELETE, Endpoint::Config),
+    row("/v1/coordinate/datacenters", GET, Endpoint::CoordinateDatacenters),
+    row("/v1/coordinate/node/", GET, Endpoint::CoordinateNode),
+    row("/v1/coordinate/nodes", GET, Endpoint::CoordinateNodes),
+    row("/v1/coordinate/update", PUT, Endpoint::CoordinateUpdate),
     row("/v1/event/fire/", FIRE, Endpoint::EventFire),
     row("/v1/event/list", GET, Endpoint::EventList),
     row("/v1/federation/doctor/", GET, Endpoint::FederationDoctor),
@@ -208,6 +220,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/operator/autopilot/configuration", READ_PUT, Endpoint::OperatorAutopilot),
     row("/v1/operator/autopilot/health", GET, Endpoint::OperatorHealth),
     row("/v1/operator/autopilot/state", GET, Endpoint::OperatorState),
+    row("/v1/operator/keyring", KEYRING, Endpoint::OperatorKeyring),
     row("/v1/operator/raft/configuration", GET, Endpoint::OperatorRaft),
     row("/v1/operator/raft/peer", DELETE, Endpoint::OperatorRaftPeer),
     row("/v1/operator/raft/transfer-leader", POST, Endpoint::OperatorTransfer),
