@@ -14,6 +14,7 @@ mod exports;
 pub mod federation;
 pub mod info;
 pub mod keygen;
+pub mod keyring;
 pub mod kv;
 pub mod links;
 pub mod members;
@@ -21,6 +22,7 @@ pub mod membership;
 mod monitor;
 pub mod operator;
 pub mod reference;
+pub mod rtt;
 pub mod services;
 pub mod snapshot;
 pub mod tls;
@@ -88,6 +90,7 @@ pub static COMMANDS: &[&Command] = &[
     &info::COMMAND,
     &membership::JOIN,
     &keygen::COMMAND,
+    &keyring::COMMAND,
     &kv::DELETE,
     &kv::EXPORT,
     &kv::GET,
@@ -107,6 +110,7 @@ pub static COMMANDS: &[&Command] = &[
     &reference::CONFIG,
     &reference::COMMANDS_PAGE,
     &membership::RELOAD,
+    &rtt::COMMAND,
     &services::DEREGISTER,
     &services::REGISTER,
     &snapshot::INSPECT,
