@@ -314,4 +314,8 @@ fn a_client_subnet_is_echoed_with_scope_0() {
     let edns = service(web(), RecordType::A).edns(&head).unwrap();
     let echo = ClientSubnet::new([1, 2, 3, 0].into(), 24, 0);
     assert_eq!(edns.option(EdnsCode::Subnet), Some(&EdnsOption::Subnet(echo)));
+    // What a prepared query gives may hang on who asks: it is for that subnet.
+    let edns = Reply { by_client: true, ..service(web(), RecordType::A) }.edns(&head).unwrap();
+    let echo = ClientSubnet::new([1, 2, 3, 0].into(), 24, 24);
+    assert_eq!(edns.option(EdnsCode::Subnet), Some(&EdnsOption::Subnet(echo)));
 }

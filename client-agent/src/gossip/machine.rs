@@ -13,6 +13,7 @@
 
 mod exchange;
 mod listing;
+mod measure;
 mod suspects;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -21,7 +22,6 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_proto::coordinate::Coordinate;
 use causeway_proto::member::{Member, MemberStatus};
 use causeway_proto::vivaldi::Vivaldi;
 use foca::{Foca, Notification, PeriodicParams, Runtime, State, Timer};
@@ -31,6 +31,7 @@ use super::book::Shared;
 use super::envelope::OVERHEAD;
 use super::event::{Event, FireError};
 use listing::Since;
+use measure::add_place;
 
 use super::codec::{ACK, Codec, PING, peek, probe_number};
 use super::wire::{Claim, Id, Item, Record};
@@ -470,32 +471,6 @@ impl Machine {
         Ok(())
     }
 
-    /// Where we are; `None`: coordinates are off.
-    pub fn coordinate(&self) -> Option<&Coordinate> {
-        self.vivaldi.as_ref().map(Vivaldi::coordinate)
-    }
-
-    /// Whether that changed since the last call.
-    pub fn take_moved(&mut self) -> bool {
-        std::mem::take(&mut self.moved)
-    }
-
-    /// How often the coordinate began anew.
-    pub fn coordinate_resets(&self) -> u64 {
-        self.vivaldi.as_ref().map_or(0, Vivaldi::resets)
-    }
-
-    /// A probe came back after so long, and with it where its answerer is.
-    fn measured(&mut self, from: &Id, place: Option<(Arc<str>, Coordinate)>, rtt: Duration) {
-        let (Some(vivaldi), Some((_, place))) = (&mut self.vivaldi, place.filter(|(name, _)| *name == from.name)) else {
-            return;
-        };
-        match vivaldi.update(&from.name, &place, rtt, || self.rng.random()) {
-            Ok(()) => self.moved = true,
-            Err(error) => tracing::debug!(member = %from.name, %error, "round trip"),
-        }
-    }
-
     /// Where our timers are late, we were not running: that time does not count for anybody.
     fn forgive_lost_time(&mut self, now: Duration) {
         let Some(((due, ..), _)) = self.timers.first_key_value() else { return };
@@ -671,17 +646,6 @@ impl Machine {
 
     fn jittered(&mut self, interval: Duration) -> Duration {
         interval.mul_f64(self.rng.random_range(0.75..1.25))
-    }
-}
-
-/// Adds to an answer where we are, where there is room: as one of the items that foca puts behind its updates.
-fn add_place(packet: &mut Vec<u8>, place: &Coordinate) {
-    let item = Item::Place(place.clone()).encode();
-    if packet.len() + 2 + item.len() <= MAX_PACKET - OVERHEAD
-        && let Ok(len) = u16::try_from(item.len())
-    {
-        packet.extend_from_slice(&len.to_be_bytes());
-        packet.extend_from_slice(&item);
     }
 }
 

@@ -525,7 +525,9 @@ impl Frame {
             }
             Self::Keys(ring) => {
                 out.put_u8(9);
-                for key in ring.keys() {
+                let keys = ring.keys().iter().take(MAX_KEYS);
+                out.put_u8(keys.len() as u8);
+                for key in keys {
                     put_key(&mut out, key);
                 }
             }
@@ -582,11 +584,11 @@ impl Frame {
             7 => Self::Errand(r.errand()?),
             8 => Self::HandOn(r.errand()?, r.name()?, r.addr()?),
             9 => {
-                let mut keys = Vec::new();
-                while !r.0.is_empty() && keys.len() < MAX_KEYS {
-                    keys.push(r.key()?);
+                let count = usize::from(r.u8()?);
+                if count > MAX_KEYS {
+                    return Err(WireError::Bad("number of keys"));
                 }
-                Self::Keys(Ring::new(keys))
+                Self::Keys(Ring::new((0..count).map(|_| r.key()).collect::<Result<_, _>>()?))
             }
             10 => Self::NotDone(Refused::from_code(r.u8()?).ok_or(WireError::Bad("reason"))?),
             _ => return Err(WireError::Bad("kind of message")),
@@ -645,7 +647,21 @@ mod tests {
             Frame::IAm(Claim { id: id("a", "1.2.3.4:5"), started: 4 }),
             Frame::Taken(Claim { id: id("a", "1.2.3.4:5"), started: 5 }),
             Frame::Refused("no".to_owned()),
+            Frame::Errand(Errand::List),
+            Frame::Errand(Errand::Install(key(1, 32))),
+            Frame::Errand(Errand::Use(key(2, 16))),
+            Frame::HandOn(Errand::Remove(key(3, 16)), "b".into(), "[::1]:8301".parse().unwrap()),
+            Frame::Keys(Ring::new(vec![key(1, 32), key(2, 16)])),
+            Frame::NotDone(Refused::Primary),
         ]
+    }
+
+    fn key(byte: u8, len: usize) -> Key {
+        Key::new(&vec![byte; len]).unwrap()
+    }
+
+    fn place() -> Coordinate {
+        Coordinate { vec: (0..8).map(f64::from).collect(), error: 0.5, adjustment: -0.001, height: 1e-5 }
     }
 
     #[test]
@@ -658,6 +674,7 @@ mod tests {
             Item::Forced { name: "a".into(), generation: 1, prune: true },
             Item::Renew { name: "a".into(), generation: u64::MAX },
             Item::Event(event()),
+            Item::Place(place()),
         ] {
             assert_eq!(Item::decode(&item.encode()), Ok(item));
         }
@@ -674,9 +691,10 @@ mod tests {
                 }
             }
         }
-        let bytes = Item::Event(event()).encode();
-        for end in 0..bytes.len() {
-            assert!(Item::decode(&bytes[..end]).is_err(), "{end}");
+        for bytes in [Item::Event(event()).encode(), Item::Place(place()).encode()] {
+            for end in 0..bytes.len() {
+                assert!(Item::decode(&bytes[..end]).is_err(), "{end}");
+            }
         }
         let mut long = Frame::WhoIs.encode();
         long.push(0);

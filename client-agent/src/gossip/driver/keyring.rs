@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// All of it takes no longer, less than what the HTTP API waits.
 const WHOLE: Duration = Duration::from_secs(8);
 /// Members through whom one is asked that does not answer, at most (as Consul's relay factor).
-pub const MOST_RELAYS: u32 = 5;
+const MOST_RELAYS: u32 = 5;
 /// Longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
 
