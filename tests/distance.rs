@@ -161,8 +161,9 @@ fn what_is_near_comes_first() {
         assert_eq!(execute("q-none/execute?near=x4&limit=2"), ["x4", "x1"], "sorted before it is cut");
         assert_eq!(execute("q-agent/execute")[0], "x1");
         let (far, near) = (["127.0.0.102", "127.0.0.104", "127.0.0.101", "127.0.0.103"], "127.0.0.101");
-        assert_eq!(dig(agent, "q-x2.query.consul.", "127.0.0.1", None), (far.map(str::to_owned).to_vec(), None));
-        assert_eq!(dig(agent, "q-ip.query.consul.", "127.0.0.102", None).0, far, "by the client's address");
+        // Without EDNS three answers are given (udp_answer_limit).
+        assert_eq!(dig(agent, "q-x2.query.consul.", "127.0.0.1", None).0, far[..3]);
+        assert_eq!(dig(agent, "q-ip.query.consul.", "127.0.0.102", None).0, far[..3], "by the client's address");
         let (found, scope) = dig(agent, "q-ip.query.consul.", "127.0.0.102", Some((near, 32)));
         assert_eq!((found[0].as_str(), scope), (near, Some(32)), "by whom the resolver asks for");
     }

@@ -7,7 +7,6 @@ use causeway_proto::coordinate::{
 use http::StatusCode;
 use serde::{Serialize, Serializer};
 
-use super::catalog::headed;
 use super::decode::{self, DecodeError, Fields};
 use super::dispatch::{Call, ask, read};
 use super::failure::Failure;
@@ -100,7 +99,7 @@ pub(crate) async fn nodes(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
     let (reply, answer) = read!(call, &mut options, CoordinatesClient<_>, list_nodes, ListNodesRequest {})?;
     let shown = reply.nodes.iter().filter(|node| in_segment(call, node)).map(NodeJson::new);
-    Ok(headed(call.json(&Seq(shown))?, &answer, &options))
+    Ok(call.json(&Seq(shown))?.meta(&answer))
 }
 
 /// `/v1/coordinate/node/NAME`: 404 where nothing is known of it.
@@ -111,9 +110,9 @@ pub(crate) async fn node(call: &Call<'_>) -> Result<Reply, Failure> {
     let (reply, answer) = read!(call, &mut options, CoordinatesClient<_>, node, request)?;
     let found: Vec<_> = reply.nodes.iter().filter(|node| in_segment(call, node)).map(NodeJson::new).collect();
     if found.is_empty() {
-        return Err(Failure::not_found(""));
+        return Ok(Reply::empty().status(StatusCode::NOT_FOUND));
     }
-    Ok(headed(call.json(&found)?, &answer, &options))
+    Ok(call.json(&found)?.meta(&answer))
 }
 
 fn undecoded(error: DecodeError) -> Failure {
