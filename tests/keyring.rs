@@ -59,9 +59,11 @@ fn busy(ports: Vec<u16>, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<(usiz
             }
             for port in &ports {
                 let members = http::request(*port, "GET", "/v1/agent/members", b"").json();
-                let alive = members.as_ref().ok().and_then(Value::as_array).map(|all| {
-                    all.iter().filter(|m| m["Status"] == 1).count()
-                });
+                let alive = members
+                    .as_ref()
+                    .ok()
+                    .and_then(Value::as_array)
+                    .map(|all| all.iter().filter(|m| m["Status"] == 1).count());
                 if alive != Some(ports.len()) {
                     amiss.push(format!("members at {port}: {members:?}"));
                 }

@@ -15,7 +15,9 @@ impl Service for Keyring {
     async fn operate(&self, request: Request<OperateRequest>) -> Result<Response<OperateReply>, Status> {
         match &self.0 {
             Some(door) => KeyringsClient::new(door.clone()).operate(request).await,
-            None => Err(Reason::Unreachable.status("this server takes no part in gossip, so that it has no keys of it")),
+            None => {
+                Err(Reason::Unreachable.status("this server takes no part in gossip, so that it has no keys of it"))
+            }
         }
     }
 }

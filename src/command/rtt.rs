@@ -76,7 +76,13 @@ fn run(input: &Input) -> ExitCode {
         let second = match input.operands.get(1) {
             Some(second) => second.clone(),
             None => match own(api) {
-                Ok((name, dc)) => if wan { format!("{name}.{dc}") } else { name },
+                Ok((name, dc)) => {
+                    if wan {
+                        format!("{name}.{dc}")
+                    } else {
+                        name
+                    }
+                }
                 Err(error) => return Ok(fail(&format!("Unable to look up agent info: {error}"))),
             },
         };
@@ -89,9 +95,9 @@ fn run(input: &Input) -> ExitCode {
             let sites = found.as_array().into_iter().flatten();
             let of = |site: &Value| {
                 let dc = text(site, "Datacenter");
-                entries(&site["Coordinates"]).into_iter().map(move |(node, segment, coord)| {
-                    (format!("{node}.{dc}"), segment, coord)
-                })
+                entries(&site["Coordinates"])
+                    .into_iter()
+                    .map(move |(node, segment, coord)| (format!("{node}.{dc}"), segment, coord))
             };
             sites.flat_map(of).collect()
         } else {
@@ -123,7 +129,8 @@ mod tests {
     fn two_of_one_segment() {
         let coord = |x: f64| json!({"Vec": [x, 0], "Error": 1.5, "Adjustment": 0, "Height": 0.001});
         let entry = |node: &str, segment: &str, x| json!({"Node": node, "Segment": segment, "Coord": coord(x)});
-        let all = entries(&json!([entry("a", "", 0.1), entry("a", "s", 0.5), entry("b", "s", 0.9), entry("c", "t", 0.0)]));
+        let all =
+            entries(&json!([entry("a", "", 0.1), entry("a", "s", 0.5), entry("b", "s", 0.9), entry("c", "t", 0.0)]));
         let name = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
         let (a, b) = pair(&all, &name("a", "b")).unwrap();
         assert!((vivaldi::distance(&a, &b).unwrap() - 0.402).abs() < 1e-9);

@@ -293,7 +293,8 @@ impl Node {
                 let local_gateway = plan.gateway.is_some().then(|| later_gateway.door());
                 let events = Some(later_events.door());
                 let keyring = Some(later_keyring.door());
-                let world = World { members: members.subscribe(), dialer: dialer.clone(), local_gateway, events, keyring };
+                let world =
+                    World { members: members.subscribe(), dialer: dialer.clone(), local_gateway, events, keyring };
                 Some(Server::start(server_config(&plan, &node_id), world).await?)
             }
         };

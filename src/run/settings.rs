@@ -7,8 +7,8 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use causeway_agent::checks::AgentTls;
-use causeway_agent::dns;
 use causeway_agent::coordinates;
+use causeway_agent::dns;
 use causeway_agent::gossip;
 use causeway_agent::http::Info;
 use causeway_agent::http::access::Network;
@@ -122,7 +122,9 @@ pub fn gossip(plan: &Plan, node_id: &str) -> Result<gossip::Config, ConfigError>
     for text in s.list(&t::SERF_LAN_ALLOWED_CIDRS) {
         let def = &t::SERF_LAN_ALLOWED_CIDRS;
         let network = Network::parse(&text);
-        config.allowed.push(network.ok_or_else(|| s.error(def, format!("holds {text:?}; write networks as 10.0.0.0/8")))?);
+        config
+            .allowed
+            .push(network.ok_or_else(|| s.error(def, format!("holds {text:?}; write networks as 10.0.0.0/8")))?);
     }
     config.coordinates = !s.on(&t::DISABLE_COORDINATES);
     config.tags = tags(plan, node_id);

@@ -254,7 +254,10 @@ mod tests {
             ("[1]", "it is not a JSON list of keys"),
             ("[\"AQEBAQEBAQEBAQEBAQEBAQ==\",]", "it is not a JSON list of keys"),
             ("[ ]", "there is no key in it"),
-            ("[\"AQEB\"]", "the gossip key is 3 bytes long; it must be 16 or 32 bytes in base64; make one with `causeway keygen`"),
+            (
+                "[\"AQEB\"]",
+                "the gossip key is 3 bytes long; it must be 16 or 32 bytes in base64; make one with `causeway keygen`",
+            ),
         ] {
             assert_eq!(Ring::parse(text).unwrap_err().to_string(), why, "{text}");
         }
@@ -269,7 +272,8 @@ mod tests {
         assert_eq!((report.nodes, &report.error), (2, &None));
         assert_eq!(report.keys.into_values().collect::<Vec<_>>(), [1, 2]);
         assert_eq!(report.primary.into_values().collect::<Vec<_>>(), [1, 1]);
-        let some = vec![said("a", Ok(Err(Refused::Primary))), said("b", Err("late".into())), said("c", Ok(Ok(ring(&[1]))))];
+        let some =
+            vec![said("a", Ok(Err(Refused::Primary))), said("b", Err("late".into())), said("c", Ok(Ok(ring(&[1]))))];
         let report = Report::of(&Errand::Remove(key(1)), some);
         assert_eq!(report.error.as_deref(), Some("1/3 nodes reported failure"));
         assert_eq!(report.messages["a"], "Removing the primary key is not allowed");

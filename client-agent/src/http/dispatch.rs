@@ -21,8 +21,8 @@ use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
 use super::{
-    agent, autopilot, catalog, config, coordinate, event, federation, health, internal, keyring, kv, operator, prepared, session, sight,
-    snapshot, status, txn, ui,
+    agent, autopilot, catalog, config, coordinate, event, federation, health, internal, keyring, kv, operator,
+    prepared, session, sight, snapshot, status, txn, ui,
 };
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.

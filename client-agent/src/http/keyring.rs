@@ -54,9 +54,7 @@ fn relay_factor(params: &Params) -> Result<u32, Failure> {
         return Ok(0);
     }
     let number: i64 = text.parse().map_err(|_| {
-        Failure::bad(format!(
-            "Bad request: Error parsing relay factor: strconv.Atoi: parsing {text:?}: invalid syntax"
-        ))
+        Failure::bad(format!("Bad request: Error parsing relay factor: strconv.Atoi: parsing {text:?}: invalid syntax"))
     })?;
     let range = "Bad request: Invalid relay-factor: Relay factor must be in range: [0, 5]";
     u32::try_from(number).ok().filter(|n| *n <= 5).ok_or_else(|| Failure::bad(range))

@@ -28,8 +28,8 @@ use crate::config;
 use crate::consensus::driver::leadership;
 use crate::consensus::network::Addresses;
 use crate::consensus::types::Peer;
-use crate::coordinate::Inbox;
 use crate::consensus::{Consensus, Leadership};
+use crate::coordinate::Inbox;
 use crate::query;
 use crate::replicate::Replicator;
 use crate::route::Gateways;
@@ -340,7 +340,10 @@ impl Leader {
             tokio::time::sleep(self.coordinate_period).await;
             let (batches, dropped) = self.coordinates.take();
             if dropped > 0 {
-                tracing::warn!(dropped, "more network coordinates came than are written in a round; agents tell them again");
+                tracing::warn!(
+                    dropped,
+                    "more network coordinates came than are written in a round; agents tell them again"
+                );
             }
             for batch in batches {
                 self.propose(Command { call: None, command: Some(command::Command::Coordinates(batch)) }).await;

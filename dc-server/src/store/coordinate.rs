@@ -157,7 +157,11 @@ mod tests {
     #[test]
     fn a_single_segment_is_what_two_are_compared_by() {
         let store = store(&["a", "b", "c"]);
-        batch(&store, 9, vec![update("a", "x", 0.1), update("b", "", 0.1), update("c", "", 0.8), update("c", "x", 0.3)]);
+        batch(
+            &store,
+            9,
+            vec![update("a", "x", 0.1), update("b", "", 0.1), update("c", "", 0.8), update("c", "x", 0.3)],
+        );
         assert_eq!(sorted(&store, "a"), ["a", "c", "b"], "only c is in that segment");
         assert_eq!(sorted(&store, "c"), ["c", "a", "b"], "0.2 in segment x, 0.7 in the other");
     }

@@ -29,7 +29,8 @@ impl Machine {
 
     /// A probe came back after so long, and with it where its answerer is.
     pub(super) fn measured(&mut self, from: &Id, place: Option<(Arc<str>, Coordinate)>, rtt: Duration) {
-        let (Some(vivaldi), Some((_, place))) = (&mut self.vivaldi, place.filter(|(name, _)| *name == from.name)) else {
+        let (Some(vivaldi), Some((_, place))) = (&mut self.vivaldi, place.filter(|(name, _)| *name == from.name))
+        else {
             return;
         };
         match vivaldi.update(&from.name, &place, rtt, || self.rng.random()) {
