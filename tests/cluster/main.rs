@@ -11,12 +11,14 @@ mod lab;
 mod wan;
 
 mod dev;
+mod distance;
 mod events;
 mod exports;
 mod failover;
 mod federation;
 mod firewalls;
 mod join;
+mod keyring;
 mod namespaces;
 mod observability;
 mod operator;

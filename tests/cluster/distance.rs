@@ -1,15 +1,12 @@
 //! How far nodes are from each other, on real processes: coordinates come out of gossip's probes, go through Raft, sort lists, prepared
 //! queries and DNS answers, and outlive a restart; sites have theirs from the round trips of their gateways.
-#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
-
-mod harness;
 
 use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
-use harness::{Federation, Node, Part, wait};
+use crate::harness::{self, Federation, Node, Part, wait};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsCode, EdnsOption};
 use hickory_proto::rr::{Name, RData, RecordType};

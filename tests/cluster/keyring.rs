@@ -1,7 +1,4 @@
 //! The keys of gossip change under three running agents, and nobody notices: members stay alive and events pass all the while.
-#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
-
-mod harness;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use harness::{Federation, Node, http, wait};
+use crate::harness::{self, Federation, Node, http, wait};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
