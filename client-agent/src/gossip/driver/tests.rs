@@ -305,7 +305,8 @@ fn what_callers_spawn_can_be_spawned() {
 async fn who_is_outside_of_the_allowed_networks_is_not_heard() {
     let network = |text: &str| Network::parse(text).unwrap();
     let closed = Node::start(Config { allowed: vec![network("10.0.0.0/8")], ..config("closed") }).await;
-    let open = Node::start(Config { allowed: vec![network("10.0.0.0/8"), network("127.0.0.0/8")], ..config("open") }).await;
+    let open =
+        Node::start(Config { allowed: vec![network("10.0.0.0/8"), network("127.0.0.0/8")], ..config("open") }).await;
     let stranger = Node::start(config("stranger")).await;
     assert!(stranger.join(&closed).await.is_err());
     assert_eq!(closed.gossip.members().borrow().len(), 1);
@@ -327,7 +328,8 @@ async fn keys_do_not_travel_in_clear() {
     let said = tcp::errand(plain.gossip.link(), addr, &Frame::Errand(Errand::List)).await;
     // The refusal itself is sealed, and so no more than noise to who has no key.
     assert!(said.is_err(), "{said:?}");
-    let off = Config { keys: vec![key], encrypt_verify_incoming: false, encrypt_verify_outgoing: false, ..config("off") };
+    let off =
+        Config { keys: vec![key], encrypt_verify_incoming: false, encrypt_verify_outgoing: false, ..config("off") };
     let off = Node::start(off).await;
     let addr = off.addr().parse().unwrap();
     let said = tcp::errand(plain.gossip.link(), addr, &Frame::Errand(Errand::List)).await.unwrap();
