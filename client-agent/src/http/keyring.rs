@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn errors_as_consul_lists_them() {
         let good = OperateReply { datacenter: "dc1".into(), ..OperateReply::default() };
-        assert_eq!(errors(&[good.clone()]), None);
+        assert_eq!(errors(std::slice::from_ref(&good)), None);
         let bad = OperateReply {
             datacenter: "dc2".into(),
             error: "1/2 nodes reported failure".into(),
