@@ -109,6 +109,8 @@ pub static COMMANDS: &[&Command] = &[
     &operator::TRANSFER_LEADER,
     &reference::CONFIG,
     &reference::COMMANDS_PAGE,
+    &reference::DNS,
+    &reference::HTTP,
     &membership::RELOAD,
     &rtt::COMMAND,
     &services::DEREGISTER,
