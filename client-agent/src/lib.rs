@@ -2,12 +2,14 @@
 //! HTTP and DNS.
 
 pub mod checks;
+pub mod coordinates;
 pub mod dns;
 pub mod events;
 pub mod exec;
 pub mod failover;
 pub mod gossip;
 pub mod http;
+mod network;
 mod outside;
 pub mod registry;
 pub mod servers;

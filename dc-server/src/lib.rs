@@ -6,8 +6,10 @@
 pub mod autopilot;
 pub mod config;
 pub mod consensus;
+mod coordinate;
 mod events;
 pub mod exports;
+mod keyring;
 pub mod leader;
 mod query;
 pub mod read;

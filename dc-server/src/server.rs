@@ -8,10 +8,12 @@ use std::time::Duration;
 use causeway_certs::dial::Dialer;
 use causeway_proto::command;
 use causeway_proto::config::{ApplyReply, ApplyRequest, Entry};
+use causeway_proto::coordinate::Site;
 use causeway_proto::door::{Door, Request};
 use causeway_proto::event::events_server::EventsServer;
-use causeway_proto::federation::SitesRequest;
 use causeway_proto::federation::directory_client::DirectoryClient;
+use causeway_proto::federation::{SiteStatus, SitesRequest};
+use causeway_proto::keyring::keyrings_server::KeyringsServer;
 use causeway_proto::kv;
 use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
@@ -37,9 +39,11 @@ use crate::consensus::log::Options;
 use crate::consensus::network::{Addresses, Doors, MAX_MESSAGE};
 use crate::consensus::types::{Peer, raft_id};
 use crate::consensus::{Consensus, Leadership, OpenError, Settings};
+use crate::coordinate;
 use crate::events::Events;
 use crate::exports::Policy;
 use crate::exports::driver::Exports;
+use crate::keyring::Keyring;
 use crate::leader::{Leader, Timers};
 use crate::query::failover::by_distance;
 use crate::replicate::{Copies, Job, Replicator};
@@ -95,6 +99,8 @@ pub struct ServerConfig {
     pub exports: Policy,
     /// Prefixes copied from other sites; see [`Server::copies`] to change them.
     pub replicate: Vec<Job>,
+    /// How often the leader writes coordinates that it was told.
+    pub coordinate_period: Duration,
 }
 
 impl ServerConfig {
@@ -123,6 +129,7 @@ impl ServerConfig {
             autopilot: autopilot::defaults(),
             exports: Policy::default(),
             replicate: Vec::new(),
+            coordinate_period: Duration::from_secs(5),
         }
     }
 }
@@ -137,6 +144,15 @@ pub struct World {
     pub local_gateway: Option<Door>,
     /// Service `Events` of the agent in this process, which gossips; `None`: no events are taken from other sites.
     pub events: Option<Door>,
+    /// Service `Keyrings` of the same agent.
+    pub keyring: Option<Door>,
+}
+
+/// Services of the agent in this process that others reach through the server.
+#[derive(Default)]
+pub(crate) struct Agent {
+    pub(crate) events: Option<Door>,
+    pub(crate) keyring: Option<Door>,
 }
 
 /// Why a server could not be started.
@@ -211,6 +227,20 @@ struct Node {
     pilot: Arc<Pilot>,
 }
 
+impl Node {
+    /// The sites that a gateway knows; `None`: there are gateways, and none answers.
+    async fn sites(&self) -> Option<Vec<SiteStatus>> {
+        for door in self.gateways.doors() {
+            let mut client = DirectoryClient::new(door);
+            let asked = tokio::time::timeout(Duration::from_secs(2), client.sites(SitesRequest::default())).await;
+            let Ok(Ok(reply)) = asked else { continue };
+            return Some(reply.into_inner().sites);
+        }
+        // A site without gateways is alone, and knows that.
+        (!self.gateways.known()).then(Vec::new)
+    }
+}
+
 impl rpc::Log for Node {
     async fn propose(&self, mut command: command::Command) -> Result<command::Outcome, Status> {
         if let Some(call) = &mut command.call {
@@ -250,14 +280,14 @@ impl rpc::Log for Node {
     }
 
     async fn others(&self) -> Option<Vec<String>> {
-        for door in self.gateways.doors() {
-            let mut client = DirectoryClient::new(door);
-            let asked = tokio::time::timeout(Duration::from_secs(2), client.sites(SitesRequest::default())).await;
-            let Ok(Ok(reply)) = asked else { continue };
-            return Some(by_distance(reply.into_inner().sites, &self.datacenter));
-        }
-        // A site without gateways is alone, and knows that.
-        (!self.gateways.known()).then(Vec::new)
+        Some(by_distance(self.sites().await?, &self.datacenter))
+    }
+
+    async fn places(&self) -> Vec<Site> {
+        let known = self.sites().await.unwrap_or_default();
+        let members = self.gateways.members.borrow().clone();
+        let own = members.iter().filter(|m| m.is_server() && m.is_alive()).map(|m| m.name.clone()).collect();
+        coordinate::places(&self.datacenter, own, &known)
     }
 
     async fn execute_remote(
@@ -302,7 +332,7 @@ impl rpc::Log for Node {
 impl Server {
     /// Opens the data and starts everything. Returns before there is a leader.
     pub async fn start(config: ServerConfig, world: World) -> Result<Self, StartError> {
-        let World { members, dialer, local_gateway, events } = world;
+        let World { members, dialer, local_gateway, events, keyring } = world;
         let (to_servers, to_gateways) = (dialer.clone(), dialer);
         let doors: Doors = Arc::new(move |address| to_servers.door(address, Role::Server));
         let gateways = Gateways {
@@ -310,7 +340,7 @@ impl Server {
             dial: Arc::new(move |address| to_gateways.door(address, Role::Gateway)),
             local: local_gateway,
         };
-        Self::start_with(config, members, doors, gateways, events).await
+        Self::start_with(config, members, doors, gateways, Agent { events, keyring }).await
     }
 
     /// As [`Server::start`], with doors from elsewhere.
@@ -319,7 +349,7 @@ impl Server {
         members: watch::Receiver<Members>,
         doors: Doors,
         gateways: Gateways,
-        events: Option<Door>,
+        agent: Agent,
     ) -> Result<Self, StartError> {
         let uuid = config.node_uuid.clone();
         let id = raft_id(&config.node_uuid).ok_or_else(|| StartError::Identity(config.node_uuid.clone()))?;
@@ -351,6 +381,7 @@ impl Server {
         let stop = CancellationToken::new();
         let mut handlers = Handlers::new(store.clone(), node.clone(), config.datacenter.clone(), stop.child_token());
         handlers.limits = config.write_limits;
+        let coordinates = handlers.coordinates.clone();
         let primary = config.primary_datacenter.filter(|dc| *dc != config.datacenter);
         let queries = primary.clone().filter(|_| config.replicate_prepared_queries);
         let copy = primary.map(|primary| Arc::new(Copy::of(primary)));
@@ -364,7 +395,8 @@ impl Server {
         let requests = metrics::counter!("consul_rpc_request");
         let services = rpc::services(handlers)
             .add_service(raft)
-            .add_service(EventsServer::new(Events(events)))
+            .add_service(EventsServer::new(Events(agent.events)))
+            .add_service(KeyringsServer::new(Keyring(agent.keyring)))
             .add_service(StatusServer::new(StatusService::new(
                 consensus.clone(),
                 store.clone(),
@@ -414,6 +446,8 @@ impl Server {
             config_entries: config.config_entries,
             pilot,
             autopilot: config.autopilot,
+            coordinates,
+            coordinate_period: config.coordinate_period,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(leader.run(stop.child_token()));

@@ -63,6 +63,7 @@ impl Site {
             dialer: Dialer::new(None, "dc1", "consul"),
             local_gateway: None,
             events: None,
+            keyring: None,
         };
         let server = Server::start(config, world).await.unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -385,6 +386,7 @@ async fn one_directory_serves_one_process() {
         dialer: Dialer::new(None, "dc1", "consul"),
         local_gateway: None,
         events: None,
+        keyring: None,
     };
     let error = Server::start(config.clone(), world()).await.err().unwrap();
     assert!(error.to_string().contains("another process uses this data directory"), "{error}");

@@ -17,6 +17,7 @@ pub mod method;
 pub mod name;
 pub mod rejection;
 pub mod trace;
+pub mod vivaldi;
 
 macro_rules! package {
     ($name:ident, $path:literal, $doc:literal) => {
@@ -42,6 +43,8 @@ package!(status, "causeway.status.v1", "Service `Status`.");
 package!(query, "causeway.query.v1", "Prepared queries; service `Queries`.");
 package!(config, "causeway.config.v1", "Definitions of the whole federation; service `Config`.");
 package!(operator, "causeway.operator.v1", "How the servers are kept; service `Operator`.");
+package!(coordinate, "causeway.coordinate.v1", "Network coordinates; service `Coordinates`.");
+package!(keyring, "causeway.keyring.v1", "Keys of gossip; service `Keyrings`.");
 package!(event, "causeway.event.v1", "User events; service `Events`.");
 package!(raft, "causeway.raft.v1", "Raft between the servers of a datacenter; service `Raft`.");
 package!(command, "causeway.command.v1", "What the replicated log and snapshots carry.");

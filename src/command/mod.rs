@@ -18,6 +18,7 @@ mod exports;
 pub mod federation;
 pub mod info;
 pub mod keygen;
+pub mod keyring;
 pub mod kv;
 pub mod links;
 pub mod lock;
@@ -27,6 +28,7 @@ mod monitor;
 pub mod operator;
 pub mod reference;
 mod refused;
+pub mod rtt;
 pub mod services;
 pub mod snapshot;
 mod store;
@@ -104,6 +106,7 @@ pub static COMMANDS: &[&Command] = &[
     &refused::INTENTION,
     &membership::JOIN,
     &keygen::COMMAND,
+    &keyring::COMMAND,
     &kv::DELETE,
     &kv::EXPORT,
     &kv::GET,
@@ -128,6 +131,7 @@ pub static COMMANDS: &[&Command] = &[
     &reference::DNS,
     &reference::HTTP,
     &membership::RELOAD,
+    &rtt::COMMAND,
     &services::DEREGISTER,
     &services::REGISTER,
     &snapshot::INSPECT,

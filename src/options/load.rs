@@ -320,10 +320,10 @@ mod tests {
     fn keys_of_consul_that_have_no_effect_load() {
         for (text, warnings) in [
             (r#"{"enable_central_service_config":true,"snapshot_agent":{"log":{"level":"x"}}}"#, 2),
-            (r#"{"acl":{"msp_disable_bootstrap":true},"sync_coordinate_rate_target":64.5}"#, 2),
+            (r#"{"acl":{"msp_disable_bootstrap":true},"sync_coordinate_rate_target":64.5}"#, 1),
             (
                 r#"{"sync_coordinate_interval_min":"15s","check_reap_interval":"30s","ae_interval":"1m","version":"1"}"#,
-                4,
+                3,
             ),
             (r#"{"version_prerelease":"","revision":"x","segment_limit":64,"segment_name_limit":64}"#, 4),
             (r#"{"check_deregister_interval_min":"1m","advertise_reconnect_timeout":"15m"}"#, 2),

@@ -170,10 +170,7 @@ mod tests {
             key.starts_with("acl")
                 || key.starts_with("enable_acl")
                 || key.starts_with("auto_encrypt.")
-                || matches!(
-                    key,
-                    "serf_lan_allowed_cidrs" | "disable_keyring_file" | "disable_coordinates" | "disable_remote_exec"
-                )
+                || key == "disable_remote_exec"
         };
         for def in table::ALL {
             match def.standing {

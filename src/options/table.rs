@@ -80,12 +80,12 @@ options! {
     SKIP_LEAVE_ON_INTERRUPT = "skip_leave_on_interrupt", Flag, "", None, Used, "Whether SIGINT ends without leaving. Default: false for an agent, true for a server.";
     PRIMARY_GATEWAYS = "primary_gateways", List, "", Some("primary-gateway"), Foreign, "Consul's mesh gateways; use `gateway.peers`.";
     PRIMARY_GATEWAYS_INTERVAL = "primary_gateways_interval", Duration, "30s", None, Foreign, "Consul's mesh gateways.";
-    SERF_LAN_ALLOWED_CIDRS = "serf_lan_allowed_cidrs", List, "", Some("serf-lan-allowed-cidrs"), Later, "Networks that LAN gossip is accepted from.";
+    SERF_LAN_ALLOWED_CIDRS = "serf_lan_allowed_cidrs", List, "", Some("serf-lan-allowed-cidrs"), Used, "Networks that LAN gossip is accepted from; empty: all.";
     SERF_WAN_ALLOWED_CIDRS = "serf_wan_allowed_cidrs", List, "", Some("serf-wan-allowed-cidrs"), Foreign, "Consul's WAN gossip.";
     ENCRYPT = "encrypt", Text, "", Some("encrypt"), Used, "Gossip key, base64 of 16 or 32 bytes (`causeway keygen`); empty: gossip in clear.";
     ENCRYPT_VERIFY_INCOMING = "encrypt_verify_incoming", Flag, "true", None, Used, "Whether gossip in clear is refused when a key is set.";
     ENCRYPT_VERIFY_OUTGOING = "encrypt_verify_outgoing", Flag, "true", None, Used, "Whether gossip is encrypted when a key is set.";
-    DISABLE_KEYRING_FILE = "disable_keyring_file", Flag, "false", Some("disable-keyring-file"), Later, "Whether the keyring is kept in memory only.";
+    DISABLE_KEYRING_FILE = "disable_keyring_file", Flag, "false", Some("disable-keyring-file"), Used, "Whether the keyring is kept in memory only.";
     GOSSIP_LAN_GOSSIP_INTERVAL = "gossip_lan.gossip_interval", Duration, "200ms", None, Used, "Time between rounds of gossip.";
     GOSSIP_WAN_GOSSIP_INTERVAL = "gossip_wan.gossip_interval", Duration, "200ms", None, Foreign, "Consul's WAN gossip.";
     GOSSIP_LAN_GOSSIP_NODES = "gossip_lan.gossip_nodes", Number, "3", None, Used, "Members told in a round.";
@@ -267,7 +267,7 @@ options! {
     ENABLE_DEBUG = "enable_debug", Flag, "false", None, Moot, "There are no Go profiles to show; `causeway debug` collects what there is without it.";
     DISABLE_UPDATE_CHECK = "disable_update_check", Flag, "true", None, Moot, "Nothing is ever asked of a vendor.";
     DISABLE_REMOTE_EXEC = "disable_remote_exec", Flag, "true", None, Used, "Whether jobs of the command `exec` are left alone. When false, who may write keys and fire events runs anything as the agent's user.";
-    DISABLE_COORDINATES = "disable_coordinates", Flag, "false", None, Later, "Network coordinates.";
+    DISABLE_COORDINATES = "disable_coordinates", Flag, "false", None, Used, "Takes no part in network coordinates: measures nothing, and answers 401 to questions for them.";
     DISABLE_ANONYMOUS_SIGNATURE = "disable_anonymous_signature", Flag, "true", None, Moot, "Nothing is ever sent to a vendor.";
     DISABLE_HTTP_UNPRINTABLE = "disable_http_unprintable_char_filter", Flag, "false", None, Used, "Whether paths may hold control characters; they are refused with 400 otherwise.";
     UI = "ui", Flag, "false", Some("ui"), Foreign, "No web UI is built in; what it asks of the API (`/v1/internal/ui/`) answers.";
@@ -322,8 +322,8 @@ options! {
     AE_INTERVAL = "ae_interval", Duration, "", None, Foreign, "Consul's own timing.";
     CHECK_REAP_INTERVAL = "check_reap_interval", Duration, "", None, Foreign, "Consul's own timing.";
     CHECK_DEREGISTER_INTERVAL_MIN = "check_deregister_interval_min", Duration, "", None, Foreign, "Consul's own timing.";
-    SYNC_COORDINATE_RATE_TARGET = "sync_coordinate_rate_target", Text, "", None, Foreign, "Consul's own timing.";
-    SYNC_COORDINATE_INTERVAL_MIN = "sync_coordinate_interval_min", Duration, "", None, Foreign, "Consul's own timing.";
+    SYNC_COORDINATE_RATE_TARGET = "sync_coordinate_rate_target", Text, "64", None, Used, "Network coordinates that all agents together tell the servers, a second.";
+    SYNC_COORDINATE_INTERVAL_MIN = "sync_coordinate_interval_min", Duration, "15s", None, Used, "An agent tells its network coordinate no more often.";
     SEGMENT_LIMIT = "segment_limit", Number, "", None, Foreign, "Enterprise.";
     SEGMENT_NAME_LIMIT = "segment_name_limit", Number, "", None, Foreign, "Enterprise.";
     VERSION = "version", Text, "", None, Foreign, "What Consul says of itself.";

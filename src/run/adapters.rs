@@ -9,6 +9,7 @@ use causeway_agent::http::ports::{CachedReads, CachedService, Local, LocalMember
 use causeway_agent::registry::definition::{CheckDefinition, Secret, ServiceDefinition, Source, Status};
 use causeway_agent::registry::{ChangeError, RegisterError, Registry};
 use causeway_agent::views::Views;
+use causeway_proto::coordinate::Coordinate;
 use causeway_proto::door::{Door, Request};
 use causeway_proto::member::Members;
 use causeway_proto::meta::Meta;
@@ -108,6 +109,10 @@ impl LocalMembers for MembersPort {
 
     fn force_leave(&self, node: String, prune: bool) -> BoxFuture<'_, Result<(), PortError>> {
         Box::pin(async move { self.0.force_leave(&node, prune).await.map_err(|e| PortError::Failed(e.to_string())) })
+    }
+
+    fn coordinate(&self) -> Option<Coordinate> {
+        self.0.coordinate()
     }
 
     fn stats(&self) -> BTreeMap<String, String> {

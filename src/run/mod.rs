@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use causeway_agent::checks::{self, Checks};
+use causeway_agent::coordinates;
 use causeway_agent::dns::Dns;
 use causeway_agent::events::Events;
 use causeway_agent::failover::Failover;
@@ -186,6 +187,7 @@ impl Node {
         let wanted = limits::Wanted::of(&plan)?;
         let in_force = InForce::new(&wanted);
         let gossip_config = settings::gossip(&plan, &data_dir.node_id)?;
+        let coordinate_pace = settings::coordinate_pace(&plan)?;
         let authority = plan.gateway.as_ref().map(federation::authority).transpose()?.flatten();
         ports::probe(&plan)?;
         // From here on the disk is ours.
@@ -208,6 +210,7 @@ impl Node {
         let members = watch::Sender::new(Members::default());
         let later_gateway = Later::default();
         let later_events = Later::default();
+        let later_keyring = Later::default();
 
         // The server before gossip: a damaged log must end the start before anyone hears of this node.
         let server = match plan.server {
@@ -215,7 +218,9 @@ impl Node {
             true => {
                 let local_gateway = plan.gateway.is_some().then(|| later_gateway.door());
                 let events = Some(later_events.door());
-                let world = World { members: members.subscribe(), dialer: dialer.clone(), local_gateway, events };
+                let keyring = Some(later_keyring.door());
+                let world =
+                    World { members: members.subscribe(), dialer: dialer.clone(), local_gateway, events, keyring };
                 Some(Server::start(server_config(&plan, &node_id), world).await?)
             }
         };
@@ -227,9 +232,6 @@ impl Node {
             tracing::warn!(
                 "no certificates are configured: RPC inside the datacenter is in clear (see `causeway tls`)"
             );
-        }
-        if plan.gossip_keys.is_empty() {
-            tracing::warn!("no gossip key is configured: gossip is in clear (see `causeway keygen` and \"encrypt\")");
         }
 
         let rpc_tls = |material: &Option<Arc<Material>>| {
@@ -248,6 +250,10 @@ impl Node {
         }
 
         let gossip = Gossip::start(gossip_config, stop.clone()).await?;
+        later_keyring.set(gossip.keyring_door());
+        if !gossip.is_encrypted() {
+            tracing::warn!("no gossip key is configured: gossip is in clear (see `causeway keygen` and \"encrypt\")");
+        }
         let heard = gossip.events();
         {
             let (mut from, to, stop) = (gossip.members(), members, stop.clone());
@@ -339,6 +345,14 @@ impl Node {
         };
         let this_node = settings::node(&plan, &node_id);
         let sync = Sync::start(servers.door(), registry.clone(), this_node.clone(), sync_settings, stop.clone());
+        tasks.spawn(coordinates::tell(
+            servers.door(),
+            gossip.clone(),
+            plan.node_name.clone(),
+            this_node.token.clone(),
+            coordinate_pace,
+            stop.clone(),
+        ));
         let paused = sync.pause();
         apply_definitions(&registry, &plan.definitions).await.map_err(|e| ConfigError::new("configuration", e))?;
         let checks_settings = checks::Settings {

@@ -1,6 +1,7 @@
 //! From the plan to what the server is told.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use causeway_proto::operator::Autopilot;
 use causeway_server::server::ServerConfig;
@@ -29,6 +30,8 @@ pub(super) fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         autopilot: autopilot(plan),
         exports: plan.exports.clone(),
         replicate: plan.copies.clone(),
+        // Who tries something out does not wait, as with Consul's -dev.
+        coordinate_period: Duration::from_millis(if plan.data_dir.is_none() { 100 } else { 5000 }),
         ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)
     };
     config.limits.hold = s.duration(&t::PERF_RPC_HOLD_TIMEOUT);
@@ -62,8 +65,6 @@ pub(super) fn passing_dir(node_id: &str) -> std::path::PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::options::{Settings, plan};
 

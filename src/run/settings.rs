@@ -7,9 +7,11 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use causeway_agent::checks::AgentTls;
+use causeway_agent::coordinates;
 use causeway_agent::dns;
 use causeway_agent::gossip;
 use causeway_agent::http::Info;
+use causeway_agent::http::access::Network;
 use causeway_agent::http::naming::Naming;
 use causeway_agent::http::ports::Setting;
 use causeway_agent::registry::Secret;
@@ -133,6 +135,17 @@ pub fn gossip(plan: &Plan, node_id: &str) -> Result<gossip::Config, ConfigError>
     for key in &plan.gossip_keys {
         config.keys.push(gossip::Key::new(key).map_err(|e| s.error(&t::ENCRYPT, e))?);
     }
+    if !s.on(&t::DISABLE_KEYRING_FILE) {
+        config.keyring = plan.data_dir.as_ref().map(|dir| dir.join("serf/local.keyring"));
+    }
+    for text in s.list(&t::SERF_LAN_ALLOWED_CIDRS) {
+        let def = &t::SERF_LAN_ALLOWED_CIDRS;
+        let network = Network::parse(&text);
+        config
+            .allowed
+            .push(network.ok_or_else(|| s.error(def, format!("holds {text:?}; write networks as 10.0.0.0/8")))?);
+    }
+    config.coordinates = !s.on(&t::DISABLE_COORDINATES);
     config.tags = tags(plan, node_id);
     config.probe_interval = plan.gossip.probe_interval;
     config.probe_timeout = plan.gossip.probe_timeout;
@@ -146,6 +159,15 @@ pub fn gossip(plan: &Plan, node_id: &str) -> Result<gossip::Config, ConfigError>
     config.encrypt_verify_incoming = s.on(&t::ENCRYPT_VERIFY_INCOMING);
     config.encrypt_verify_outgoing = s.on(&t::ENCRYPT_VERIFY_OUTGOING);
     Ok(config)
+}
+
+/// How often this node tells where it is.
+pub fn coordinate_pace(plan: &Plan) -> Result<coordinates::Pace, ConfigError> {
+    let s = &plan.settings;
+    let text = s.text(&t::SYNC_COORDINATE_RATE_TARGET);
+    let bad = || s.error(&t::SYNC_COORDINATE_RATE_TARGET, format!("is {text:?}; write a number above 0, as 64"));
+    let rate_target = text.parse::<f64>().ok().filter(|rate| rate.is_finite() && *rate > 0.0).ok_or_else(bad)?;
+    Ok(coordinates::Pace { rate_target, interval_min: s.duration(&t::SYNC_COORDINATE_INTERVAL_MIN) })
 }
 
 fn tags(plan: &Plan, node_id: &str) -> BTreeMap<String, String> {

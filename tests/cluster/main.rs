@@ -10,17 +10,22 @@ mod lab;
 #[path = "../wan/mod.rs"]
 mod wan;
 
+mod cli;
+mod clitable;
 mod dev;
+mod distance;
 mod events;
 mod exports;
 mod failover;
 mod federation;
 mod firewalls;
 mod join;
+mod keyring;
 mod namespaces;
 mod observability;
 mod operator;
 mod options;
+mod realcli;
 mod relay;
 mod replication;
 mod snapshot;

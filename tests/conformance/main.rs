@@ -45,6 +45,12 @@ fn operators() {
 }
 
 #[test]
+fn distances_and_keys() {
+    let subject = Subject::start("distance");
+    script::run(&subject, &["coordinate"]);
+}
+
+#[test]
 fn dns() {
     let subject = Subject::start("dns");
     script::run(&subject, &["dns"]);

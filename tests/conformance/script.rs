@@ -228,7 +228,7 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
         }
         anonymous(&text.replace(&format!(":{}", target::port()), ":<target>"))
     };
-    let ordered = words[1].starts_with("/v1/kv") || words[1].starts_with("/v1/txn");
+    let ordered = ["/v1/kv", "/v1/txn"].iter().any(|p| words[1].starts_with(p)) || words[1].contains("near=");
     client::show(&answer, ordered, &replace)
 }
 

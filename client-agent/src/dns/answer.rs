@@ -120,6 +120,8 @@ pub struct Ask {
     pub edns: bool,
     /// Seconds since 1970, the serial number of the SOA record.
     pub unix: u64,
+    /// Who asks: the subnet of EDNS or, without one, where the question is from; `None`: nobody has looked.
+    pub from: Option<IpAddr>,
 }
 
 impl Ask {

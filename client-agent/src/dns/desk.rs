@@ -289,6 +289,7 @@ fn understand(bytes: &[u8], unix: u64) -> Option<Waiting> {
         udp: Some(head.most_udp()),
         edns: head.edns.is_some(),
         unix,
+        from: head.client(),
     };
     Some(Waiting { head, query: query.clone(), ask })
 }

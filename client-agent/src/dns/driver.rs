@@ -228,8 +228,10 @@ async fn work(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTracker, s
             match desk.take(packet, now, unix) {
                 Outcome::Answered => {}
                 Outcome::Ignored => continue,
-                Outcome::Wait(waiting) => match shared.waiting.clone().try_acquire_owned() {
+                Outcome::Wait(mut waiting) => match shared.waiting.clone().try_acquire_owned() {
                     Ok(permit) => {
+                        let client = waiting.ask.from.get_or_insert(from.ip());
+                        *client = client.to_canonical();
                         let (socket, shared, stop) = (socket.clone(), shared.clone(), stop.clone());
                         tasks.spawn(async move {
                             wait(&socket, &shared, from, &waiting, &stop).await;

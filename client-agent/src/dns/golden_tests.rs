@@ -23,7 +23,7 @@ fn config() -> Config {
 }
 
 fn ask(name: &str, qtype: RecordType) -> Ask {
-    Ask { owner: Name::from_ascii(name).unwrap(), qtype, udp: Some(512), edns: false, unix: 42 }
+    Ask { owner: Name::from_ascii(name).unwrap(), qtype, udp: Some(512), edns: false, unix: 42, from: None }
 }
 
 fn lines(reply: &Reply) -> Vec<String> {
@@ -313,5 +313,9 @@ fn a_client_subnet_is_echoed_with_scope_0() {
     head.edns.as_mut().unwrap().subnet = Some(subnet);
     let edns = service(web(), RecordType::A).edns(&head).unwrap();
     let echo = ClientSubnet::new([1, 2, 3, 0].into(), 24, 0);
+    assert_eq!(edns.option(EdnsCode::Subnet), Some(&EdnsOption::Subnet(echo)));
+    // What a prepared query gives may hang on who asks: it is for that subnet.
+    let edns = Reply { by_client: true, ..service(web(), RecordType::A) }.edns(&head).unwrap();
+    let echo = ClientSubnet::new([1, 2, 3, 0].into(), 24, 24);
     assert_eq!(edns.option(EdnsCode::Subnet), Some(&EdnsOption::Subnet(echo)));
 }

@@ -111,6 +111,7 @@ impl Handler {
                     udp: None,
                     edns: head.edns.is_some(),
                     unix: shared.clock.seconds(),
+                    from: head.client().or(Some(request.src().ip())),
                 };
                 let mut reply = match unwelcome(&head, query) {
                     Some(code) => Reply { authoritative: false, ..Reply::empty(code) },

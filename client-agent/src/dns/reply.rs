@@ -1,5 +1,7 @@
 //! An answer as records, and how it is fitted into a message.
 
+use std::net::IpAddr;
+
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, MessageType, Metadata, OpCode, Query, ResponseCode, emit_message_parts};
 use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsOption};
@@ -73,6 +75,11 @@ pub struct Head {
 }
 
 impl Head {
+    /// Whom a resolver asks for, where it says so.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.edns.as_ref()?.subnet.map(|subnet| subnet.addr())
+    }
+
     /// How many bytes the answer may have over UDP.
     pub fn most_udp(&self) -> usize {
         self.edns.as_ref().map_or(512, |e| usize::from(e.payload.clamp(512, MOST_UDP)))
@@ -109,6 +116,8 @@ pub struct Reply {
     pub ede_text: String,
     /// Whether answers were left out already.
     pub cut: bool,
+    /// Whether it may be another for other clients: it holds for the client's own subnet.
+    pub by_client: bool,
     /// A name whose addresses the client will want next.
     pub follow: Option<Name>,
 }
@@ -125,6 +134,7 @@ impl Reply {
             ede: None,
             ede_text: String::new(),
             cut: false,
+            by_client: false,
             follow: None,
         }
     }
@@ -148,7 +158,8 @@ impl Reply {
         let mut edns = Edns::new();
         edns.set_max_payload(client.payload).set_dnssec_ok(client.dnssec_ok);
         if let Some(subnet) = client.subnet {
-            let echo = ClientSubnet::new(subnet.addr(), subnet.source_prefix(), 0);
+            let scope = if self.by_client { subnet.source_prefix() } else { 0 };
+            let echo = ClientSubnet::new(subnet.addr(), subnet.source_prefix(), scope);
             edns.options_mut().insert(EdnsOption::Subnet(echo));
         }
         if let Some(code) = self.ede {

@@ -280,8 +280,10 @@ async fn step(
         }
         Question::Query { name, dc: in_dc } => {
             let in_dc = in_dc.as_deref().filter(|dc| *dc != setup.config.datacenter);
-            match views.prepared(in_dc, name, clock(), deadline).await {
-                Ok(Some(reply)) => answer::prepared(setup, ask, &reply),
+            match views.prepared(in_dc, name, (&setup.config.node_name, ask.from), clock(), deadline).await {
+                Ok(Some(reply)) => {
+                    Reply { by_client: !reply.instances.is_empty(), ..answer::prepared(setup, ask, &reply) }
+                }
                 Ok(None) => answer::missing(setup, ask),
                 Err(error) => failed(error),
             }

@@ -180,8 +180,14 @@ async fn dns_says_which_site() {
     let s = stage();
     s.failover.define(&[entry("web", &[], true, "0s")]);
     let setup = Setup::new(Config { datacenter: "dc1".into(), ..Config::default() }).unwrap();
-    let ask =
-        |name: &str, qtype| Ask { owner: Name::from_ascii(name).unwrap(), qtype, udp: None, edns: false, unix: 0 };
+    let ask = |name: &str, qtype| Ask {
+        owner: Name::from_ascii(name).unwrap(),
+        qtype,
+        udp: None,
+        edns: false,
+        unix: 0,
+        from: None,
+    };
     let answer = async |name: &str, qtype| {
         let ask = ask(name, qtype);
         resolve::later(&setup, &s.views, Some(&s.failover), &ask, false, Instant::now() + SOON, Instant::now).await

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use causeway_proto::coordinate::Coordinate;
 use foca::{BroadcastHandler, Invalidates};
 
 use super::codec::Farewells;
@@ -27,6 +28,8 @@ pub struct Book {
     changed: bool,
     /// Events.
     pub heard: Heard,
+    /// Where the last sender that said so is.
+    place: Option<(Arc<str>, Coordinate)>,
 }
 
 impl Book {
@@ -41,6 +44,7 @@ impl Book {
             doubted: None,
             changed: false,
             heard: Heard::default(),
+            place: None,
         }
     }
 
@@ -86,6 +90,8 @@ impl Book {
                 true
             }
             Item::Event(event) => self.heard.learn(event),
+            // Is about its sender, whom only the handler knows.
+            Item::Place(_) => false,
         }
     }
 
@@ -102,6 +108,11 @@ impl Book {
     /// Whether this life said that it leaves.
     pub fn leaving(&self, name: &str, generation: u64) -> bool {
         self.records.get(name).is_some_and(|r| r.leaving && r.generation >= generation)
+    }
+
+    /// Where the sender of the last packet is, if it said so, once.
+    pub fn take_place(&mut self) -> Option<(Arc<str>, Coordinate)> {
+        self.place.take()
     }
 
     /// Version of a record of our name that is not ours, once.
@@ -176,11 +187,17 @@ impl BroadcastHandler<Id> for Shared {
 
     fn receive_item(&mut self, data: &[u8], sender: Option<&Id>) -> Result<Option<Key>, WireError> {
         let item = Item::decode(data)?;
+        if let Item::Place(place) = item {
+            if let Some(sender) = sender {
+                self.lock().place = Some((Arc::clone(&sender.name), place));
+            }
+            return Ok(None);
+        }
         let named = match &item {
             Item::Record(record) => Some(Key::Of(1, Arc::clone(&record.name))),
             Item::Forced { name, .. } => Some(Key::Of(2, Arc::clone(name))),
             Item::Renew { name, .. } => Some(Key::Of(3, Arc::clone(name))),
-            Item::Event(_) => None,
+            Item::Event(_) | Item::Place(_) => None,
         };
         let mut book = self.lock();
         let news = book.learn(item, sender.is_none());

@@ -17,6 +17,18 @@ pub fn peek(packet: &[u8]) -> Option<(u8, Id)> {
     Some((kind, r.id().ok()?))
 }
 
+/// The number of a probe, or of the answer to one: the answer repeats it.
+pub fn probe_number(packet: &[u8]) -> Option<u8> {
+    let mut r = Reader(packet);
+    let kind = r.u8().ok().filter(|kind| matches!(*kind, PING | ACK));
+    kind.and_then(|_| {
+        r.id().ok()?;
+        r.u16().ok()?;
+        r.id().ok()?;
+        r.u8().ok()
+    })
+}
+
 /// Tells foca's codec which lives ended of their own will: a `down` says so wherever it goes, and who reads it takes note.
 pub trait Farewells {
     /// Whether this life left, rather than failed.

@@ -3,17 +3,19 @@
 
 mod file;
 pub mod join;
+mod keyring;
 mod tcp;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use causeway_proto::member::{MemberStatus, Members};
+use causeway_proto::coordinate::Coordinate;
+use causeway_proto::member::{MemberStatus, Members, tag};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
@@ -27,6 +29,7 @@ use super::event::{Event, FireError};
 use super::machine::{Effect, ForceLeaveError, MAX_PACKET, Machine, Timing, Verdict};
 use super::wire::{Claim, Id, MAX_TAGS, Snapshot, tags_len};
 use super::{Config, JoinError, StartError};
+use crate::network::Network;
 
 /// Connections served at the same time, and as many opened.
 const CONNECTIONS: usize = 32;
@@ -81,6 +84,7 @@ struct Counters {
     send_failed: AtomicU64,
     refused_connections: AtomicU64,
     name_conflict: AtomicU64,
+    coordinate_resets: AtomicU64,
     health: AtomicU64,
     backlog: AtomicU64,
 }
@@ -93,6 +97,12 @@ struct Link {
     counters: Counters,
     /// Port for addresses without one.
     port: u16,
+    members: watch::Receiver<Members>,
+    /// Held while keys change.
+    keys: tokio::sync::Mutex<()>,
+    key_file: Option<PathBuf>,
+    /// Networks that others are heard from; empty: all.
+    allowed: Vec<Network>,
     stop: CancellationToken,
 }
 
@@ -111,6 +121,11 @@ impl Link {
         let _ = self.stop.run_until_cancelled(self.commands.send(command)).await;
     }
 
+    /// Whether who is there may speak to us.
+    fn admits(&self, from: IpAddr) -> bool {
+        self.allowed.is_empty() || self.allowed.iter().any(|network| network.contains(from))
+    }
+
     fn count_undecryptable(&self) {
         self.counters.undecryptable.fetch_add(1, Relaxed);
     }
@@ -118,6 +133,9 @@ impl Link {
 
 struct Inner {
     link: Arc<Link>,
+    name: String,
+    datacenter: String,
+    coordinate: watch::Receiver<Option<Coordinate>>,
     members: watch::Receiver<Members>,
     tags: watch::Sender<BTreeMap<String, String>>,
     events: broadcast::Sender<Arc<Event>>,
@@ -142,6 +160,7 @@ impl Gossip {
         if tags > MAX_TAGS {
             return Err(StartError::Tags(tags));
         }
+        let ring = keyring::open(config.keyring.as_deref(), config.keys).await?;
         let (udp, listener, port) = bind(config.bind).await?;
         let mut advertise = config.advertise;
         if advertise.port() == 0 {
@@ -164,19 +183,26 @@ impl Gossip {
             suspicion_mult: config.suspicion_mult,
             retransmit_mult: config.retransmit_mult,
             reconnect_timeout: config.reconnect_timeout,
+            coordinates: config.coordinates,
         };
         let start = Instant::now();
         let id = Id { name: config.name.as_str().into(), generation, addr: advertise };
         let machine = Machine::new(id, config.tags.clone(), timing, u64::from_be_bytes(seed), Duration::ZERO);
         let (commands, inbox) = mpsc::channel(256);
         let (members_tx, members) = watch::channel(Arc::new(machine.members().to_vec()));
+        let datacenter = config.tags.get(tag::DC).cloned().unwrap_or_default();
+        let (coordinate_tx, coordinate) = watch::channel(machine.coordinate().cloned());
         let (tags, tags_rx) = watch::channel(config.tags);
         let link = Arc::new(Link {
-            envelope: Envelope::new(&config.keys, config.encrypt_verify_incoming, config.encrypt_verify_outgoing),
+            envelope: Envelope::new(ring.keys(), config.encrypt_verify_incoming, config.encrypt_verify_outgoing),
             chance,
             commands,
             counters: Counters::default(),
             port: advertise.port(),
+            members: members.clone(),
+            keys: tokio::sync::Mutex::default(),
+            key_file: config.keyring,
+            allowed: config.allowed,
             stop: stop.clone(),
         });
         let events = broadcast::Sender::new(EVENTS);
@@ -188,6 +214,7 @@ impl Gossip {
             udp,
             link: Arc::clone(&link),
             members: members_tx,
+            coordinate: coordinate_tx,
             dial: Arc::new(Semaphore::new(CONNECTIONS)),
             tracker: tracker.clone(),
             file: config.snapshot,
@@ -198,7 +225,8 @@ impl Gossip {
         };
         tracker.spawn(owner.run(inbox, tags_rx));
         tracker.spawn(accept(Arc::clone(&link), listener, tracker.clone()));
-        let gossip = Self(Arc::new(Inner { link, members, tags, events, tracker }));
+        let name = config.name;
+        let gossip = Self(Arc::new(Inner { link, name, datacenter, coordinate, members, tags, events, tracker }));
         if !known.peers.is_empty() {
             let link = Arc::clone(&gossip.0.link);
             gossip.0.tracker.spawn(async move { join::rejoin(&link, known.peers).await });
@@ -209,6 +237,11 @@ impl Gossip {
     /// All members, this node included, by name; a new list for each change.
     pub fn members(&self) -> watch::Receiver<Members> {
         self.0.members.clone()
+    }
+
+    /// Where this node is; `None`: coordinates are off.
+    pub fn coordinate(&self) -> Option<Coordinate> {
+        self.0.coordinate.borrow().clone()
     }
 
     /// The port that is bound and advertised.
@@ -306,6 +339,7 @@ impl Gossip {
             ("packets_malformed", c.malformed.load(Relaxed)),
             ("packets_not_sent", c.send_failed.load(Relaxed)),
             ("connections_refused", c.refused_connections.load(Relaxed)),
+            ("coordinate_resets", c.coordinate_resets.load(Relaxed)),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_string()))
@@ -361,6 +395,10 @@ async fn accept(link: Arc<Link>, listener: TcpListener, tracker: TaskTracker) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     while let Some(accepted) = link.stop.run_until_cancelled(listener.accept()).await {
         match (accepted, Arc::clone(&permits).try_acquire_owned()) {
+            (Ok((_, from)), _) if !link.admits(from.ip()) => {
+                link.counters.refused_connections.fetch_add(1, Relaxed);
+                tracing::debug!(%from, "gossip from outside of serf_lan_allowed_cidrs");
+            }
             (Ok((stream, _)), Ok(permit)) => {
                 let link = Arc::clone(&link);
                 tracker.spawn(async move {
@@ -387,6 +425,7 @@ struct Owner {
     udp: UdpSocket,
     link: Arc<Link>,
     members: watch::Sender<Members>,
+    coordinate: watch::Sender<Option<Coordinate>>,
     events: broadcast::Sender<Arc<Event>>,
     dial: Arc<Semaphore>,
     tracker: TaskTracker,
@@ -451,7 +490,7 @@ impl Owner {
             let Ok((len, from)) = self.udp.try_recv_from(buf) else { return };
             let counters = &self.link.counters;
             counters.packets_in.fetch_add(1, Relaxed);
-            let Some(datagram) = buf.get(..len).filter(|_| len <= MAX_PACKET) else {
+            let Some(datagram) = buf.get(..len).filter(|_| len <= MAX_PACKET && self.link.admits(from.ip())) else {
                 counters.malformed.fetch_add(1, Relaxed);
                 continue;
             };
@@ -580,6 +619,10 @@ impl Owner {
                     self.members.send_replace(Arc::new(self.machine.members().to_vec()));
                 }
             }
+        }
+        if self.machine.take_moved() {
+            self.coordinate.send_replace(self.machine.coordinate().cloned());
+            self.link.counters.coordinate_resets.store(self.machine.coordinate_resets(), Relaxed);
         }
         self.link.counters.health.store(self.machine.health().into(), Relaxed);
         self.link.counters.backlog.store(self.machine.backlog() as u64, Relaxed);

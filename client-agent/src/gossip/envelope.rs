@@ -4,9 +4,13 @@
 //! ([`SEALED`]). The version byte is authenticated too, so that nobody can turn one into the other.
 
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+
+use super::keyring::Ring;
 
 /// First byte of an envelope without encryption.
 pub const PLAIN: u8 = 0xC0;
@@ -16,7 +20,7 @@ pub const SEALED: u8 = 0xC1;
 pub const OVERHEAD: usize = 1 + NONCE_LEN + 16;
 
 /// A gossip key (option `encrypt`). Never printed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Key {
     bytes: Vec<u8>,
 }
@@ -51,6 +55,16 @@ impl Key {
             24 => Err(KeyError::Aes192),
             other => Err(KeyError::Length(other)),
         }
+    }
+
+    /// Its bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// As operators write it. A secret.
+    pub fn base64(&self) -> String {
+        base64::engine::general_purpose::STANDARD.encode(&self.bytes)
     }
 
     fn cipher(&self) -> Option<LessSafeKey> {
@@ -99,9 +113,22 @@ impl OpenError {
     }
 }
 
+/// A ring, ready for use.
+struct Keys {
+    ring: Arc<Ring>,
+    ciphers: Vec<LessSafeKey>,
+}
+
+impl Keys {
+    fn of(ring: Ring) -> Self {
+        let ciphers = ring.keys().iter().filter_map(Key::cipher).collect();
+        Self { ring: Arc::new(ring), ciphers }
+    }
+}
+
 /// Seals and opens envelopes with a ring of keys: the first one seals, any one opens.
 pub struct Envelope {
-    ring: Vec<LessSafeKey>,
+    keys: ArcSwap<Keys>,
     verify_incoming: bool,
     verify_outgoing: bool,
 }
@@ -109,18 +136,29 @@ pub struct Envelope {
 impl Envelope {
     /// With these keys; without one, everything is plain.
     pub fn new(keys: &[Key], verify_incoming: bool, verify_outgoing: bool) -> Self {
-        Self { ring: keys.iter().filter_map(Key::cipher).collect(), verify_incoming, verify_outgoing }
+        let keys = ArcSwap::from_pointee(Keys::of(Ring::new(keys.to_vec())));
+        Self { keys, verify_incoming, verify_outgoing }
+    }
+
+    /// The keys.
+    pub fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.keys.load().ring)
+    }
+
+    /// Replaces the keys.
+    pub fn set_ring(&self, ring: Ring) {
+        self.keys.store(Arc::new(Keys::of(ring)));
     }
 
     /// Whether what is sent is encrypted.
     pub fn encrypts(&self) -> bool {
-        !self.ring.is_empty() && self.verify_outgoing
+        !self.keys.load().ciphers.is_empty() && self.verify_outgoing
     }
 
     /// Wraps `plain`. The nonce must be fresh and random for each call.
     pub fn seal(&self, nonce: [u8; NONCE_LEN], plain: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(plain.len() + OVERHEAD);
-        if let Some(key) = self.ring.first().filter(|_| self.verify_outgoing) {
+        if let Some(key) = self.keys.load().ciphers.first().filter(|_| self.verify_outgoing) {
             let mut body = plain.to_vec();
             let sealed =
                 key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from([SEALED]), &mut body);
@@ -139,13 +177,14 @@ impl Envelope {
 
     /// Unwraps what a peer sent.
     pub fn open(&self, envelope: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let keys = self.keys.load();
         match envelope.split_first() {
-            Some((&PLAIN, plain)) if self.ring.is_empty() || !self.verify_incoming => Ok(plain.to_vec()),
+            Some((&PLAIN, plain)) if keys.ciphers.is_empty() || !self.verify_incoming => Ok(plain.to_vec()),
             Some((&PLAIN, _)) => Err(OpenError::Plain),
-            Some((&SEALED, _)) if self.ring.is_empty() => Err(OpenError::NoKey),
+            Some((&SEALED, _)) if keys.ciphers.is_empty() => Err(OpenError::NoKey),
             Some((&SEALED, rest)) => {
                 let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(OpenError::Malformed)?;
-                for key in &self.ring {
+                for key in &keys.ciphers {
                     // Opening in place spoils the buffer where the key is wrong, so each key gets its own copy.
                     let mut body = sealed.to_vec();
                     let nonce = Nonce::assume_unique_for_key(*nonce);
@@ -164,7 +203,7 @@ impl Envelope {
 
 impl fmt::Debug for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Envelope({} keys)", self.ring.len())
+        write!(f, "Envelope({} keys)", self.keys.load().ciphers.len())
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod exchange;
 mod listing;
+mod measure;
 mod suspects;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_proto::member::{Member, MemberStatus};
+use causeway_proto::vivaldi::Vivaldi;
 use foca::{Foca, Notification, PeriodicParams, Runtime, State, Timer};
 use rand_foca::{RngExt, SeedableRng, rngs::SmallRng};
 
@@ -29,8 +31,9 @@ use super::book::Shared;
 use super::envelope::OVERHEAD;
 use super::event::{Event, FireError};
 use listing::Since;
+use measure::add_place;
 
-use super::codec::{ACK, Codec, PING, peek};
+use super::codec::{ACK, Codec, PING, peek, probe_number};
 use super::wire::{Claim, Id, Item, Record};
 
 /// Longest datagram in bytes, envelope included.
@@ -71,6 +74,15 @@ pub struct Timing {
     pub retransmit_mult: u32,
     /// How long failed members are listed and tried again.
     pub reconnect_timeout: Duration,
+    /// Whether round trips are measured, for network coordinates.
+    pub coordinates: bool,
+}
+
+/// The probe that is under way.
+struct Ping {
+    to: Id,
+    packet: Vec<u8>,
+    sent: Duration,
 }
 
 /// What the driver has to do.
@@ -199,7 +211,11 @@ pub struct Machine {
     record: Record,
     started: u64,
     since: HashMap<Arc<str>, Since>,
-    ping: Option<(Id, Vec<u8>)>,
+    ping: Option<Ping>,
+    /// Where we are; `None`: nobody wants to know.
+    vivaldi: Option<Vivaldi>,
+    /// Whether that changed since it was last looked at.
+    moved: bool,
     sized_for: usize,
     /// We said that we are down. Nothing may bring us back; who tells us that we are down is right.
     departed: bool,
@@ -240,6 +256,8 @@ impl Machine {
             started,
             since: HashMap::new(),
             ping: None,
+            vivaldi: timing.coordinates.then(Vivaldi::default),
+            moved: true,
             sized_for: 1,
             departed: false,
             silent: false,
@@ -308,10 +326,12 @@ impl Machine {
         }
         let seen = peek(packet);
         let result = self.foca.handle_data(packet, &mut self.out);
-        if let (Some((ACK, from)), Some((probed, _)), Ok(())) = (&seen, &self.ping, &result)
-            && from == probed
+        let place = self.book.lock().take_place();
+        if let (Some((ACK, from)), Ok(())) = (&seen, &result)
+            && let Some(ping) = self.ping.take_if(|ping| ping.to == *from)
+            && probe_number(packet) == probe_number(&ping.packet)
         {
-            self.ping = None;
+            self.measured(from, place, now.saturating_sub(ping.sent));
         }
         self.settle(now);
         result
@@ -347,10 +367,10 @@ impl Machine {
             let Some(entry) = self.timers.first_entry().filter(|e| e.key().0 <= now) else { break };
             let timer = entry.remove();
             if let Timer::SendIndirectProbe { probed_id, .. } = &timer
-                && let Some((pinged, packet)) = self.ping.take()
-                && pinged == *probed_id
+                && let Some(ping) = self.ping.take()
+                && ping.to == *probed_id
             {
-                self.effects.push_back(Effect::ByTcp { to: pinged.addr, packet });
+                self.effects.push_back(Effect::ByTcp { to: ping.to.addr, packet: ping.packet });
             }
             if let Err(error) = self.foca.handle_timer(timer, &mut self.out) {
                 tracing::debug!(%error, "gossip timer");
@@ -505,6 +525,9 @@ impl Machine {
         let known: std::collections::HashSet<Arc<str>> =
             self.foca.iter_membership_state().map(|m| Arc::clone(&m.id().name)).collect();
         self.since.retain(|name, _| known.contains(name));
+        if let Some(vivaldi) = &mut self.vivaldi {
+            vivaldi.retain(|name| known.contains(name));
+        }
         let own = Arc::clone(&self.record.name);
         if self.clean_at <= now {
             self.clean_at = now + CLEAN_EVERY;
@@ -569,9 +592,11 @@ impl Machine {
             self.counter += 1;
             self.timers.insert((now + after, rank(&timer), self.counter), timer);
         }
-        for (to, packet) in self.out.sends.drain(..) {
-            if packet.first() == Some(&PING) {
-                self.ping = Some((to.clone(), packet.clone()));
+        for (to, mut packet) in self.out.sends.drain(..) {
+            match (packet.first(), &self.vivaldi) {
+                (Some(&PING), _) => self.ping = Some(Ping { to: to.clone(), packet: packet.clone(), sent: now }),
+                (Some(&ACK), Some(vivaldi)) => add_place(&mut packet, vivaldi.coordinate()),
+                _ => {}
             }
             self.effects.push_back(Effect::Send { to: to.addr, packet });
         }

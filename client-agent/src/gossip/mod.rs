@@ -11,6 +11,7 @@ pub mod codec;
 pub mod driver;
 pub mod envelope;
 pub mod event;
+pub mod keyring;
 pub mod machine;
 pub mod wire;
 
@@ -21,6 +22,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::network::Network;
 
 pub use driver::Gossip;
 pub use driver::join::{RetryJoin, RetryJoinError};
@@ -41,6 +44,12 @@ pub struct Config {
     pub tags: BTreeMap<String, String>,
     /// Keys; the first one encrypts, all decrypt. Empty: no encryption.
     pub keys: Vec<Key>,
+    /// File with the keys, which counts where it is there; `None`: they are kept in memory only.
+    pub keyring: Option<PathBuf>,
+    /// Networks that others are heard from; empty: all.
+    pub allowed: Vec<Network>,
+    /// Whether round trips are measured, for network coordinates; default true.
+    pub coordinates: bool,
     /// Between two probes; default 1 s.
     pub probe_interval: Duration,
     /// Until a probe is tried by other ways; default 500 ms; less than `probe_interval`.
@@ -74,6 +83,9 @@ impl Config {
             advertise,
             tags: BTreeMap::new(),
             keys: Vec::new(),
+            keyring: None,
+            allowed: Vec::new(),
+            coordinates: true,
             probe_interval: Duration::from_secs(1),
             probe_timeout: Duration::from_millis(500),
             gossip_interval: Duration::from_millis(200),
@@ -115,6 +127,14 @@ pub enum StartError {
     /// Too many tags.
     #[error("the tags need {0} bytes; {max} are allowed: shorten node_meta or advertised addresses", max = wire::MAX_TAGS)]
     Tags(usize),
+    /// The file of keys cannot be used.
+    #[error("the gossip keyring {path} cannot be used: {why}; put back a good copy, or remove it and set \"encrypt\"")]
+    Keyring {
+        /// The file.
+        path: String,
+        /// What is wrong with it; never a key.
+        why: String,
+    },
     /// The system gives no random numbers.
     #[error("the system's source of random numbers does not work")]
     Chance,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use causeway_proto::member::MemberStatus::{self, Alive, Failed, Left};
+use causeway_proto::vivaldi;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::machine::{Effect, ForceLeaveError, MAX_PACKET, Machine, Timing, Verdict};
@@ -12,6 +13,7 @@ use super::wire::Id;
 
 fn timing() -> Timing {
     Timing {
+        coordinates: true,
         probe_interval: Duration::from_secs(1),
         probe_timeout: Duration::from_millis(500),
         gossip_interval: Duration::from_millis(200),
@@ -45,6 +47,9 @@ struct World {
     hosts_live: bool,
     /// Side of each address; only the same side talks. None: all one side.
     sides: HashMap<SocketAddr, u8>,
+    /// Hall of each address; a packet from one to another takes so much longer each way.
+    halls: HashMap<SocketAddr, u8>,
+    between_halls: Duration,
     /// Members that no UDP reaches.
     udp_blocked: BTreeSet<SocketAddr>,
     /// Each time someone was listed as failed: (when, by, whom).
@@ -71,6 +76,8 @@ impl World {
             loss,
             hosts_live: false,
             sides: HashMap::new(),
+            halls: HashMap::new(),
+            between_halls: Duration::ZERO,
             udp_blocked: BTreeSet::new(),
             failures: Vec::new(),
             was: HashMap::new(),
@@ -167,6 +174,8 @@ impl World {
                 Effect::Send { to, packet } => {
                     assert!(packet.len() + super::envelope::OVERHEAD <= MAX_PACKET, "seed {}", self.seed);
                     let blocked = self.udp_blocked.contains(&to) || self.udp_blocked.contains(&at);
+                    let apart = self.halls.get(&at) != self.halls.get(&to);
+                    let delay = if apart { delay + self.between_halls } else { delay };
                     if self.talks(at, to) && !blocked && !self.rng.random_bool(self.loss) {
                         self.push(delay, Event::Packet(to, packet));
                     }
@@ -537,6 +546,41 @@ fn failed_members_are_forgotten_in_the_end() {
     world.until("n1", None, s(5));
     world.run(s(120));
     world.until("n1", None, s(1));
+}
+
+/// Two halls of nodes, 40 ms of round trip apart, 2 ms within: what probes measure tells near from far.
+#[test]
+fn round_trips_become_coordinates() {
+    for (seed, loss) in [(1, 0.0), (2, 0.1), (3, 0.2)] {
+        let mut world = World::new(seed, loss);
+        world.between_halls = Duration::from_millis(20);
+        for i in 0..12 {
+            world.halls.insert(addr(i), (i % 2) as u8);
+        }
+        for i in 0..12 {
+            world.start_at(&format!("n{i}"), addr(i), 1000 + u64::from(i));
+            if i > 0 {
+                assert_eq!(world.exchange(addr(i), addr(0)), Ok(()));
+            }
+        }
+        world.run(s(240));
+        world.assert_all_alive();
+        let place = |i: u16| world.nodes[&addr(i)].coordinate().unwrap().clone();
+        let mut wrong = Vec::new();
+        for a in 0..12 {
+            for b in 0..a {
+                let rtt = vivaldi::distance(&place(a), &place(b)).unwrap();
+                let truth = if a % 2 == b % 2 { 0.002 } else { 0.042 };
+                assert_eq!(rtt > 0.02, truth > 0.02, "seed {seed}: n{a} and n{b} are {rtt} s apart, not {truth}");
+                wrong.push((rtt - truth).abs());
+            }
+        }
+        wrong.sort_by(f64::total_cmp);
+        let median = wrong[wrong.len() / 2];
+        println!("seed {seed}, loss {loss}: median error {:.2} ms", median * 1000.0);
+        assert!(median < 0.004, "seed {seed}: median error {median} s");
+        assert!(world.nodes.values().all(|n| n.coordinate_resets() == 0), "seed {seed}");
+    }
 }
 
 #[test]

@@ -10,7 +10,12 @@ use std::sync::Arc;
 use bytes::BufMut;
 use foca::State;
 
+use causeway_proto::coordinate::Coordinate;
+use causeway_proto::vivaldi::DIMENSIONS;
+
+use super::envelope::Key;
 use super::event::Event;
+use super::keyring::{Errand, MAX_KEYS, Refused, Ring};
 
 /// Longest node name in bytes, as `causeway_proto::name::node` allows.
 pub const MAX_NAME: usize = 128;
@@ -80,7 +85,7 @@ pub struct Record {
 }
 
 /// What spreads beside foca's updates.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Item {
     /// A member's record.
     Record(Record),
@@ -102,6 +107,8 @@ pub enum Item {
     },
     /// A user event.
     Event(Event),
+    /// Where the sender is; behind an answer to a probe, and never told on.
+    Place(Coordinate),
 }
 
 /// One member as another node knows it, in a [`Frame::State`].
@@ -158,6 +165,14 @@ pub enum Frame {
     Refused(String),
     /// Refusal: the sender's name belongs to another, who lives.
     Taken(Claim),
+    /// Something to do with the keys.
+    Errand(Errand),
+    /// The same for another member, who did not answer the sender.
+    HandOn(Errand, Arc<str>, SocketAddr),
+    /// It was done, and these are the keys now.
+    Keys(Ring),
+    /// It was not done.
+    NotDone(Refused),
 }
 
 /// Reads from a slice; never beyond its end.
@@ -266,6 +281,28 @@ impl<'a> Reader<'a> {
         Ok(Record { name, generation, version, leaving, tags: map })
     }
 
+    fn place(&mut self) -> Result<Coordinate, WireError> {
+        let mut number = || Ok::<_, WireError>(f64::from_be_bytes(self.array()?));
+        let vec = (0..DIMENSIONS).map(|_| number()).collect::<Result<_, _>>()?;
+        Ok(Coordinate { vec, error: number()?, adjustment: number()?, height: number()? })
+    }
+
+    fn errand(&mut self) -> Result<Errand, WireError> {
+        Ok(match self.u8()? {
+            0 => Errand::List,
+            1 => Errand::Install(self.key()?),
+            2 => Errand::Use(self.key()?),
+            3 => Errand::Remove(self.key()?),
+            _ => return Err(WireError::Bad("errand")),
+        })
+    }
+
+    /// A key behind its length.
+    fn key(&mut self) -> Result<Key, WireError> {
+        let len = usize::from(self.u8()?);
+        Key::new(self.take(len)?).map_err(|_| WireError::Bad("key"))
+    }
+
     fn end(&self) -> Result<(), WireError> {
         if self.0.is_empty() { Ok(()) } else { Err(WireError::Bad("length")) }
     }
@@ -282,7 +319,11 @@ fn put_name(out: &mut Vec<u8>, name: &str) {
 pub(super) fn put_id(out: &mut Vec<u8>, id: &Id) {
     put_name(out, &id.name);
     out.put_u64(id.generation);
-    match id.addr.ip() {
+    put_addr(out, id.addr);
+}
+
+fn put_addr(out: &mut Vec<u8>, addr: SocketAddr) {
+    match addr.ip() {
         IpAddr::V4(ip) => {
             out.put_u8(4);
             out.put_slice(&ip.octets());
@@ -292,7 +333,7 @@ pub(super) fn put_id(out: &mut Vec<u8>, id: &Id) {
             out.put_slice(&ip.octets());
         }
     }
-    out.put_u16(id.addr.port());
+    out.put_u16(addr.port());
 }
 
 fn put_tags(tags: &BTreeMap<String, String>) -> Vec<u8> {
@@ -337,6 +378,25 @@ pub fn tags_len(tags: &BTreeMap<String, String>) -> usize {
     tags.iter().map(|(k, v)| 3 + k.len() + v.len()).sum()
 }
 
+fn put_key(out: &mut Vec<u8>, key: &Key) {
+    // 32 bytes at most.
+    out.put_u8(key.bytes().len() as u8);
+    out.put_slice(key.bytes());
+}
+
+fn put_errand(out: &mut Vec<u8>, errand: &Errand) {
+    let (code, key) = match errand {
+        Errand::List => (0, None),
+        Errand::Install(key) => (1, Some(key)),
+        Errand::Use(key) => (2, Some(key)),
+        Errand::Remove(key) => (3, Some(key)),
+    };
+    out.put_u8(code);
+    if let Some(key) = key {
+        put_key(out, key);
+    }
+}
+
 impl Item {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
@@ -361,6 +421,13 @@ impl Item {
                 out.put_u8(4);
                 put_event(&mut out, event);
             }
+            Self::Place(place) => {
+                out.put_u8(5);
+                let rest = [place.error, place.adjustment, place.height];
+                for number in place.vec.iter().take(DIMENSIONS).chain(&rest) {
+                    out.put_f64(*number);
+                }
+            }
         }
         out
     }
@@ -373,6 +440,7 @@ impl Item {
             2 => Self::Forced { name: r.name()?, generation: r.u64()?, prune: r.flag()? },
             3 => Self::Renew { name: r.name()?, generation: r.u64()? },
             4 => Self::Event(r.event()?),
+            5 => Self::Place(r.place()?),
             _ => return Err(WireError::Bad("kind of item")),
         };
         r.end()?;
@@ -445,6 +513,28 @@ impl Frame {
                 out.put_u8(5);
                 out.put_slice(why.as_bytes());
             }
+            Self::Errand(errand) => {
+                out.put_u8(7);
+                put_errand(&mut out, errand);
+            }
+            Self::HandOn(errand, name, addr) => {
+                out.put_u8(8);
+                put_errand(&mut out, errand);
+                put_name(&mut out, name);
+                put_addr(&mut out, *addr);
+            }
+            Self::Keys(ring) => {
+                out.put_u8(9);
+                let keys = ring.keys().iter().take(MAX_KEYS);
+                out.put_u8(keys.len() as u8);
+                for key in keys {
+                    put_key(&mut out, key);
+                }
+            }
+            Self::NotDone(why) => {
+                out.put_u8(10);
+                out.put_u8(why.code());
+            }
         }
         out
     }
@@ -491,6 +581,16 @@ impl Frame {
                 Self::Refused(r.text(len)?.to_owned())
             }
             6 => Self::Taken(Claim { id: r.id()?, started: r.u64()? }),
+            7 => Self::Errand(r.errand()?),
+            8 => Self::HandOn(r.errand()?, r.name()?, r.addr()?),
+            9 => {
+                let count = usize::from(r.u8()?);
+                if count > MAX_KEYS {
+                    return Err(WireError::Bad("number of keys"));
+                }
+                Self::Keys(Ring::new((0..count).map(|_| r.key()).collect::<Result<_, _>>()?))
+            }
+            10 => Self::NotDone(Refused::from_code(r.u8()?).ok_or(WireError::Bad("reason"))?),
             _ => return Err(WireError::Bad("kind of message")),
         };
         r.end()?;
@@ -547,7 +647,21 @@ mod tests {
             Frame::IAm(Claim { id: id("a", "1.2.3.4:5"), started: 4 }),
             Frame::Taken(Claim { id: id("a", "1.2.3.4:5"), started: 5 }),
             Frame::Refused("no".to_owned()),
+            Frame::Errand(Errand::List),
+            Frame::Errand(Errand::Install(key(1, 32))),
+            Frame::Errand(Errand::Use(key(2, 16))),
+            Frame::HandOn(Errand::Remove(key(3, 16)), "b".into(), "[::1]:8301".parse().unwrap()),
+            Frame::Keys(Ring::new(vec![key(1, 32), key(2, 16)])),
+            Frame::NotDone(Refused::Primary),
         ]
+    }
+
+    fn key(byte: u8, len: usize) -> Key {
+        Key::new(&vec![byte; len]).unwrap()
+    }
+
+    fn place() -> Coordinate {
+        Coordinate { vec: (0..8).map(f64::from).collect(), error: 0.5, adjustment: -0.001, height: 1e-5 }
     }
 
     #[test]
@@ -560,6 +674,7 @@ mod tests {
             Item::Forced { name: "a".into(), generation: 1, prune: true },
             Item::Renew { name: "a".into(), generation: u64::MAX },
             Item::Event(event()),
+            Item::Place(place()),
         ] {
             assert_eq!(Item::decode(&item.encode()), Ok(item));
         }
@@ -576,9 +691,10 @@ mod tests {
                 }
             }
         }
-        let bytes = Item::Event(event()).encode();
-        for end in 0..bytes.len() {
-            assert!(Item::decode(&bytes[..end]).is_err(), "{end}");
+        for bytes in [Item::Event(event()).encode(), Item::Place(place()).encode()] {
+            for end in 0..bytes.len() {
+                assert!(Item::decode(&bytes[..end]).is_err(), "{end}");
+            }
         }
         let mut long = Frame::WhoIs.encode();
         long.push(0);

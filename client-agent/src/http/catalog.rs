@@ -106,7 +106,7 @@ pub(crate) fn headed(reply: Reply, answer: &AnswerMeta, options: &Options) -> Re
 
 pub(crate) async fn nodes(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
-    let request = ListNodesRequest { node_meta: call.params.node_meta() };
+    let request = ListNodesRequest { node_meta: call.params.node_meta(), near: call.near() };
     let (reply, answer) = read!(call, &mut options, CatalogClient<_>, list_nodes, request)?;
     let site = call.site(&options.meta);
     let list = call.list(reply.nodes.iter().map(|n| NodeJson(n, site)), options.filter.as_ref(), &shape::NODE)?;
@@ -140,7 +140,7 @@ pub(crate) async fn service(call: &Call<'_>) -> Result<Reply, Failure> {
         let list = call.list(entries, options.filter.as_ref(), &shape::SERVICE_NODE)?;
         return Ok(view::headed(list, &found, &options));
     }
-    let request = ServiceNodesRequest { service, tags, node_meta };
+    let request = ServiceNodesRequest { service, tags, node_meta, near: call.near() };
     let (reply, answer) = read!(call, &mut options, CatalogClient<_>, service_nodes, request)?;
     let site = call.site(&options.meta);
     let entries = reply.instances.iter().filter_map(|entry| ServiceNodeJson::new(entry, site));

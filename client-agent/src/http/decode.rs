@@ -57,6 +57,11 @@ fn mismatch(value: &Value, field: &str, wanted: &str) -> DecodeError {
     DecodeError(format!("json: cannot unmarshal {} into Go struct field .{field} of type {wanted}", kind(value)))
 }
 
+/// A number that may have a fraction.
+pub(crate) fn float(value: &Value, field: &str) -> Result<f64, DecodeError> {
+    value.as_f64().ok_or_else(|| mismatch(value, field, "float64"))
+}
+
 /// The fields of an object, found by name in any case; `null` counts as absent, as in Go.
 #[derive(Debug)]
 pub(crate) struct Fields<'a> {

@@ -1,5 +1,6 @@
 //! From a request to the file of its URL family.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,8 +21,8 @@ use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
 use super::{
-    agent, autopilot, catalog, config, event, federation, health, internal, kv, operator, prepared, session, sight,
-    snapshot, status, txn, ui,
+    agent, autopilot, catalog, config, coordinate, event, federation, health, internal, keyring, kv, operator,
+    prepared, session, sight, snapshot, status, txn, ui,
 };
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
@@ -44,6 +45,8 @@ pub(crate) struct Call<'a> {
     /// When the request came.
     pub(crate) now: Instant,
     trace: Trace,
+    /// Address of the client; `None`: it is on this machine, at a UNIX socket.
+    pub(crate) from: Option<IpAddr>,
     /// Whether it is about the catalog or health, which `discovery_max_stale` is about.
     discovery: bool,
 }
@@ -70,6 +73,23 @@ impl Call<'_> {
     pub(crate) fn meta(&self) -> Result<Meta, Failure> {
         let meta = query::meta(&self.params, self.headers, &self.ctx.info.datacenter)?;
         Ok(Meta { trace: Some(self.trace), ..meta })
+    }
+
+    /// Who asks: what a proxy said of it, else whom the connection is from.
+    pub(crate) fn client(&self) -> Option<IpAddr> {
+        let forwarded = self.headers.get("x-forwarded-for").and_then(|v| v.to_str().ok());
+        match forwarded.and_then(|list| list.split(',').next()) {
+            Some(first) => first.trim().parse().ok(),
+            None => self.from,
+        }
+    }
+
+    /// The node that `near` names, to sort by; empty: none. `_ip` means nothing but to prepared queries.
+    pub(crate) fn near(&self) -> String {
+        match self.params.get("near") {
+            "_agent" => self.ctx.info.node_name.clone(),
+            node => node.to_owned(),
+        }
     }
 
     /// The options of a read.
@@ -261,7 +281,7 @@ pub(crate) async fn answer(
     asked: Asked<'_>,
     body: Bytes,
     trace: Trace,
-    now: Instant,
+    (now, from): (Instant, Option<IpAddr>),
 ) -> Result<Reply, Failure> {
     let Asked { endpoint, rest, params, discovery, reads } = asked;
     let rest =
@@ -269,7 +289,8 @@ pub(crate) async fn answer(
     if rest.contains(char::is_control) && !ctx.any_character {
         return Err(Failure::bad("Invalid path: it has control characters"));
     }
-    let call = Call { ctx, method: &parts.method, headers: &parts.headers, params, rest, body, now, trace, discovery };
+    let call =
+        Call { ctx, method: &parts.method, headers: &parts.headers, params, rest, body, now, trace, from, discovery };
     match endpoint {
         Endpoint::Kv => kv::entry(&call).await,
         // These take much room while they wait.
@@ -325,6 +346,10 @@ async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
         Endpoint::CatalogNodeServices => catalog::node_services(c).await,
         Endpoint::Config => config::one(c).await,
         Endpoint::Configs => config::write(c).await,
+        Endpoint::CoordinateDatacenters => coordinate::datacenters(c).await,
+        Endpoint::CoordinateNode => coordinate::node(c).await,
+        Endpoint::CoordinateNodes => coordinate::nodes(c).await,
+        Endpoint::CoordinateUpdate => coordinate::update(c).await,
         Endpoint::EventFire => event::fire(c).await,
         Endpoint::EventList => event::list(c).await,
         Endpoint::HealthNode => health::node(c).await,
@@ -359,6 +384,7 @@ async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
         Endpoint::InternalReplication => internal::replication(c).await,
         Endpoint::OperatorAutopilot => autopilot::configuration(c).await,
         Endpoint::OperatorHealth => autopilot::health(c).await,
+        Endpoint::OperatorKeyring => keyring::keyring(c).await,
         Endpoint::OperatorState => autopilot::state(c).await,
         Endpoint::OperatorRaft => operator::raft_configuration(c).await,
         Endpoint::OperatorRaftPeer => operator::remove_peer(c).await,

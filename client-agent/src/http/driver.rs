@@ -224,7 +224,7 @@ async fn answer<B: RequestBody>(
         } else {
             Box::pin(whole(context, parts, asked.endpoint, body)).await?
         };
-        dispatch::answer(context, parts, asked, body, trace, now).await
+        dispatch::answer(context, parts, asked, body, trace, (now, api.from)).await
     };
     done.await.unwrap_or_else(|failure: Failure| {
         debug!(code = failure.code.as_u16(), text = %failure.text, "request refused");

@@ -44,6 +44,10 @@ pub(crate) enum Endpoint {
     AgentCheckFail,
     AgentCheckUpdate,
     CatalogRegister,
+    CoordinateDatacenters,
+    CoordinateNode,
+    CoordinateNodes,
+    CoordinateUpdate,
     CatalogDeregister,
     CatalogDatacenters,
     CatalogNodes,
@@ -66,6 +70,7 @@ pub(crate) enum Endpoint {
     Txn,
     OperatorAutopilot,
     OperatorHealth,
+    OperatorKeyring,
     OperatorState,
     OperatorRaft,
     OperatorRaftPeer,
@@ -200,6 +205,9 @@ const READ_PUT: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Wri
 const DELETE: &[(&str, Access)] = &[("DELETE", Access::Write)];
 const QUERIES: &[(&str, Access)] = &[("GET", Access::Read), ("POST", Access::Write)];
 const READ_DELETE: &[(&str, Access)] = &[("GET", Access::Read), ("DELETE", Access::Write)];
+/// Consul's order.
+const KEYRING: &[(&str, Access)] =
+    &[("GET", Access::Read), ("POST", Access::Write), ("PUT", Access::Write), ("DELETE", Access::Write)];
 const ANY: &[(&str, Access)] =
     &[("GET", Access::Read), ("PUT", Access::Write), ("POST", Access::Write), ("DELETE", Access::Write)];
 
@@ -254,6 +262,10 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/catalog/services", GET, Endpoint::CatalogServices, "Names of services with their tags.").params(&["dc", "node-meta", "cached"]).spaced().read(),
     row("/v1/config", PUT, Endpoint::Configs, "Writes a config entry.").params(&["dc", "cas"]).spaced(),
     row("/v1/config/", READ_DELETE, Endpoint::Config, "A config entry, or (without a name) all of a kind; DELETE removes one.").params(&["dc", "cas"]).spaced().reads().codes(&[404]),
+    row("/v1/coordinate/datacenters", GET, Endpoint::CoordinateDatacenters, "Where the sites are, by the round trips between their gateways.").codes(&[401]),
+    row("/v1/coordinate/node/", GET, Endpoint::CoordinateNode, "Network coordinates of a node.").params(&["dc", "segment"]).read().codes(&[401, 404]),
+    row("/v1/coordinate/nodes", GET, Endpoint::CoordinateNodes, "Network coordinates of all nodes.").params(&["dc", "segment"]).read().codes(&[401]),
+    row("/v1/coordinate/update", PUT, Endpoint::CoordinateUpdate, "Says where a node is that no agent runs on.").params(&["dc"]).codes(&[401]),
     row("/v1/event/fire/", FIRE, Endpoint::EventFire, "Fires a user event; the body is its payload.").params(&["dc", "node", "service", "tag"]),
     row("/v1/event/list", GET, Endpoint::EventList, "The last 256 user events that this agent heard; the index is that of the last one.").params(&["name", "index", "wait"]).index(),
     row("/v1/federation/doctor/", GET, Endpoint::FederationDoctor, "Looks at what links to other sites need, at each end.").codes(&[404]),
@@ -280,6 +292,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/operator/autopilot/configuration", READ_PUT, Endpoint::OperatorAutopilot, "How servers are kept; PUT changes it.").params(&["dc", "cas"]).reads(),
     row("/v1/operator/autopilot/health", GET, Endpoint::OperatorHealth, "Health of each server; 429 where one is not healthy.").params(&["dc"]).codes(&[429]),
     row("/v1/operator/autopilot/state", GET, Endpoint::OperatorState, "The same, with roles and times.").params(&["dc"]),
+    row("/v1/operator/keyring", KEYRING, Endpoint::OperatorKeyring, "Keys of gossip in all sites; POST installs one, PUT makes it the one that encrypts, DELETE removes one.").params(&["local-only", "relay-factor"]),
     row("/v1/operator/raft/configuration", GET, Endpoint::OperatorRaft, "The servers that Raft knows.").params(&["dc", "stale"]),
     row("/v1/operator/raft/peer", DELETE, Endpoint::OperatorRaftPeer, "Takes a server out of Raft.").params(&["dc", "id", "address"]),
     row("/v1/operator/raft/transfer-leader", POST, Endpoint::OperatorTransfer, "Hands leadership over.").params(&["id"]),

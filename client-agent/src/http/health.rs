@@ -49,6 +49,7 @@ pub(crate) async fn checks(call: &Call<'_>) -> Result<Reply, Failure> {
     let request = ServiceChecksRequest {
         service: call.named("Missing service name")?.to_owned(),
         node_meta: call.params.node_meta(),
+        near: call.near(),
     };
     let (reply, answer) = read!(call, &mut options, HealthClient<_>, service_checks, request)?;
     list(call, &reply, &answer, &options)
@@ -59,6 +60,7 @@ pub(crate) async fn state(call: &Call<'_>) -> Result<Reply, Failure> {
     let request = ChecksInStateRequest {
         state: call.named("Missing check state")?.to_owned(),
         node_meta: call.params.node_meta(),
+        near: call.near(),
     };
     let (reply, answer) = read!(call, &mut options, HealthClient<_>, checks_in_state, request)?;
     list(call, &reply, &answer, &options)
@@ -122,7 +124,12 @@ async fn there(
         let reply = instances(call, &found.instances, *only_passing, &options)?;
         return Ok((view::headed(reply, &found, &options), true));
     }
-    let request = ServiceHealthRequest { service: name.clone(), tags: tags.clone(), node_meta: node_meta.clone() };
+    let request = ServiceHealthRequest {
+        service: name.clone(),
+        tags: tags.clone(),
+        node_meta: node_meta.clone(),
+        near: call.near(),
+    };
     let (reply, answer) = read!(call, &mut options, HealthClient<_>, service_health, request)?;
     let fits = fit.is_none_or(|fit| reply.instances.iter().any(fit));
     Ok((headed(instances(call, &reply.instances, *only_passing, &options)?, &answer, &options), fits))

@@ -7,6 +7,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use causeway_proto::catalog::{Check, Service, ServiceHealth};
+use causeway_proto::coordinate::Coordinate;
 use causeway_proto::door::Door;
 use causeway_proto::federation::SitesReply;
 use causeway_proto::member::Members;
@@ -78,6 +79,8 @@ pub trait LocalMembers: Send + Sync + 'static {
     fn join(&self, addresses: Vec<String>, deadline: Duration) -> BoxFuture<'_, Result<usize, PortError>>;
     /// Makes a failed member count as left; `prune`: forgets it.
     fn force_leave(&self, node: String, prune: bool) -> BoxFuture<'_, Result<(), PortError>>;
+    /// Where this node is; `None`: coordinates are off.
+    fn coordinate(&self) -> Option<Coordinate>;
     /// Figures for `agent/self`, under `serf_lan`.
     fn stats(&self) -> BTreeMap<String, String>;
 }

@@ -350,7 +350,13 @@ async fn execute(call: &Call<'_>, name: &str) -> Result<Reply, Failure> {
             .parse::<i64>()
             .map_err(|_| Failure::internal(format!("Bad limit: strconv.Atoi: parsing {text:?}: invalid syntax")))?,
     };
-    let request = ExecuteRequest { id_or_name: name.to_owned(), limit, near: call.params.get("near").to_owned() };
+    let request = ExecuteRequest {
+        id_or_name: name.to_owned(),
+        limit,
+        near: call.params.get("near").to_owned(),
+        agent: call.ctx.info.node_name.clone(),
+        ip: call.client().map(|ip| ip.to_string()).unwrap_or_default(),
+    };
     let (reply, answer) = read!(call, &mut options, QueriesClient<_>, execute, request)?;
     let own = &call.ctx.info.datacenter;
     let translate = reply.datacenter != *own && call.ctx.translate_wan_addrs;

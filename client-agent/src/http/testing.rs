@@ -582,6 +582,9 @@ impl LocalMembers for FakeMembers {
     fn force_leave(&self, _: String, _: bool) -> BoxFuture<'_, Result<(), PortError>> {
         Box::pin(async { Ok(()) })
     }
+    fn coordinate(&self) -> Option<causeway_proto::coordinate::Coordinate> {
+        Some(causeway_proto::vivaldi::unknown())
+    }
     fn stats(&self) -> BTreeMap<String, String> {
         map(&[("members", "1")])
     }

@@ -40,7 +40,9 @@ pub(crate) async fn service(
     let meta = &options.meta;
     let stale = meta.consistency == Consistency::Stale && options.remote();
     // A view answers at once; whoever waits for a change asks a server.
-    let Some(views) = call.ctx.views.as_ref().filter(|_| (options.cached || stale) && meta.min_index == 0) else {
+    // Nor does a view know what is near.
+    let fits = (options.cached || stale) && meta.min_index == 0 && call.params.get("near").is_empty();
+    let Some(views) = call.ctx.views.as_ref().filter(|_| fits) else {
         return Ok(None);
     };
     let mut found = match views.service(meta.datacenter.as_deref(), name, meta.token.as_deref(), WAIT).await {

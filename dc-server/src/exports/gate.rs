@@ -89,7 +89,10 @@ fn rule(path: &str) -> Option<(Family, Rule)> {
         // They hold for the whole federation.
         (Family::Config, "Config/Apply") => Rule::Catalog(Op::Write),
         (Family::Config, "Config/List") => Rule::Status,
+        (Family::Coordinate, "Coordinates/ListNodes" | "Coordinates/Node") => Rule::Catalog(Op::Read),
+        (Family::Coordinate, "Coordinates/Update") => Rule::Catalog(Op::Write),
         (Family::Event, "Events/Fire") => Rule::Event,
+        (Family::Keyring, "Keyrings/Operate") => Rule::Everything,
         (Family::Health, "Health/ChecksInState" | "Health/NodeChecks") => Rule::Filtered(Filter::Checks),
         (Family::Health, "Health/ServiceHealth") => Rule::ServiceHealth,
         (Family::Health, "Health/ServiceChecks") => Rule::ServiceChecks,
@@ -172,10 +175,10 @@ pub fn enter(path: &str, rights: &Rights, request: &Bytes, state: &State) -> Res
         match rule {
             Rule::Open => {}
             Rule::Everything => {
-                return Err(denied(if family == Family::Operator {
-                    "changing the servers"
-                } else {
-                    "the whole state"
+                return Err(denied(match family {
+                    Family::Operator => "changing the servers",
+                    Family::Keyring => "the keyring of gossip",
+                    _ => "the whole state",
                 }));
             }
             Rule::Status if rights.any(family, Op::Read) => {}

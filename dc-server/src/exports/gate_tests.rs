@@ -9,8 +9,10 @@ use causeway_proto::catalog::{
 };
 use causeway_proto::command::{Command, command};
 use causeway_proto::config;
+use causeway_proto::coordinate;
 use causeway_proto::event;
 use causeway_proto::health::{self, ChecksReply};
+use causeway_proto::keyring;
 use causeway_proto::kv;
 use causeway_proto::method::{Kind, TABLE};
 use causeway_proto::operator;
@@ -109,6 +111,9 @@ fn rows() -> Vec<(&'static str, bytes::Bytes, &'static str)> {
         ("catalog.v1.Catalog/Register", body(&RegisterRequest::default()), "pdddpdddd"),
         ("catalog.v1.Catalog/ServiceNodes", service_nodes("web"), "pbpppbbbb"),
         ("catalog.v1.Catalog/ServiceNodes", service_nodes("db"), "pbbppbbbb"),
+        ("coordinate.v1.Coordinates/ListNodes", body(&coordinate::ListNodesRequest {}), "pddppdddd"),
+        ("coordinate.v1.Coordinates/Node", body(&coordinate::NodeRequest { node: "n1".into() }), "pddppdddd"),
+        ("coordinate.v1.Coordinates/Update", body(&coordinate::UpdateRequest::default()), "pdddpdddd"),
         ("event.v1.Events/Fire", body(&event::FireRequest::default()), "pdddpdddd"),
         ("health.v1.Health/ChecksInState", body(&health::ChecksInStateRequest::default()), "pffffffff"),
         ("health.v1.Health/NodeChecks", body(&health::NodeChecksRequest { node: "n1".into() }), "pffffffff"),
@@ -116,6 +121,7 @@ fn rows() -> Vec<(&'static str, bytes::Bytes, &'static str)> {
         ("health.v1.Health/ServiceChecks", checks("db"), "pbbppbbbp"),
         ("health.v1.Health/ServiceHealth", health("WEB"), "pbpppbbbp"),
         ("health.v1.Health/ServiceHealth", health("db"), "pbbppbbbp"),
+        ("keyring.v1.Keyrings/Operate", body(&keyring::OperateRequest::default()), "pdddddddd"),
         ("kv.v1.Kv/Apply", put("shared/a", kv::Verb::Set), "pdddddpdd"),
         ("kv.v1.Kv/Apply", put("shared/", kv::Verb::DeleteTree), "pdddddpdd"),
         ("kv.v1.Kv/Apply", put("", kv::Verb::DeleteTree), "pdddddddd"),

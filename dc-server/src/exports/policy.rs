@@ -20,10 +20,14 @@ pub enum Family {
     Catalog,
     /// Config entries; who has a primary datacenter copies them from it.
     Config,
+    /// Network coordinates of nodes; the whole catalog must be granted.
+    Coordinate,
     /// User events.
     Event,
     /// Health of services and checks.
     Health,
+    /// Keys of gossip; only for whom everything is exported to.
+    Keyring,
     /// Keys and values.
     Kv,
     /// How the servers are kept; changing it is only for whom everything is exported to.
@@ -44,11 +48,13 @@ pub enum Family {
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Catalog,
         Self::Config,
+        Self::Coordinate,
         Self::Event,
         Self::Health,
+        Self::Keyring,
         Self::Kv,
         Self::Operator,
         Self::Query,
@@ -64,8 +70,10 @@ impl Family {
         match self {
             Self::Catalog => "catalog",
             Self::Config => "config",
+            Self::Coordinate => "coordinate",
             Self::Event => "event",
             Self::Health => "health",
+            Self::Keyring => "keyring",
             Self::Kv => "kv",
             Self::Operator => "operator",
             Self::Query => "query",

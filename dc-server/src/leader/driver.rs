@@ -29,6 +29,7 @@ use crate::consensus::driver::leadership;
 use crate::consensus::network::Addresses;
 use crate::consensus::types::Peer;
 use crate::consensus::{Consensus, Leadership};
+use crate::coordinate::Inbox;
 use crate::query;
 use crate::replicate::Replicator;
 use crate::route::Gateways;
@@ -116,6 +117,10 @@ pub struct Leader {
     pub pilot: Arc<Pilot>,
     /// How servers are kept, where nobody has said so yet.
     pub autopilot: Autopilot,
+    /// Coordinates that agents told.
+    pub(crate) coordinates: Arc<Inbox>,
+    /// How often they are written.
+    pub coordinate_period: Duration,
 }
 
 impl Leader {
@@ -233,8 +238,8 @@ impl Leader {
             self.keep_configs(),
         );
         let health = self.pilot.watch(|| self.autopilot());
-        let all =
-            futures::future::join5(own, self.replicator.run(), self.keep_queries(), self.keep_autopilot(), health);
+        let kept = futures::future::join(self.keep_autopilot(), self.write_coordinates());
+        let all = futures::future::join5(own, self.replicator.run(), self.keep_queries(), kept, health);
         Box::pin(all).await;
     }
 
@@ -325,6 +330,24 @@ impl Leader {
                 self.propose(Command { call: None, command: Some(command::Command::Autopilot(request)) }).await;
             }
             tokio::time::sleep(FULL_PASS).await;
+        }
+    }
+
+    /// Writes the coordinates that came since the last round.
+    async fn write_coordinates(&self) {
+        self.coordinates.clear();
+        loop {
+            tokio::time::sleep(self.coordinate_period).await;
+            let (batches, dropped) = self.coordinates.take();
+            if dropped > 0 {
+                tracing::warn!(
+                    dropped,
+                    "more network coordinates came than are written in a round; agents tell them again"
+                );
+            }
+            for batch in batches {
+                self.propose(Command { call: None, command: Some(command::Command::Coordinates(batch)) }).await;
+            }
         }
     }
 

@@ -7,19 +7,33 @@ use causeway_proto::query::ServiceQuery;
 use rand::Rng;
 use rand::seq::SliceRandom;
 
-/// The instances that a query wants, shuffled, `limit` at most (0 or less: all).
+/// The instances that a query wants, shuffled.
 pub(crate) fn select(
     query: &ServiceQuery,
     mut instances: Vec<Arc<ServiceHealth>>,
-    limit: i64,
     rng: &mut impl Rng,
 ) -> Vec<Arc<ServiceHealth>> {
     instances.retain(|instance| wanted(query, instance));
     instances.shuffle(rng);
-    if let Ok(limit @ 1..) = usize::try_from(limit) {
-        instances.truncate(limit);
-    }
     instances
+}
+
+/// How far down a node's own instance is looked for: sorted by distance it is never further.
+const DEEP: usize = 10;
+
+/// Puts an instance on the node itself before others that are as near, as Consul does.
+pub(crate) fn itself_first(instances: &mut [Arc<ServiceHealth>], node: &str) {
+    let own = |i: &Arc<ServiceHealth>| i.node.as_ref().is_some_and(|n| n.name.eq_ignore_ascii_case(node));
+    if let Some(at) = instances.iter().take(DEEP).position(own) {
+        instances.swap(0, at);
+    }
+}
+
+/// Keeps so many; 0 or less: all.
+pub(crate) fn limit(instances: &mut Vec<Arc<ServiceHealth>>, most: i64) {
+    if let Ok(most @ 1..) = usize::try_from(most) {
+        instances.truncate(most);
+    }
 }
 
 fn wanted(query: &ServiceQuery, instance: &ServiceHealth) -> bool {

@@ -131,12 +131,16 @@ fn instances_that_answer() {
     ];
     for (query, wanted) in table {
         let mut rng = SmallRng::seed_from_u64(7);
-        let found = select::select(&query.service.unwrap(), all(), 0, &mut rng);
+        let found = select::select(&query.service.unwrap(), all(), &mut rng);
         let mut ids: Vec<_> = found.iter().map(|i| i.service.as_ref().unwrap().id.as_str()).collect();
         ids.sort_unstable();
         assert_eq!(ids, wanted);
     }
-    let limited = |limit| select::select(&ServiceQuery::default(), all(), limit, &mut SmallRng::seed_from_u64(7)).len();
+    let limited = |limit| {
+        let mut found = select::select(&ServiceQuery::default(), all(), &mut SmallRng::seed_from_u64(7));
+        select::limit(&mut found, limit);
+        found.len()
+    };
     assert_eq!([limited(-1), limited(0), limited(1), limited(5)], [2, 2, 1, 2]);
 }
 

@@ -70,9 +70,10 @@ impl<L: Log> Catalog for Service<L> {
     }
 
     async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Result<Response<NodesReply>, Status> {
-        let meta = &request.get_ref().node_meta;
+        let ListNodesRequest { node_meta: meta, near } = request.get_ref();
         self.read(&request, &[Topic::Nodes], |state| {
-            let (nodes, index) = state.nodes(meta);
+            let (mut nodes, index) = state.nodes(meta);
+            state.sort_by_distance(near, &mut nodes, |node| &node.name);
             (NodesReply { nodes: nodes.iter().map(|node| Node::clone(node)).collect() }, index)
         })
         .await
@@ -94,12 +95,13 @@ impl<L: Log> Catalog for Service<L> {
         &self,
         request: Request<ServiceNodesRequest>,
     ) -> Result<Response<ServiceNodesReply>, Status> {
-        let ServiceNodesRequest { service, tags, node_meta } = request.get_ref();
+        let ServiceNodesRequest { service, tags, node_meta, near } = request.get_ref();
         if service.is_empty() {
             return Err(Reason::Invalid.status("Missing service name"));
         }
         self.read(&request, &[Topic::service(service)], |state| {
-            let (instances, index) = state.service_nodes(service, tags, node_meta);
+            let (mut instances, index) = state.service_nodes(service, tags, node_meta);
+            state.sort_by_distance(near, &mut instances, |i| i.node.as_ref().map_or("", |node| &node.name));
             (ServiceNodesReply { instances }, index)
         })
         .await

@@ -3,6 +3,7 @@
 
 mod catalog;
 mod config;
+mod coordinate;
 pub mod driver;
 mod health;
 mod kv;
@@ -23,6 +24,8 @@ use causeway_proto::catalog::catalog_server::CatalogServer;
 use causeway_proto::command::{self, Outcome};
 use causeway_proto::config::config_server::ConfigServer;
 use causeway_proto::config::{ApplyReply as ConfigReply, ApplyRequest as ConfigRequest};
+use causeway_proto::coordinate::Site;
+use causeway_proto::coordinate::coordinates_server::CoordinatesServer;
 use causeway_proto::health::health_server::HealthServer;
 use causeway_proto::kv::kv_server::KvServer;
 use causeway_proto::meta::{AnswerMeta, CallId, GRPC_TIMEOUT, Meta};
@@ -41,6 +44,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::config::driver::Copy;
+use crate::coordinate::Inbox;
 use crate::read;
 use crate::replicate::Copies;
 use crate::store::{CUT, FORGOTTEN, State, Store, Topic};
@@ -85,6 +89,10 @@ pub trait Log: Send + Sync + 'static {
     fn datacenters(&self) -> impl Future<Output = Vec<String>> + Send;
     /// The other datacenters by distance, those that can be reached first; `None`: there are gateways, and none of them answers.
     fn others(&self) -> impl Future<Output = Option<Vec<String>>> + Send;
+    /// Where the datacenters are, with their servers.
+    fn places(&self) -> impl Future<Output = Vec<Site>> + Send {
+        async { Vec::new() }
+    }
     /// Executes a prepared query in the datacenter that the meta names, within a time.
     fn execute_remote(
         &self,
@@ -151,6 +159,8 @@ pub struct Handlers<L> {
     pub hub: Arc<Hub>,
     /// The copy of the primary datacenter's config entries; `None`: they are our own.
     pub copy: Option<Arc<Copy>>,
+    /// Coordinates that agents told the leader, to be written.
+    pub(crate) coordinates: Arc<Inbox>,
     /// Keys that are copied from other sites, and not this one's to write.
     pub copies: Copies,
     /// Ends blocked reads and views, so that callers go to another server.
@@ -175,6 +185,7 @@ impl<L: Log> Handlers<L> {
             chance: driver::chance(),
             hub,
             copy: None,
+            coordinates: Arc::default(),
             copies: Copies::new(Vec::new()),
             stop,
         }
@@ -272,7 +283,7 @@ impl<L> std::ops::Deref for Service<L> {
     }
 }
 
-/// Catalog, Config, Health, Kv, Operator, Queries, Sessions, Snapshots, Txn and Views.
+/// Catalog, Config, Coordinates, Health, Kv, Operator, Queries, Sessions, Snapshots, Txn and Views.
 pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
     let service = Service(Arc::new(handlers));
     macro_rules! limited {
@@ -284,6 +295,7 @@ pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
     routes
         .add_service(limited!(CatalogServer))
         .add_service(limited!(ConfigServer))
+        .add_service(limited!(CoordinatesServer))
         .add_service(limited!(HealthServer))
         .add_service(limited!(KvServer))
         .add_service(limited!(OperatorServer))

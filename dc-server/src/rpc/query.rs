@@ -43,13 +43,26 @@ impl<L: Log> Service<L> {
         template::render(&query, id_or_name).map_err(|error| Reason::Refused.status(error.to_string()))
     }
 
-    /// What there is in this datacenter.
-    fn here(&self, query: &PreparedQuery, limit: i64) -> ExecuteReply {
+    /// The node of an address, as the catalog has it; empty: none.
+    fn node_at(&self, ip: &str) -> String {
+        if ip.is_empty() {
+            return String::new();
+        }
+        let nodes = self.store.state().nodes(&Default::default()).0;
+        nodes.iter().find(|node| node.address == ip).map(|node| node.name.clone()).unwrap_or_default()
+    }
+
+    /// What there is in this datacenter, what is near to that node first.
+    fn here(&self, query: &PreparedQuery, limit: i64, near: &str) -> ExecuteReply {
         let service = query.service.clone().unwrap_or_default();
         // Tags are compared below, as some may say what must not be there.
-        let (instances, _) = self.store.state().service_health(&service.service, &[], &Default::default());
+        let state = self.store.state();
+        let (instances, _) = state.service_health(&service.service, &[], &Default::default());
         let seed = (self.chance)() as u64;
-        let instances = select::select(&service, instances, limit, &mut SmallRng::seed_from_u64(seed));
+        let mut instances = select::select(&service, instances, &mut SmallRng::seed_from_u64(seed));
+        state.sort_by_distance(near, &mut instances, |i| i.node.as_ref().map_or("", |node| &node.name));
+        select::itself_first(&mut instances, near);
+        select::limit(&mut instances, limit);
         ExecuteReply {
             instances: instances.iter().map(|instance| ServiceHealth::clone(instance)).collect(),
             service: service.service,
@@ -180,9 +193,18 @@ impl<L: Log> Queries for Service<L> {
         let headers = request.metadata().as_ref();
         let meta = Meta::read(headers);
         let left = answer_within(headers).map_or(WHOLE, |left| left.min(WHOLE));
-        let ExecuteRequest { id_or_name, limit, .. } = request.get_ref();
+        let ExecuteRequest { id_or_name, limit, near, agent, ip } = request.get_ref();
         let query = self.resolved(id_or_name)?;
-        let mut reply = self.here(&query, *limit);
+        let near = match (near.as_str(), query.service.as_ref().map_or("", |service| &service.near)) {
+            ("", own) => own,
+            (asked, _) => asked,
+        };
+        let near = match near {
+            "_agent" => agent.clone(),
+            "_ip" => self.node_at(ip),
+            node => node.to_owned(),
+        };
+        let mut reply = self.here(&query, *limit, &near);
         if reply.instances.is_empty() {
             reply = self.elsewhere(&meta, left, query, *limit, reply).await;
         }
@@ -191,7 +213,7 @@ impl<L: Log> Queries for Service<L> {
 
     async fn execute_remote(&self, request: Request<ExecuteRemoteRequest>) -> Result<Response<ExecuteReply>, Status> {
         let ExecuteRemoteRequest { query, limit } = request.into_inner();
-        Ok(self.answer(1).response(self.here(&query.unwrap_or_default(), limit)))
+        Ok(self.answer(1).response(self.here(&query.unwrap_or_default(), limit, "")))
     }
 
     async fn explain(&self, request: Request<ExecuteRequest>) -> Result<Response<ExplainReply>, Status> {

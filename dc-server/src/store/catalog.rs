@@ -310,6 +310,7 @@ impl Writer<'_> {
             self.session_destroy(id);
         }
         self.state.nodes.remove(&key);
+        self.coordinates_forget(&key);
         if !row.node.id.is_empty() {
             self.state.node_ids.remove(row.node.id.as_str());
         }

@@ -8,6 +8,7 @@ mod autopilot;
 mod calls;
 mod catalog;
 mod config;
+mod coordinate;
 mod health;
 mod kv;
 pub(crate) mod query;
@@ -230,6 +231,10 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
         }
         Some(C::Config(request)) => writer.config_apply(request).map(|done| outcome.done = done),
         Some(C::Autopilot(request)) => writer.autopilot_set(request).map(|done| outcome.done = done),
+        Some(C::Coordinates(batch)) => {
+            writer.coordinates_update(batch);
+            Ok(())
+        }
         Some(C::ReapTombstones(request)) => {
             writer.reap(request.through_index);
             Ok(())

@@ -7,6 +7,7 @@ use causeway_proto::catalog::{Check, Node, Service};
 use causeway_proto::command::snapshot_record::Record;
 use causeway_proto::command::{IndexRecord, NodeService, SnapshotEnd, SnapshotHeader, SnapshotRecord, Tombstone};
 use causeway_proto::config::Entry as ConfigEntry;
+use causeway_proto::coordinate::NodeCoordinate;
 use causeway_proto::kv::Entry;
 use causeway_proto::operator::Autopilot;
 use causeway_proto::query::PreparedQuery;
@@ -90,6 +91,7 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
         ("sessions", i.sessions),
         ("queries", i.queries),
         ("configs", i.configs),
+        ("coordinates", i.coordinates),
     ];
     for (name, index) in tables {
         out.put(Record::Index(IndexRecord { name: format!("table/{name}"), index }))?;
@@ -118,6 +120,9 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
     }
     if let Some(autopilot) = &state.autopilot {
         out.put(Record::Autopilot(Autopilot::clone(autopilot)))?;
+    }
+    for coordinate in state.coordinates.values().flat_map(OrdMap::values) {
+        out.put(Record::Coordinate(NodeCoordinate::clone(coordinate)))?;
     }
     for entry in state.kv.values() {
         out.put(Record::Kv(Entry::clone(entry)))?;
@@ -226,6 +231,10 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
             Record::Kv(entry) => add_entry(&mut state, entry),
             Record::Query(query) => state.link_query(query),
             Record::Config(entry) => state.link_config(entry),
+            Record::Coordinate(coordinate) => {
+                let set = state.coordinates.entry(fold(&coordinate.node)).or_default();
+                set.insert(coordinate.segment.as_str().into(), Arc::new(coordinate));
+            }
             Record::Autopilot(config) => state.autopilot = Some(Arc::new(config)),
             Record::Session(session) => {
                 let id = Name::from(session.id.as_str());
@@ -311,6 +320,7 @@ fn set_index(state: &mut State, record: &IndexRecord) -> bool {
         "table/sessions" => &mut i.sessions,
         "table/queries" => &mut i.queries,
         "table/configs" => &mut i.configs,
+        "table/coordinates" => &mut i.coordinates,
         _ => return false,
     };
     *place = record.index;

@@ -13,6 +13,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::Event;
 use super::calls::Calls;
+use super::coordinate;
 use super::restore::Staged;
 
 pub(crate) type Name = Arc<str>;
@@ -238,6 +239,7 @@ pub(super) struct Indexes {
     pub(super) sessions: u64,
     pub(super) queries: u64,
     pub(super) configs: u64,
+    pub(super) coordinates: u64,
 }
 
 /// All that is known at one index of the log. Immutable; a clone costs a few reference counts.
@@ -271,6 +273,8 @@ pub struct State {
     pub(super) session_queries: OrdMap<Name, OrdSet<Name>>,
     /// Config entries by `kind/lowered name`.
     pub(super) configs: OrdMap<Name, Arc<ConfigEntry>>,
+    /// Network coordinates by node.
+    pub(super) coordinates: OrdMap<Name, coordinate::Set>,
     /// How servers are kept; `None`: no leader has written it yet.
     pub(super) autopilot: Option<Arc<Autopilot>>,
     /// Writes that may be asked for again.
@@ -319,6 +323,7 @@ pub(super) struct Touched {
     pub(super) checks: bool,
     pub(super) queries: bool,
     pub(super) configs: bool,
+    pub(super) coordinates: bool,
     /// All of it: another state took its place.
     pub(super) everything: bool,
 }
@@ -335,6 +340,7 @@ impl Touched {
         self.checks |= other.checks;
         self.queries |= other.queries;
         self.configs |= other.configs;
+        self.coordinates |= other.coordinates;
         self.everything |= other.everything;
     }
 }

@@ -37,6 +37,8 @@ pub enum Topic {
     Queries,
     /// Any config entry.
     Configs,
+    /// Any network coordinate.
+    Coordinates,
     /// One session.
     Session(Arc<str>),
 }
@@ -164,6 +166,7 @@ impl Watches {
             (touched.checks, Topic::Checks),
             (touched.queries, Topic::Queries),
             (touched.configs, Topic::Configs),
+            (touched.coordinates, Topic::Coordinates),
             (!touched.sessions.is_empty(), Topic::Sessions),
         ];
         for (_, topic) in tables.iter().filter(|(changed, _)| *changed) {

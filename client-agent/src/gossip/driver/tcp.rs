@@ -10,8 +10,9 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Command, Link, Offer};
-use crate::gossip::envelope::{OVERHEAD, OpenError};
+use super::{Command, Link, Offer, keyring};
+use crate::gossip::envelope::{OVERHEAD, OpenError, SEALED};
+use crate::gossip::keyring::{Refused, Ring};
 use crate::gossip::wire::{Claim, Frame, MAX_FRAME};
 
 /// A connection may last this long.
@@ -135,6 +136,16 @@ pub(super) async fn exchange(link: &Link, to: SocketAddr, deadline: Duration) ->
     Ok(Answered::Other)
 }
 
+/// Something to do with keys, for one member.
+pub(super) async fn errand(link: &Link, to: SocketAddr, frame: &Frame) -> Result<Result<Ring, Refused>, ExchangeError> {
+    match call(link, to, frame).await? {
+        Frame::Keys(ring) => Ok(Ok(ring)),
+        Frame::NotDone(why) => Ok(Err(why)),
+        Frame::Refused(why) => Err(ExchangeError::Refused(why)),
+        _ => Err(ExchangeError::Foreign(to, "an answer to another question".to_owned())),
+    }
+}
+
 /// Sends a packet by TCP and gives the answers to the machine.
 pub(super) async fn packet(link: &Link, to: SocketAddr, packet: Vec<u8>) {
     match call_within(link, to, &Frame::Packets(vec![packet]), DEADLINE).await {
@@ -201,6 +212,10 @@ pub(super) async fn serve(link: &Link, mut stream: TcpStream) {
                 let (tx, rx) = oneshot::channel();
                 link.send(Command::Claim(tx)).await;
                 rx.await.ok().map(Frame::IAm)
+            }
+            Ok(frame @ (Frame::Errand(_) | Frame::HandOn(..))) => {
+                let sealed = body.first() == Some(&SEALED);
+                Some(keyring::serve(link, frame, sealed).await)
             }
             Ok(_) | Err(_) => Some(Frame::Refused("not a question".to_owned())),
         };

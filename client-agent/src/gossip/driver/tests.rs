@@ -300,3 +300,75 @@ fn what_callers_spawn_can_be_spawned() {
     sendable(|gossip, stop| join::RetryJoin { addrs: Vec::new(), interval: Duration::ZERO, max: 0 }.run(gossip, stop));
     sendable(|_, stop| Gossip::start(config("x"), stop.clone()));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_outside_of_the_allowed_networks_is_not_heard() {
+    let network = |text: &str| Network::parse(text).unwrap();
+    let closed = Node::start(Config { allowed: vec![network("10.0.0.0/8")], ..config("closed") }).await;
+    let open =
+        Node::start(Config { allowed: vec![network("10.0.0.0/8"), network("127.0.0.0/8")], ..config("open") }).await;
+    let stranger = Node::start(config("stranger")).await;
+    assert!(stranger.join(&closed).await.is_err());
+    assert_eq!(closed.gossip.members().borrow().len(), 1);
+    assert_eq!(closed.gossip.stats()["connections_refused"], "1");
+    assert_eq!(stranger.join(&open).await, Ok(1));
+    open.sees("stranger", MemberStatus::Alive).await;
+}
+
+/// A key is shown to nobody that cannot prove to have one: not over a plain connection where plain ones are let in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_do_not_travel_in_clear() {
+    use crate::gossip::keyring::{Errand, Refused};
+    use crate::gossip::wire::Frame;
+    let key = Key::new(&[7; 32]).unwrap();
+    let lax = Config { keys: vec![key.clone()], encrypt_verify_incoming: false, ..config("lax") };
+    let lax = Node::start(lax).await;
+    let plain = Node::start(config("plain")).await;
+    let addr = lax.addr().parse().unwrap();
+    let said = tcp::errand(plain.gossip.link(), addr, &Frame::Errand(Errand::List)).await;
+    // The refusal itself is sealed, and so no more than noise to who has no key.
+    assert!(said.is_err(), "{said:?}");
+    let off =
+        Config { keys: vec![key], encrypt_verify_incoming: false, encrypt_verify_outgoing: false, ..config("off") };
+    let off = Node::start(off).await;
+    let addr = off.addr().parse().unwrap();
+    let said = tcp::errand(plain.gossip.link(), addr, &Frame::Errand(Errand::List)).await.unwrap();
+    assert_eq!(said, Err(Refused::InClear));
+    let report = off.gossip.keyring(Errand::List, 0).await;
+    assert_eq!((report.keys.len(), report.error.as_deref()), (0, Some("1/1 nodes reported failure")));
+    let report = plain.gossip.keyring(Errand::List, 0).await;
+    assert_eq!(report.messages["plain"], "Keyring is empty (encryption not enabled)");
+}
+
+/// Errands go to all members, and through others to those that are named to them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errands_reach_all_and_are_handed_on_to_members_only() {
+    use crate::gossip::keyring::{Errand, Refused};
+    use crate::gossip::wire::Frame;
+    let keyed = |name: &str| Config { keys: vec![Key::new(&[7; 16]).unwrap()], ..config(name) };
+    let bind = |config: Config, ip: [u8; 4]| {
+        let at: SocketAddr = (ip, 0).into();
+        Config { bind: at, advertise: at, ..config }
+    };
+    let middle = Node::start(keyed("middle")).await;
+    let own = Node::start(keyed("own")).await;
+    let far = Node::start(bind(keyed("far"), [127, 0, 0, 3])).await;
+    for node in [&own, &far] {
+        assert_eq!(node.join(&middle).await, Ok(1));
+    }
+    own.sees("far", MemberStatus::Alive).await;
+    let report = own.gossip.keyring(Errand::Install(Key::new(&[8; 16]).unwrap()), 1).await;
+    assert_eq!((report.nodes, report.error), (3, None));
+    let report = own.gossip.keyring(Errand::List, 1).await;
+    assert_eq!(report.keys.values().collect::<Vec<_>>(), [&3, &3]);
+    assert_eq!(report.primary.values().collect::<Vec<_>>(), [&3]);
+    // Who names a stranger is told so.
+    let nobody = Frame::HandOn(Errand::List, "nobody".into(), ([127, 0, 0, 1], 1).into());
+    let addr = middle.addr().parse().unwrap();
+    let said = tcp::errand(own.gossip.link(), addr, &nobody).await.unwrap();
+    assert_eq!(said, Err(Refused::Stranger));
+    let far_addr = format!("127.0.0.3:{}", far.gossip.port()).parse().unwrap();
+    let handed = Frame::HandOn(Errand::List, "far".into(), far_addr);
+    let said = tcp::errand(own.gossip.link(), addr, &handed).await.unwrap();
+    assert_eq!(said.unwrap().keys().len(), 2);
+}

@@ -11,6 +11,7 @@ use causeway_proto::status::status_client::StatusClient;
 use causeway_proto::status::{LeaderRequest, StatsReply, StatsRequest};
 use serde::Serialize;
 
+use super::super::coordinate::CoordinateJson;
 use super::super::dispatch::Call;
 use super::super::failure::Failure;
 use super::super::ports::Setting;
@@ -32,22 +33,12 @@ struct Config<'a> {
     version: &'a str,
 }
 
-/// A Vivaldi coordinate that was never updated.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Coordinate {
-    vec: [f64; 8],
-    error: f64,
-    adjustment: f64,
-    height: f64,
-}
-
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct This<'a, D> {
     config: Config<'a>,
     debug_config: D,
-    coord: Coordinate,
+    coord: Option<CoordinateJson>,
     member: Option<MemberJson<'a>>,
     stats: BTreeMap<&'static str, BTreeMap<String, String>>,
     meta: &'a BTreeMap<String, String>,
@@ -186,7 +177,7 @@ pub(crate) async fn this(call: &Call<'_>) -> Result<Reply, Failure> {
             version: &info.version,
         },
         debug_config: Object(info.debug_config.iter().map(|(name, setting): &(String, Setting)| (name, setting))),
-        coord: Coordinate { vec: [0.0; 8], error: 1.5, adjustment: 0.0, height: 0.00001 },
+        coord: call.ctx.members.coordinate().as_ref().map(CoordinateJson::new),
         member: own.map(|member| super::members::shown(member, &addr)),
         stats,
         meta: &node_meta,

@@ -1,13 +1,10 @@
 //! The executable under the name `consul`, as scripts call it, and, where `CONSUL_BIN` names a real Consul 1.8.7, that one beside it:
 //! both ask the same agent of ours and must say the same and end with the same code.
-#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
-
-mod harness;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use harness::{Federation, causeway};
+use crate::harness::{Federation, causeway};
 
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
@@ -132,7 +129,7 @@ fn commands_say_what_consuls_say() {
         wrong.push(format!("leave: {said:?}"));
     }
     let agent = federation.node_mut("dc1-agent");
-    harness::wait("the agent to end", std::time::Duration::from_secs(15), || {
+    crate::harness::wait("the agent to end", std::time::Duration::from_secs(15), || {
         match agent.child.as_mut().unwrap().try_wait().unwrap() {
             Some(status) if status.success() => Ok(()),
             Some(status) => panic!("{status}"),
