@@ -94,6 +94,7 @@ resolvers consul
   timeout resolve 200ms
   timeout retry 200ms
   hold valid 200ms
+  hold nx 0s
   hold obsolete 0s
 frontend front
   bind 127.0.0.1:{front}

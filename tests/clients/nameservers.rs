@@ -49,9 +49,19 @@ fn register(agent: &Node, body: &Value) {
     assert_eq!(answer.code, 200, "{}", answer.text());
 }
 
+/// Takes up more options.
+fn reconfigure(agent: &Node, key: &str, value: Value) {
+    let mut config: Value = serde_json::from_slice(&fs::read(agent.config_path()).unwrap()).unwrap();
+    config[key] = value;
+    agent.write_config(&config);
+    assert_eq!(agent.put("/v1/agent/reload", "").code, 200);
+}
+
 /// Two instances of `web`, one with a tag, and many of `many`.
 fn services(subject: &Subject) {
     let agent = subject.node("agent");
+    // Without it an answer that was cut short does not say so, and no resolver asks again over TCP.
+    reconfigure(agent, "dns_config", json!({"enable_truncate": true}));
     register(agent, &json!({"Name": "web", "ID": "web-1", "Address": "10.6.0.1", "Port": 8001, "Tags": ["blue"]}));
     register(agent, &json!({"Name": "web", "ID": "web-2", "Address": "10.6.0.2", "Port": 8002,
                             "Check": {"CheckID": "web-2", "TTL": "600s", "Status": "passing"}}));
@@ -108,10 +118,7 @@ fn the_zone(program: &Path, port: u16, subject: &Subject) {
 fn recursion(program: &Path, subject: &Subject, recursor: u16, large: bool) {
     let agent = subject.node("agent");
     assert!(!dig(program, agent.dns, &["host.example.test", "A"]).has("ra"), "nobody to ask yet");
-    let mut config: Value = serde_json::from_slice(&fs::read(agent.config_path()).unwrap()).unwrap();
-    config["recursors"] = json!([format!("127.0.0.1:{recursor}")]);
-    agent.write_config(&config);
-    assert_eq!(agent.put("/v1/agent/reload", "").code, 200);
+    reconfigure(agent, "recursors", json!([format!("127.0.0.1:{recursor}")]));
     wait("recursion", SOON, || {
         let said = dig(program, agent.dns, &["host.example.test", "A"]);
         if said.answers == ["A 192.0.2.7"] && said.has("ra") { Ok(()) } else { Err(format!("{said:?}")) }

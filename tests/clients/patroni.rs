@@ -158,7 +158,7 @@ fn user(dir: &Path) -> Option<Option<(u32, u32)>> {
 #[test]
 fn postgresql_fails_over() {
     let brings = "apt-get install patroni postgresql";
-    let Some(programs) = need("Patroni", ["patroni", "pg_ctl", "psql"], brings) else { return };
+    let Some(programs) = need("Patroni", ["patroni", "pg_controldata", "psql"], brings) else { return };
     let subject = Subject::start("patroni");
     let agent = subject.node("agent");
     let dir = subject.federation.dir.0.join("pg");
