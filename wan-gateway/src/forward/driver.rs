@@ -43,6 +43,11 @@ const TRIES: usize = 4;
 const HEDGE: Duration = Duration::from_millis(40);
 /// Bytes of a request that may be sent twice since its answer is late.
 const SMALL: usize = 16 << 10;
+/// A refusal of a call that waited so long for a link comes later by a share of [`EACH`] for each call that waits as well, and of
+/// [`CROWD`] at most.
+const WAITED: Duration = Duration::from_secs(1);
+const EACH: Duration = Duration::from_millis(1);
+const CROWD: Duration = Duration::from_millis(500);
 /// Bytes of an answer up to which it is awaited whole.
 const WHOLE: usize = 256 << 10;
 
@@ -138,10 +143,17 @@ async fn attempt_all(
     let (sent, begun) = (AtomicBool::new(false), Arc::default());
     let call = Outbound { target, parts: &parts, named, sent, kept, request_limit, class, waits, begun };
     let first = Box::pin(first_answer(routes, &call, rest));
+    let begun = Instant::now();
     let outcome = match within(until, first).await {
         Some(outcome) => outcome,
         None => Err(late(target)),
     };
+    if outcome.as_ref().is_err_and(|status| Reason::of(status) == Reason::Unreachable) && begun.elapsed() >= WAITED {
+        // All that waited for a link learn of its end at once. What is local is not to wait behind hundreds of refusals.
+        let crowd = EACH * u32::try_from(routes.load().under_way(target)).unwrap_or(u32::MAX);
+        let pause = crowd.min(CROWD).mul_f64(rand::random_range(0.0..1.0));
+        let _ = within(until, tokio::time::sleep(pause)).await;
+    }
     let mut answer = outcome.map_err(|status| call.honest(status))?;
     answer.until = until;
     answer.permit = Some(permit);

@@ -384,6 +384,10 @@ impl Links {
 
     /// Takes up an event.
     pub fn handle(&mut self, now: Instant, event: Event) {
+        // Who is dialled depends on times that fell due and on states. Most events are an answer that was awaited and a question that
+        // is asked again: with fifty sites it would be dear to look at everybody for each.
+        let routine = matches!(event, Event::Heard { .. }) || matches!(event, Event::Tick) && !self.dials_due(now);
+        let before = self.effects.len();
         match event {
             Event::Targets(targets) => self.want(now, targets),
             Event::DialFailed { key, attempt, why } => {
@@ -418,7 +422,15 @@ impl Links {
             }
             Event::Tick => self.tick(now),
         }
-        self.dial(now);
+        if !routine || self.effects.iter().skip(before).any(|e| !matches!(e, Effect::Probe(_))) {
+            self.dial(now);
+        }
+    }
+
+    /// Whether something that may be dialled is due.
+    fn dials_due(&self, now: Instant) -> bool {
+        let mut due = self.wishes.values().filter_map(Wish::due).chain(self.seconds.values().map(Second::due));
+        due.any(|due| due <= now)
     }
 
     /// Whether a connection was dialled from here.
@@ -709,30 +721,24 @@ impl Links {
 
     /// Dials TCP to stand by where only QUIC is up, and QUIC to go back to where only TCP is.
     fn second(&mut self, now: Instant) {
-        let mut aims: BTreeMap<(String, String), (Vec<String>, bool)> = BTreeMap::new();
+        let up: BTreeSet<(&str, &str, bool)> = self
+            .conns
+            .values()
+            .filter(|c| !c.relayed() && c.state == State::Up && !c.renew)
+            .filter_map(|c| Some((c.datacenter.as_str(), c.gateway.as_deref()?, c.kind.is_quic())))
+            .collect();
+        let mut missing: BTreeMap<(String, String), ((Vec<String>, bool), bool)> = BTreeMap::new();
         for wish in self.wishes.values() {
             let Some((dc, gateway)) = wish.identity() else { continue };
-            let aim = aims.entry((dc.to_owned(), gateway.to_owned())).or_default();
+            let quic = match (up.contains(&(dc, gateway, true)), up.contains(&(dc, gateway, false))) {
+                (true, false) => false,
+                (false, true) => true,
+                _ => continue,
+            };
+            let (aim, _) = missing.entry((dc.to_owned(), gateway.to_owned())).or_insert_with(|| (<_>::default(), quic));
             aim.0.extend(wish.target.addresses.iter().cloned());
             aim.1 |= wish.target.patient;
         }
-        let up = |(dc, gateway): &(String, String), quic: bool| {
-            self.conns.values().filter(|c| !c.relayed()).any(|c| {
-                c.state == State::Up
-                    && !c.renew
-                    && c.kind.is_quic() == quic
-                    && c.datacenter == *dc
-                    && c.gateway.as_deref() == Some(gateway.as_str())
-            })
-        };
-        let missing: BTreeMap<_, _> = aims
-            .into_iter()
-            .filter_map(|(identity, aim)| match (up(&identity, true), up(&identity, false)) {
-                (true, false) => Some((identity, (aim, false))),
-                (false, true) => Some((identity, (aim, true))),
-                _ => None,
-            })
-            .collect();
         self.seconds.retain(|identity, second| missing.get(identity).is_some_and(|(_, quic)| *quic == second.quic));
         for (identity, ((addresses, patient), quic)) in missing {
             let rng = &mut self.rng;

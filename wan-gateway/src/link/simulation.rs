@@ -41,6 +41,21 @@ struct Site {
     /// Our connections, by number: wire and end.
     wires: BTreeMap<ConnId, (usize, usize)>,
     targets: Vec<Target>,
+    /// When the machine wants to be woken; not known since it was told something.
+    due: Option<Option<Instant>>,
+}
+
+impl Site {
+    fn tell(&mut self, now: Instant, event: Event) {
+        self.due = None;
+        self.links.handle(now, event);
+    }
+
+    /// Asked of the machine once for what it was told: it looks through all of its links.
+    fn due(&mut self) -> Option<Instant> {
+        let (links, alive) = (&self.links, self.alive);
+        (*self.due.get_or_insert_with(|| links.next_wakeup())).filter(|_| alive)
+    }
 }
 
 struct World {
@@ -80,7 +95,7 @@ impl World {
     fn born(&mut self, i: usize, life: u32) -> Site {
         let directory = Directory::new(&name(i), "g", u64::from(life), vec![i.to_string()]);
         let links = Links::new(&name(i), StdRng::seed_from_u64(self.rng.random()));
-        Site { links, directory, alive: true, life, next: 1, wires: BTreeMap::new(), targets: Vec::new() }
+        Site { links, directory, alive: true, life, next: 1, wires: BTreeMap::new(), targets: Vec::new(), due: None }
     }
 
     fn send(&mut self, to: usize, packet: Packet, surely: bool) {
@@ -119,9 +134,7 @@ impl World {
                 self.wires.push(Wire { ends: [(from, life, 0), (at, self.sites[at].life, conn)], made: now });
                 self.sites[at].wires.insert(conn, (wire, 1));
                 let datacenter = name(from);
-                self.sites[at]
-                    .links
-                    .handle(now, Event::Connected { conn, dialled: None, datacenter, kind: Kind::Quic });
+                self.sites[at].tell(now, Event::Connected { conn, dialled: None, datacenter, kind: Kind::Quic });
                 self.send(from, Packet::Linked { key, attempt, wire, life }, true);
             }
             Packet::Linked { key, attempt, wire, life } => {
@@ -133,16 +146,14 @@ impl World {
                 self.wires[wire].ends[0].2 = conn;
                 self.sites[at].wires.insert(conn, (wire, 0));
                 let datacenter = name(self.wires[wire].ends[1].0);
-                self.sites[at].links.handle(
-                    now,
-                    Event::Connected { conn, dialled: Some((key, attempt)), datacenter, kind: Kind::Quic },
-                );
+                self.sites[at]
+                    .tell(now, Event::Connected { conn, dialled: Some((key, attempt)), datacenter, kind: Kind::Quic });
                 self.along(wire, 0, Packet::Frame { wire, to_end: 0 }, true);
                 self.along(wire, 1, Packet::Frame { wire, to_end: 1 }, true);
             }
             Packet::Refused { key, attempt, life } => {
                 if self.sites[at].life == life {
-                    self.sites[at].links.handle(now, Event::DialFailed { key, attempt, why: "no answer".into() });
+                    self.sites[at].tell(now, Event::DialFailed { key, attempt, why: "no answer".into() });
                 }
             }
             Packet::Frame { wire, to_end } => {
@@ -152,9 +163,7 @@ impl World {
                         return;
                     }
                     let told = self.sites[from].directory.sites();
-                    self.sites[site]
-                        .links
-                        .handle(now, Event::Hello { conn, gateway: "g".into(), life: u64::from(life) });
+                    self.sites[site].tell(now, Event::Hello { conn, gateway: "g".into(), life: u64::from(life) });
                     self.sites[site].directory.merge(now, told);
                 }
             }
@@ -165,14 +174,14 @@ impl World {
             }
             Packet::Pong { wire, to_end } => {
                 if let Some((site, conn)) = self.end(wire, to_end) {
-                    self.sites[site].links.handle(now, Event::Heard { conn, rtt: DELAY * 2 });
+                    self.sites[site].tell(now, Event::Heard { conn, rtt: DELAY * 2 });
                 }
             }
             Packet::Gone { wire, to_end, code } => {
                 if let Some((site, conn)) = self.end(wire, to_end) {
                     self.sites[site].wires.remove(&conn);
                     let end = if code == super::CloseCode::Superseded as u32 { End::Superseded } else { End::Gone };
-                    self.sites[site].links.handle(now, Event::Closed { conn, end, why: "gone".into() });
+                    self.sites[site].tell(now, Event::Closed { conn, end, why: "gone".into() });
                 }
             }
         }
@@ -233,7 +242,7 @@ impl World {
         let targets: Vec<Target> = configured.chain(learnt).collect();
         if targets != site.targets {
             self.sites[at].targets.clone_from(&targets);
-            self.sites[at].links.handle(self.now, Event::Targets(targets));
+            self.sites[at].tell(self.now, Event::Targets(targets));
         }
         let digest = self.sites[at].directory.digest();
         for (wire, end) in self.sites[at].wires.values().copied().collect::<Vec<_>>() {
@@ -252,8 +261,8 @@ impl World {
             for at in 0..SITES {
                 self.effects(at);
             }
-            let timer = |s: &Site| s.links.next_wakeup().filter(|_| s.alive);
-            let next = [Some(second), self.queue.peek().map(|q| q.0.0), self.sites.iter().filter_map(timer).min()];
+            let timer = self.sites.iter_mut().filter_map(Site::due).min();
+            let next = [Some(second), self.queue.peek().map(|q| q.0.0), timer];
             // In steps, which is faster than from packet to packet.
             self.now = next.into_iter().flatten().min().unwrap_or(second).max(self.now + STEP);
             if self.now >= second {
@@ -275,8 +284,8 @@ impl World {
             }
             let now = self.now;
             for site in self.sites.iter_mut().filter(|s| s.alive) {
-                if site.links.next_wakeup().is_some_and(|due| due <= now) {
-                    site.links.handle(now, Event::Tick);
+                if site.due().is_some_and(|due| due <= now) {
+                    site.tell(now, Event::Tick);
                 }
             }
         }

@@ -36,6 +36,8 @@ pub(crate) struct Route {
 pub(crate) struct Routes {
     own: String,
     sites: HashMap<String, Route>,
+    /// Calls that may be under way towards one datacenter.
+    calls: usize,
     /// Direct links that work: connection, datacenter, round trip.
     direct: Vec<(ConnId, String, Duration)>,
     graph: Graph,
@@ -52,6 +54,11 @@ impl Routes {
 
     pub(crate) fn permit(&self, datacenter: &str) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.sites.get(datacenter)?.permits).try_acquire_owned().ok()
+    }
+
+    /// Calls under way towards a datacenter.
+    pub(crate) fn under_way(&self, datacenter: &str) -> usize {
+        self.sites.get(datacenter).map_or(0, |route| self.calls.saturating_sub(route.permits.available_permits()))
     }
 
     /// Whether there may be a link in a moment, where there is none.
@@ -173,6 +180,7 @@ pub(crate) fn build(from: Sources<'_>, permits: &mut BTreeMap<String, Arc<Semaph
     Routes {
         own: from.own.to_owned(),
         sites,
+        calls: from.calls,
         direct: from.direct,
         graph: from.graph,
         wish: Some(from.wish.clone()),
