@@ -125,8 +125,15 @@ const SAME: &[(&str, &Def)] = &[
 ];
 
 /// Secrets, which are never shown, set or not.
-const HIDDEN: &[&str] =
-    &["ACLAgentMasterToken", "ACLAgentToken", "ACLMasterToken", "ACLReplicationToken", "ACLToken", "EncryptKey", "KeyFile"];
+const HIDDEN: &[&str] = &[
+    "ACLAgentMasterToken",
+    "ACLAgentToken",
+    "ACLMasterToken",
+    "ACLReplicationToken",
+    "ACLToken",
+    "EncryptKey",
+    "KeyFile",
+];
 
 /// What Consul has and Causeway has not, as Consul says that there is none.
 const NONE: &[(&str, Setting)] = &[
@@ -267,7 +274,8 @@ pub fn config(plan: &Plan, rows: Vec<(String, Setting)>) -> Vec<(String, Setting
     tagged.extend(plan.tagged_addresses.iter().map(|(k, v)| (k.clone(), text(v))));
     // With no regard to secrets among them: a prefix is none.
     let filters = s.list(&t::TELEMETRY_PREFIX_FILTER);
-    let filtered = |sign: char| texts(&filters.iter().filter_map(|f| f.strip_prefix(sign).map(str::to_owned)).collect::<Vec<_>>());
+    let filtered =
+        |sign: char| texts(&filters.iter().filter_map(|f| f.strip_prefix(sign).map(str::to_owned)).collect::<Vec<_>>());
     let meta = plan.node_meta.iter().map(|(k, v)| (k.clone(), text(v))).collect();
     let mut telemetry: Vec<(&str, Setting)> = CIRCONUS.iter().map(|(name, def)| (*name, value(s, def))).collect();
     telemetry.extend([
@@ -336,12 +344,12 @@ pub fn config(plan: &Plan, rows: Vec<(String, Setting)>) -> Vec<(String, Setting
         // As Consul: what is not set is not told, though 10 s hold.
         ("SessionTTLMin", if s.is_set(&t::SESSION_TTL_MIN) { value(s, &t::SESSION_TTL_MIN) } else { text("0s") }),
         ("SkipLeaveOnInt", Setting::Bool(!plan.leave_on_interrupt)),
-        ("TLSCipherSuites", Setting::List(s.text(&t::TLS_CIPHER_SUITES).split(',').filter(|n| !n.is_empty()).map(text).collect())),
-        ("TaggedAddresses", Setting::Map(tagged.into_iter().collect())),
         (
-            "Telemetry",
-            map(telemetry),
+            "TLSCipherSuites",
+            Setting::List(s.text(&t::TLS_CIPHER_SUITES).split(',').filter(|n| !n.is_empty()).map(text).collect()),
         ),
+        ("TaggedAddresses", Setting::Map(tagged.into_iter().collect())),
+        ("Telemetry", map(telemetry)),
         ("VerifyIncomingHTTPS", Setting::Bool(plan.verify_incoming_https)),
         ("Version", text(crate::command::version::SPOKEN)),
         ("VersionPrerelease", text("")),
@@ -350,4 +358,96 @@ pub fn config(plan: &Plan, rows: Vec<(String, Setting)>) -> Vec<(String, Setting
     all.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
     all.extend(rows);
     all.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every name that Consul 1.8.7 has there.
+    const CONSULS: &str = "ACLAgentMasterToken ACLAgentToken ACLDatacenter ACLDefaultPolicy ACLDisabledTTL ACLDownPolicy ACLEnableKeyListPolicy \
+        ACLEnableTokenPersistence ACLMasterToken ACLPolicyTTL ACLReplicationToken ACLRoleTTL ACLToken ACLTokenReplication \
+        ACLTokenTTL ACLsEnabled AEInterval AdvertiseAddrLAN AdvertiseAddrWAN AllowWriteHTTPFrom AutoConfig AutoEncryptAllowTLS \
+        AutoEncryptDNSSAN AutoEncryptIPSAN AutoEncryptTLS AutopilotCleanupDeadServers AutopilotDisableUpgradeMigration \
+        AutopilotLastContactThreshold AutopilotMaxTrailingLogs AutopilotMinQuorum AutopilotRedundancyZoneTag \
+        AutopilotServerStabilizationTime AutopilotUpgradeVersionTag BindAddr Bootstrap BootstrapExpect CAFile CAPath Cache \
+        CertFile CheckDeregisterIntervalMin CheckOutputMaxSize CheckReapInterval CheckUpdateInterval Checks ClientAddrs \
+        ConfigEntryBootstrap ConnectCAConfig ConnectCAProvider ConnectEnabled ConnectMeshGatewayWANFederationEnabled \
+        ConnectSidecarMaxPort ConnectSidecarMinPort ConnectTestCALeafRootChangeSpread ConsulCoordinateUpdateBatchSize \
+        ConsulCoordinateUpdateMaxBatches ConsulCoordinateUpdatePeriod ConsulRaftElectionTimeout ConsulRaftHeartbeatTimeout \
+        ConsulRaftLeaderLeaseTimeout ConsulServerHealthInterval DNSARecordLimit DNSAddrs DNSAllowStale DNSAltDomain \
+        DNSCacheMaxAge DNSDisableCompression DNSDomain DNSEnableTruncate DNSMaxStale DNSNodeMetaTXT DNSNodeTTL DNSOnlyPassing \
+        DNSPort DNSRecursorTimeout DNSRecursors DNSSOA DNSServiceTTL DNSUDPAnswerLimit DNSUseCache DataDir Datacenter \
+        DefaultQueryTime DevMode DisableAnonymousSignature DisableCoordinates DisableHTTPUnprintableCharFilter \
+        DisableHostNodeID DisableKeyringFile DisableRemoteExec DisableUpdateCheck DiscardCheckOutput DiscoveryMaxStale \
+        EnableAgentTLSForChecks EnableCentralServiceConfig EnableDebug EnableLocalScriptChecks EnableRemoteScriptChecks \
+        EnableUI EncryptKey EncryptVerifyIncoming EncryptVerifyOutgoing EnterpriseRuntimeConfig ExposeMaxPort ExposeMinPort \
+        GRPCAddrs GRPCPort GossipLANGossipInterval GossipLANGossipNodes GossipLANProbeInterval GossipLANProbeTimeout \
+        GossipLANRetransmitMult GossipLANSuspicionMult GossipWANGossipInterval GossipWANGossipNodes GossipWANProbeInterval \
+        GossipWANProbeTimeout GossipWANRetransmitMult GossipWANSuspicionMult HTTPAddrs HTTPBlockEndpoints \
+        HTTPMaxConnsPerClient HTTPPort HTTPResponseHeaders HTTPSAddrs HTTPSHandshakeTimeout HTTPSPort HTTPUseCache \
+        KVMaxValueSize KeyFile LeaveDrainTime LeaveOnTerm Logging MaxQueryTime NodeID NodeMeta NodeName NonVotingServer \
+        PidFile PrimaryDatacenter PrimaryGateways PrimaryGatewaysInterval RPCAdvertiseAddr RPCBindAddr RPCHandshakeTimeout \
+        RPCHoldTimeout RPCMaxBurst RPCMaxConnsPerClient RPCProtocol RPCRateLimit RaftProtocol RaftSnapshotInterval \
+        RaftSnapshotThreshold RaftTrailingLogs ReconnectTimeoutLAN ReconnectTimeoutWAN RejoinAfterLeave RetryJoinIntervalLAN \
+        RetryJoinIntervalWAN RetryJoinLAN RetryJoinMaxAttemptsLAN RetryJoinMaxAttemptsWAN RetryJoinWAN Revision SegmentLimit \
+        SegmentName SegmentNameLimit Segments SerfAdvertiseAddrLAN SerfAdvertiseAddrWAN SerfAllowedCIDRsLAN \
+        SerfAllowedCIDRsWAN SerfBindAddrLAN SerfBindAddrWAN SerfPortLAN SerfPortWAN ServerMode ServerName ServerPort Services \
+        SessionTTLMin SkipLeaveOnInt StartJoinAddrsLAN StartJoinAddrsWAN SyncCoordinateIntervalMin SyncCoordinateRateTarget \
+        TLSCipherSuites TLSMinVersion TLSPreferServerCipherSuites TaggedAddresses Telemetry TranslateWANAddrs TxnMaxReqLen \
+        UIContentPath UIDir UnixSocketGroup UnixSocketMode UnixSocketUser VerifyIncoming VerifyIncomingHTTPS VerifyIncomingRPC \
+        VerifyOutgoing VerifyServerHostname Version VersionPrerelease Watches";
+    /// Of those, what has no counterpart here: parts of Consul's own machinery.
+    const WITHOUT: [&str; 8] = [
+        "ConnectTestCALeafRootChangeSpread",
+        "ConsulCoordinateUpdateBatchSize",
+        "ConsulCoordinateUpdateMaxBatches",
+        "ConsulCoordinateUpdatePeriod",
+        "ConsulRaftElectionTimeout",
+        "ConsulRaftHeartbeatTimeout",
+        "ConsulRaftLeaderLeaseTimeout",
+        "ConsulServerHealthInterval",
+    ];
+
+    fn shown(text: &str) -> Vec<(String, Setting)> {
+        let mut settings = Settings::default();
+        settings.read_text("a.json", text, false).unwrap();
+        let plan = crate::options::plan::plan(&settings).unwrap();
+        super::super::settings::info(&plan, "an-id").debug_config
+    }
+
+    #[test]
+    fn consuls_names_are_there() {
+        let shown = shown(r#"{"node_name": "n", "data_dir": "/none", "bind_addr": "127.0.0.1"}"#);
+        let missing: Vec<&str> =
+            CONSULS.split_whitespace().filter(|name| !shown.iter().any(|(known, _)| known == name)).collect();
+        assert_eq!(missing, WITHOUT);
+        assert!(shown.windows(2).all(|pair| pair[0].0 < pair[1].0), "sorted, each once");
+    }
+
+    #[test]
+    fn what_is_configured_is_shown_and_secrets_are_not() {
+        let shown = shown(
+            r#"{"node_name": "n", "data_dir": "/none", "bind_addr": "127.0.0.1", "encrypt": "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s=",
+                "session_ttl_min": "20s", "watches": [{"type": "key", "key": "k", "token": "s3cret", "handler": "x"}],
+                "telemetry": {"prefix_filter": ["+a", "-b"]}, "gossip_lan": {"probe_interval": "2s"},
+                "service": {"name": "web", "port": 80, "token": "s3cret", "check": {"ttl": "10s"}}}"#,
+        );
+        let of =
+            |name: &str| shown.iter().find(|(known, _)| known == name).map(|(_, value)| format!("{value:?}")).unwrap();
+        for (name, piece) in [
+            ("EncryptKey", "hidden"),
+            ("SessionTTLMin", "20s"),
+            ("GossipLANProbeInterval", "2s"),
+            ("Services", "\"Name\", Text(\"web\")"),
+            ("Services", "\"TTL\", Text(\"10s\")"),
+            ("Watches", "\"key\", Text(\"k\")"),
+            ("Telemetry", "\"BlockedPrefixes\", List([Text(\"b\")])"),
+            ("TaggedAddresses", "\"lan_ipv4\", Text(\"127.0.0.1\")"),
+        ] {
+            assert!(of(name).contains(piece), "{name}: {}", of(name));
+        }
+        let all = format!("{shown:?}");
+        assert!(!all.contains("s3cret") && !all.contains("pUqJ"), "{all}");
+    }
 }

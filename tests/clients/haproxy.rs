@@ -58,7 +58,11 @@ fn become_up(socket: &Path, what: &str, wanted: &[String]) {
     wait(what, SOON, || {
         let all = servers(socket)?;
         let up: Vec<&String> = all.iter().filter(|(_, s)| s.starts_with("UP")).map(|(address, _)| address).collect();
-        if up.len() == wanted.len() && wanted.iter().all(|w| up.contains(&w)) { Ok(()) } else { Err(format!("{all:?}")) }
+        if up.len() == wanted.len() && wanted.iter().all(|w| up.contains(&w)) {
+            Ok(())
+        } else {
+            Err(format!("{all:?}"))
+        }
     });
 }
 

@@ -63,8 +63,11 @@ fn services(subject: &Subject) {
     // Without it an answer that was cut short does not say so, and no resolver asks again over TCP.
     reconfigure(agent, "dns_config", json!({"enable_truncate": true}));
     register(agent, &json!({"Name": "web", "ID": "web-1", "Address": "10.6.0.1", "Port": 8001, "Tags": ["blue"]}));
-    register(agent, &json!({"Name": "web", "ID": "web-2", "Address": "10.6.0.2", "Port": 8002,
-                            "Check": {"CheckID": "web-2", "TTL": "600s", "Status": "passing"}}));
+    register(
+        agent,
+        &json!({"Name": "web", "ID": "web-2", "Address": "10.6.0.2", "Port": 8002,
+                            "Check": {"CheckID": "web-2", "TTL": "600s", "Status": "passing"}}),
+    );
     for i in 1..=MANY {
         let address = format!("10.6.1.{i}");
         register(agent, &json!({"Name": "many", "ID": format!("many-{i}"), "Address": address, "Port": 9000}));

@@ -172,7 +172,12 @@ fn postgresql_fails_over() {
     leads(agent, "the first leads", SOON, &first);
     first.become_so("it takes writes", SOON, "select pg_is_in_recovery()", "f");
     second.start();
-    first.become_so("the second follows", SOON, "select count(*) from pg_stat_replication where state = 'streaming'", "1");
+    first.become_so(
+        "the second follows",
+        SOON,
+        "select count(*) from pg_stat_replication where state = 'streaming'",
+        "1",
+    );
     assert_eq!(first.sql("create table t (v int); insert into t values (1)"), "");
     second.become_so("the row is copied", SOON, "select v from t", "1");
     role(agent, "master", &first);
@@ -182,7 +187,10 @@ fn postgresql_fails_over() {
     let began = Instant::now();
     first.die();
     leads(agent, "the second leads after the first's death", FAILOVER, &second);
-    println!("Patroni: key taken over {:.1} s after the leader's death (session of 10 s)", began.elapsed().as_secs_f32());
+    println!(
+        "Patroni: key taken over {:.1} s after the leader's death (session of 10 s)",
+        began.elapsed().as_secs_f32()
+    );
     second.become_so("it takes writes", SOON, "select pg_is_in_recovery()", "f");
     assert_eq!(second.sql("insert into t values (2)"), "");
     assert_eq!(second.sql("select string_agg(v::text, ',' order by v) from t"), "1,2");
@@ -190,7 +198,12 @@ fn postgresql_fails_over() {
 
     // The dead one comes back as a follower, and takes over at once where the leader ends in order.
     first.start();
-    first.become_so("it follows", SOON, "select string_agg(v::text, ',' order by v), pg_is_in_recovery() from t", "1,2|t");
+    first.become_so(
+        "it follows",
+        SOON,
+        "select string_agg(v::text, ',' order by v), pg_is_in_recovery() from t",
+        "1,2|t",
+    );
     second.become_so("it streams", SOON, "select count(*) from pg_stat_replication where state = 'streaming'", "1");
     role(agent, "replica", &first);
     let began = Instant::now();

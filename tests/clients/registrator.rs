@@ -80,7 +80,10 @@ fn containers_come_and_go() {
     // The same again changes nothing: no index moves, and TTL checks keep their state.
     let before = server.get("/v1/health/service/shop?consistent").index();
     for _ in 0..3 {
-        turn(agent, &[Container { id: "a", port: 32_001, tags: &["v1"] }, Container { id: "b", port: 32_002, tags: &[] }]);
+        turn(
+            agent,
+            &[Container { id: "a", port: 32_001, tags: &["v1"] }, Container { id: "b", port: 32_002, tags: &[] }],
+        );
     }
     let flagged = json!({"Name": "marker", "Port": 1}).to_string();
     assert_eq!(agent.put("/v1/agent/service/register", &flagged).code, 200);
