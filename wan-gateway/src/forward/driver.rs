@@ -39,15 +39,16 @@ const KEEP: usize = 8 << 20;
 const OPEN: Duration = Duration::from_secs(1);
 /// Links tried for one call.
 const TRIES: usize = 4;
-/// A link that acknowledges nothing is doubted after two round trips, or this if it is longer; an answer is late then, too.
+/// A link that acknowledges nothing is doubted after one and a half round trips, and not before this beyond one: what is fine is
+/// acknowledged within one and some 25 ms. An answer is late then, too.
 const HEDGE: Duration = Duration::from_millis(40);
 /// Bytes of a request that may be sent twice since its answer is late.
 const SMALL: usize = 16 << 10;
 /// A refusal of a call that waited so long for a link comes later by a share of [`EACH`] for each call that waits as well, and of
 /// [`CROWD`] at most.
 const WAITED: Duration = Duration::from_secs(1);
-const EACH: Duration = Duration::from_millis(1);
-const CROWD: Duration = Duration::from_millis(500);
+const EACH: Duration = Duration::from_millis(2);
+const CROWD: Duration = Duration::from_secs(1);
 /// Bytes of an answer up to which it is awaited whole.
 const WHOLE: usize = 256 << 10;
 
@@ -261,7 +262,8 @@ async fn first_answer(
                         let last = tried.last().and_then(|id| table.link(target, *id));
                         doubts = Box::pin(async move {
                             table.replaced().await;
-                            if let Some(link) = last {
+                            // One that is silent still may have been given up for the new one: nobody will suspect it then.
+                            if let Some(link) = last.filter(|link| !link.is_doubted()) {
                                 doubtful(link, true, None).await;
                             }
                         });
@@ -297,7 +299,8 @@ async fn doubtful(link: Arc<Link>, waits: bool, late: Option<Arc<AtomicBool>>) {
     let doubted = link.doubted.notified();
     let before = link.conn.progress();
     let silence = async {
-        tokio::time::sleep((link.conn.rtt() * 2).max(HEDGE)).await;
+        let rtt = link.conn.rtt();
+        tokio::time::sleep((rtt * 3 / 2).max(rtt + HEDGE)).await;
         if link.conn.progress() == before {
             link.doubt(before);
         } else if late.is_none_or(|begun| begun.load(Ordering::Relaxed)) || !link.spare() {

@@ -109,11 +109,13 @@ pub(crate) struct Link {
     /// What calls on it have earned for those whose answers are late.
     credit: AtomicU64,
     state: watch::Sender<State>,
+    notes: mpsc::Sender<Note>,
 }
 
 impl Link {
-    pub(crate) fn new(id: ConnId, datacenter: String, conn: Carrier) -> Self {
+    pub(crate) fn new(id: ConnId, datacenter: String, conn: Carrier, notes: mpsc::Sender<Note>) -> Self {
         Self {
+            notes,
             id,
             datacenter,
             conn,
@@ -168,6 +170,8 @@ impl Link {
     pub(crate) fn doubt(&self, progress: u64) {
         if self.doubt.swap(progress, Ordering::Relaxed) != progress {
             self.doubted.notify_waiters();
+            // Where there is no room the link is asked for a sign of life when it is due.
+            let _ = self.notes.try_send(Note::Doubted(self.id));
         }
     }
 
@@ -252,6 +256,8 @@ pub(crate) enum Note {
     Wanted(String),
     Frame(ConnId, GossipFrame),
     Answered(ConnId),
+    /// A call on it heard nothing for longer than it takes.
+    Doubted(ConnId),
     Probed {
         conn: ConnId,
         digest: u64,

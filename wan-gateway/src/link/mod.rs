@@ -155,6 +155,11 @@ pub enum Event {
         /// Which life of that gateway it is; 0: not told.
         life: u64,
     },
+    /// A call on it heard nothing for longer than it takes: it is asked for a sign of life at once.
+    Doubted {
+        /// The connection.
+        conn: ConnId,
+    },
     /// Something of ours was acknowledged or answered.
     Heard {
         /// The connection.
@@ -273,6 +278,16 @@ impl Conn {
     }
 }
 
+/// A link that is to stand beside another.
+#[derive(Default)]
+struct Missing {
+    addresses: Vec<String>,
+    /// The other end is to dial first.
+    patient: bool,
+    /// Whether it is QUIC that is missing; else TCP.
+    quic: bool,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Links {
@@ -322,6 +337,11 @@ impl Links {
     pub fn neighbours(&self) -> BTreeSet<String> {
         let direct = self.conns.values().filter(|c| c.state == State::Up && c.gateway.is_some() && !c.relayed());
         direct.map(|c| c.datacenter.clone()).collect()
+    }
+
+    /// Whether a sign of life is overdue on a connection that is still taken to work.
+    pub fn silent(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_some_and(|c| c.state == State::Up && c.misses > 0)
     }
 
     /// The gateway at the other end, once it said so.
@@ -386,7 +406,8 @@ impl Links {
     pub fn handle(&mut self, now: Instant, event: Event) {
         // Who is dialled depends on times that fell due and on states. Most events are an answer that was awaited and a question that
         // is asked again: with fifty sites it would be dear to look at everybody for each.
-        let routine = matches!(event, Event::Heard { .. }) || matches!(event, Event::Tick) && !self.dials_due(now);
+        let routine = matches!(event, Event::Heard { .. } | Event::Doubted { .. })
+            || matches!(event, Event::Tick) && !self.dials_due(now);
         let before = self.effects.len();
         match event {
             Event::Targets(targets) => self.want(now, targets),
@@ -403,6 +424,11 @@ impl Links {
             }
             Event::Hello { conn, gateway, life } => self.hello(now, conn, gateway, life),
             Event::Heard { conn, rtt } => self.heard(now, conn, rtt),
+            Event::Doubted { conn } => {
+                if let Some(conn) = self.conns.get_mut(&conn).filter(|c| c.state == State::Up && c.asked.is_none()) {
+                    conn.next_probe = conn.next_probe.min(now);
+                }
+            }
             Event::Drain { conn } => {
                 if self.conns.get(&conn).is_some_and(|c| c.state != State::Draining) {
                     self.turn(now, conn, State::Draining);
@@ -727,7 +753,7 @@ impl Links {
             .filter(|c| !c.relayed() && c.state == State::Up && !c.renew)
             .filter_map(|c| Some((c.datacenter.as_str(), c.gateway.as_deref()?, c.kind.is_quic())))
             .collect();
-        let mut missing: BTreeMap<(String, String), ((Vec<String>, bool), bool)> = BTreeMap::new();
+        let mut missing: BTreeMap<(String, String), Missing> = BTreeMap::new();
         for wish in self.wishes.values() {
             let Some((dc, gateway)) = wish.identity() else { continue };
             let quic = match (up.contains(&(dc, gateway, true)), up.contains(&(dc, gateway, false))) {
@@ -735,12 +761,13 @@ impl Links {
                 (false, true) => true,
                 _ => continue,
             };
-            let (aim, _) = missing.entry((dc.to_owned(), gateway.to_owned())).or_insert_with(|| (<_>::default(), quic));
-            aim.0.extend(wish.target.addresses.iter().cloned());
-            aim.1 |= wish.target.patient;
+            let aim = missing.entry((dc.to_owned(), gateway.to_owned())).or_default();
+            aim.quic = quic;
+            aim.addresses.extend(wish.target.addresses.iter().cloned());
+            aim.patient |= wish.target.patient;
         }
-        self.seconds.retain(|identity, second| missing.get(identity).is_some_and(|(_, quic)| *quic == second.quic));
-        for (identity, ((addresses, patient), quic)) in missing {
+        self.seconds.retain(|identity, second| missing.get(identity).is_some_and(|aim| aim.quic == second.quic));
+        for (identity, Missing { addresses, patient, quic }) in missing {
             let rng = &mut self.rng;
             let second = self.seconds.entry(identity.clone()).or_insert_with(|| Second::new(now, quic, patient, rng));
             self.effects.extend(second.start(now, &identity, addresses, &mut self.attempts, &mut self.rng));

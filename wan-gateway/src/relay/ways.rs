@@ -6,10 +6,13 @@
 //! neither. It is dialled anew, over another way, at once when its way breaks, and when another way is cheaper by a margin; such
 //! changes of mind become rarer the more of them there were. A direct link that lasts ends it.
 //!
+//! What is to be re-routed within a second can't wait until a link is surely bad. As soon as a sign of life is overdue, on a relayed link
+//! or on the only direct one, a way that avoids it is made beside it; what is not needed after all is given up like any surplus.
+//!
 //! Few sites are linked ahead of need. Where there are more than [`READY`], as between the spokes of a large hub, a link is made when a
 //! call asks for it and given up when it carried nothing for [`IDLE`]: all pairs of fifty sites would be 1,225 links.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -62,6 +65,8 @@ pub struct Relay {
     pub idle: Duration,
     /// Links that it was made of when we dialled it; `None`: the other end did.
     pub hops: Option<u32>,
+    /// Whether a sign of life is overdue.
+    pub silent: bool,
 }
 
 /// What is to be done.
@@ -107,6 +112,8 @@ struct Aim {
     /// No change of mind before this.
     hold: Instant,
     pause: Duration,
+    /// No way beside a silent one before this, and for how long not after the next.
+    ahead: (Instant, Duration),
     /// Since when a direct link works.
     direct: Option<Instant>,
     /// Since when there are two relayed links.
@@ -126,11 +133,22 @@ impl Aim {
             avoid: BTreeMap::new(),
             hold: now,
             pause: HOLD_MIN,
+            ahead: (now, HOLD_MIN),
             direct: None,
             double: None,
             asked: None,
             relayed: false,
         }
+    }
+
+    /// A way around what is silent, if there was none made for it lately.
+    fn around<'a>(&mut self, now: Instant, ways: &[&'a Way], silent: impl Fn(&str) -> bool) -> Option<&'a Way> {
+        let (since, pause) = self.ahead;
+        let ways: Vec<&Way> = ways.iter().filter(|w| !silent(&w.via)).copied().collect();
+        let way = self.way(now, &ways).filter(|_| now >= since)?;
+        let pause = if now.saturating_duration_since(since) > HOLD_MAX { HOLD_MIN } else { (pause * 2).min(HOLD_MAX) };
+        self.ahead = (now + pause, pause);
+        Some(way)
     }
 
     /// The cheapest way that did not fail just now; where all did, the one that is to be tried again first, once it is time.
@@ -154,13 +172,14 @@ impl Relays {
         Self { own: own.to_owned(), aims: BTreeMap::new(), attempts: FIRST_ATTEMPT, rng }
     }
 
-    /// What is to be done now. `table`: ways over direct links that work; `links`: relayed links, in any state.
-    pub fn look(&mut self, now: Instant, table: &Table, links: &[Relay]) -> Vec<Do> {
+    /// What is to be done now. `table`: ways over direct links that work; `links`: relayed links, in any state; `silent`: neighbours of
+    /// whom a sign of life is overdue.
+    pub fn look(&mut self, now: Instant, table: &Table, links: &[Relay], silent: &BTreeSet<String>) -> Vec<Do> {
         let linked = |dc: &str| links.iter().any(|l| l.datacenter == dc);
         self.aims.retain(|dc, _| table.contains_key(dc) || linked(dc));
         for (dc, ways) in table {
             let relayed = ways.iter().all(|w| w.hops > 1);
-            if (relayed || linked(dc)) && self.aims.len() < MAX_TARGETS {
+            if (relayed || linked(dc) || silent.contains(dc)) && self.aims.len() < MAX_TARGETS {
                 self.aims.entry(dc.clone()).or_insert_with(|| Aim::new(now));
             }
         }
@@ -178,7 +197,13 @@ impl Relays {
             if all.iter().any(|w| w.hops == 1) {
                 // Direct is better, if it lasts.
                 let since = *aim.direct.get_or_insert(now);
-                if now.saturating_duration_since(since) >= LASTING {
+                if silent.contains(target) {
+                    aim.direct = Some(now);
+                    let dial = mine.is_empty() && aim.attempt.is_none();
+                    if let Some(way) = dial.then(|| aim.around(now, &ways, |via| silent.contains(via))).flatten() {
+                        todo.push(begin(now, aim, &mut self.attempts, target, way));
+                    }
+                } else if now.saturating_duration_since(since) >= LASTING {
                     aim.attempt = None;
                     aim.missing = None;
                     todo.extend(up.iter().filter(|l| l.ours).map(|l| Do::Retire(l.conn)));
@@ -204,18 +229,13 @@ impl Relays {
             }
             // Who is asked for it does not wait for the other end, which may not want it.
             aim.broke |= !ahead && asked;
-            let wanted = wanted(now, aim, lesser, &ways, &up, mine.iter().any(|l| l.ours));
+            let wanted = wanted(now, aim, lesser, &ways, &up, silent, mine.iter().any(|l| l.ours));
             // One that is being set up is waited for, unless its neighbour is gone. The other end's is waited for by one end only.
             let coming = mine
                 .iter()
                 .any(|l| l.state == State::Greeting && (l.ours || !lesser) && ways.iter().any(|w| w.via == l.via));
             if let (Some(way), None, false) = (wanted, &aim.attempt, coming) {
-                self.attempts += 1;
-                let deadline = DEADLINE + way.cost * 4;
-                let (number, until) = (self.attempts, now + deadline + SLACK);
-                aim.attempt = Some(Attempt { number, via: way.via.clone(), hops: way.hops, until });
-                let (target, via) = (target.clone(), way.via.clone());
-                todo.push(Do::Dial { target, via, attempt: self.attempts, deadline });
+                todo.push(begin(now, aim, &mut self.attempts, target, way));
             }
             if up.len() < 2 {
                 aim.double = None;
@@ -283,6 +303,14 @@ impl Relays {
     }
 }
 
+fn begin(now: Instant, aim: &mut Aim, attempts: &mut u64, target: &str, way: &Way) -> Do {
+    *attempts += 1;
+    let deadline = DEADLINE + way.cost * 4;
+    let (number, until) = (*attempts, now + deadline + SLACK);
+    aim.attempt = Some(Attempt { number, via: way.via.clone(), hops: way.hops, until });
+    Do::Dial { target: target.to_owned(), via: way.via.clone(), attempt: number, deadline }
+}
+
 /// The way to dial now, if any.
 fn wanted<'a>(
     now: Instant,
@@ -290,6 +318,7 @@ fn wanted<'a>(
     lesser: bool,
     ways: &[&'a Way],
     up: &[&Relay],
+    silent: &BTreeSet<String>,
     ours: bool,
 ) -> Option<&'a Way> {
     let way_of = |link: &Relay| ways.iter().find(|w| w.via == link.via).copied();
@@ -304,6 +333,12 @@ fn wanted<'a>(
     }
     aim.missing = None;
     aim.broke = false;
+    if sound.iter().all(|l| l.silent || silent.contains(&l.via)) {
+        if !(lesser || ours) {
+            return None;
+        }
+        return aim.around(now, ways, |via| silent.contains(via) || sound.iter().any(|l| l.via == via));
+    }
     let best = best?;
     let cost = |l: &Relay| {
         let told = way_of(l).map_or(Duration::ZERO, |w| w.cost);
@@ -370,7 +405,12 @@ mod tests {
     fn relay(conn: ConnId, via: &str, ours: bool, rtt: u64) -> Relay {
         let rtt = Some(ms(rtt));
         let hops = ours.then_some(3);
-        Relay { conn, datacenter: "m".into(), via: via.into(), ours, state: State::Up, rtt, idle: ms(0), hops }
+        let silent = false;
+        Relay { conn, datacenter: "m".into(), via: via.into(), ours, state: State::Up, rtt, idle: ms(0), hops, silent }
+    }
+
+    fn nobody() -> BTreeSet<String> {
+        BTreeSet::new()
     }
 
     fn dials(todo: &[Do]) -> Vec<&str> {
@@ -382,12 +422,12 @@ mod tests {
         let now = start();
         let ways = table(&[("b", 20, 2), ("c", 40, 2)]);
         let mut lesser = relays("a");
-        assert_eq!(dials(&lesser.look(now, &ways, &[])), ["b"]);
-        assert_eq!(lesser.look(now, &ways, &[]), [], "one at a time");
+        assert_eq!(dials(&lesser.look(now, &ways, &[], &nobody())), ["b"]);
+        assert_eq!(lesser.look(now, &ways, &[], &nobody()), [], "one at a time");
         let mut greater = relays("z");
-        assert_eq!(greater.look(now, &ways, &[]), []);
+        assert_eq!(greater.look(now, &ways, &[], &nobody()), []);
         assert_eq!(greater.next_wakeup(now), Some(now + POLITE));
-        assert_eq!(dials(&greater.look(now + POLITE, &ways, &[])), ["b"]);
+        assert_eq!(dials(&greater.look(now + POLITE, &ways, &[], &nobody())), ["b"]);
     }
 
     #[test]
@@ -396,7 +436,7 @@ mod tests {
         let ways = table(&[("b", 20, 2), ("c", 40, 2)]);
         let mut a = relays("a");
         for round in 0..20 {
-            let todo = a.look(now, &ways, &[]);
+            let todo = a.look(now, &ways, &[], &nobody());
             for d in &todo {
                 let Do::Dial { attempt, via, .. } = d else { panic!("{d:?}") };
                 a.failed(now, "m", *attempt, format!("{via} says no"));
@@ -411,7 +451,7 @@ mod tests {
             }
             now += ms(50);
         }
-        assert_eq!(dials(&a.look(now + AVOID_MAX, &ways, &[])), ["b"]);
+        assert_eq!(dials(&a.look(now + AVOID_MAX, &ways, &[], &nobody())), ["b"]);
     }
 
     #[test]
@@ -420,20 +460,27 @@ mod tests {
         let mut a = relays("a");
         let both = table(&[("b", 20, 2), ("c", 40, 2)]);
         // What is measured decides, and what is told where it says more.
-        assert_eq!(a.look(now, &both, &[relay(1, "b", true, 22)]), []);
+        assert_eq!(a.look(now, &both, &[relay(1, "b", true, 22)], &nobody()), []);
         let near = table(&[("b", 20, 2), ("c", 33, 2)]);
-        assert_eq!(a.look(now, &near, &[relay(1, "c", true, 33)]), [], "within the margin");
+        assert_eq!(a.look(now, &near, &[relay(1, "c", true, 33)], &nobody()), [], "within the margin");
         let direct = Relay { hops: Some(2), ..relay(1, "b", true, 500) };
-        assert_eq!(a.look(now, &table(&[("b", 20, 2), ("c", 490, 2)]), &[direct]), [], "b has no other way");
-        assert_eq!(dials(&a.look(now, &both, &[relay(1, "b", true, 500)])), ["b"], "it may go another way behind b");
+        assert_eq!(a.look(now, &table(&[("b", 20, 2), ("c", 490, 2)]), &[direct], &nobody()), [], "b has no other way");
+        assert_eq!(
+            dials(&a.look(now, &both, &[relay(1, "b", true, 500)], &nobody())),
+            ["b"],
+            "it may go another way behind b"
+        );
         let mut a = relays("a");
-        assert_eq!(dials(&a.look(now, &table(&[("c", 40, 2), ("b", 300, 2)]), &[relay(1, "b", true, 20)])), ["c"]);
+        assert_eq!(
+            dials(&a.look(now, &table(&[("c", 40, 2), ("b", 300, 2)]), &[relay(1, "b", true, 20)], &nobody())),
+            ["c"]
+        );
         let mut a = relays("a");
-        assert_eq!(dials(&a.look(now, &table(&[("c", 40, 2)]), &[relay(1, "b", true, 20)])), ["c"]);
+        assert_eq!(dials(&a.look(now, &table(&[("c", 40, 2)]), &[relay(1, "b", true, 20)], &nobody())), ["c"]);
         // Its state says so too.
         let mut z = relays("z");
         let broken = Relay { state: State::Suspected, ..relay(1, "b", true, 20) };
-        assert_eq!(dials(&z.look(now, &both, &[broken])), ["b"]);
+        assert_eq!(dials(&z.look(now, &both, &[broken], &nobody())), ["b"]);
     }
 
     #[test]
@@ -444,7 +491,7 @@ mod tests {
         for tick in 0..1200_u64 {
             let now = begin + ms(250) * u32::try_from(tick).unwrap();
             // Whichever way it takes turns out to be dear.
-            let todo = a.look(now, &table(&[("c", 20, 2), ("b", 30, 2)]), &[relay(tick, "b", true, 400)]);
+            let todo = a.look(now, &table(&[("c", 20, 2), ("b", 30, 2)]), &[relay(tick, "b", true, 400)], &nobody());
             for d in todo {
                 if let Do::Dial { attempt, .. } = d {
                     changes += 1;
@@ -462,14 +509,14 @@ mod tests {
         let link = [relay(1, "b", true, 20)];
         let direct = table(&[("m", 5, 1), ("b", 20, 2)]);
         let none = table(&[("b", 20, 2)]);
-        assert_eq!(a.look(now, &direct, &link), []);
-        assert_eq!(a.look(now + ms(2900), &none, &link), []);
-        assert_eq!(a.look(now + ms(3100), &direct, &link), []);
-        assert_eq!(a.look(now + ms(6200), &direct, &link), [Do::Retire(1)]);
-        assert_eq!(a.look(now + ms(6300), &direct, &[]), []);
+        assert_eq!(a.look(now, &direct, &link, &nobody()), []);
+        assert_eq!(a.look(now + ms(2900), &none, &link, &nobody()), []);
+        assert_eq!(a.look(now + ms(3100), &direct, &link, &nobody()), []);
+        assert_eq!(a.look(now + ms(6200), &direct, &link, &nobody()), [Do::Retire(1)]);
+        assert_eq!(a.look(now + ms(6300), &direct, &[], &nobody()), []);
         // The other end's is the other end's to end.
         let theirs = [relay(1, "b", false, 20)];
-        assert_eq!(a.look(now + ms(9300), &direct, &theirs), []);
+        assert_eq!(a.look(now + ms(9300), &direct, &theirs, &nobody()), []);
     }
 
     #[test]
@@ -482,8 +529,8 @@ mod tests {
             for (own, mine, other) in [("a", ours, theirs), ("z", theirs, ours)] {
                 let mut end = relays(own);
                 let links = [relay(1, "b", own == "a", mine), relay(2, "c", own == "z", other)];
-                assert_eq!(end.look(now, &ways, &links), []);
-                gone.extend(end.look(now + SETTLED, &ways, &links));
+                assert_eq!(end.look(now, &ways, &links, &nobody()), []);
+                gone.extend(end.look(now + SETTLED, &ways, &links, &nobody()));
             }
             let goes = if cheaper(ms(theirs), ms(ours)) { 1 } else { 2 };
             assert_eq!(gone, [Do::Retire(goes)], "{ours} {theirs}");
@@ -493,13 +540,13 @@ mod tests {
         let mut a = relays("a");
         let links = [relay(1, "b", true, 5), relay(2, "c", false, 60), relay(3, "c", false, 50)];
         let ways = table(&[("c", 60, 2)]);
-        a.look(now, &ways, &links);
-        assert_eq!(a.look(now + SETTLED, &ways, &links), [Do::Retire(1), Do::Retire(3)]);
+        a.look(now, &ways, &links, &nobody());
+        assert_eq!(a.look(now + SETTLED, &ways, &links, &nobody()), [Do::Retire(1), Do::Retire(3)]);
         // What was given up neither counts nor is given up again.
         let draining = Relay { state: State::Draining, ..relay(1, "c", true, 5) };
         let mut z = relays("z");
         for i in 0..10 {
-            assert_eq!(z.look(now + ms(500) * i, &ways, &[draining.clone(), relay(2, "c", false, 60)]), []);
+            assert_eq!(z.look(now + ms(500) * i, &ways, &[draining.clone(), relay(2, "c", false, 60)], &nobody()), []);
         }
     }
 
@@ -508,19 +555,19 @@ mod tests {
         let now = start();
         let ways = table(&[("b", 20, 2)]);
         let coming = Relay { state: State::Greeting, ..relay(1, "b", false, 20) };
-        assert_eq!(relays("z").look(now + POLITE, &ways, std::slice::from_ref(&coming)), []);
+        assert_eq!(relays("z").look(now + POLITE, &ways, std::slice::from_ref(&coming), &nobody()), []);
         let mut z = relays("z");
-        z.look(now, &ways, &[]);
-        assert_eq!(z.look(now + POLITE, &ways, std::slice::from_ref(&coming)), [], "nearly there");
-        assert_eq!(dials(&relays("a").look(now, &ways, &[coming])), ["b"], "one end waits for none");
+        z.look(now, &ways, &[], &nobody());
+        assert_eq!(z.look(now + POLITE, &ways, std::slice::from_ref(&coming), &nobody()), [], "nearly there");
+        assert_eq!(dials(&relays("a").look(now, &ways, &[coming], &nobody())), ["b"], "one end waits for none");
     }
 
     #[test]
     fn a_site_that_is_gone_is_forgotten() {
         let now = start();
         let mut a = relays("a");
-        a.look(now, &table(&[("b", 20, 2)]), &[]);
-        assert_eq!(a.look(now, &Table::new(), &[]), []);
+        a.look(now, &table(&[("b", 20, 2)]), &[], &nobody());
+        assert_eq!(a.look(now, &Table::new(), &[], &nobody()), []);
         assert!(a.aims.is_empty());
     }
 
@@ -530,28 +577,71 @@ mod tests {
         let mut relays = relays("z");
         let way = |dc: usize| (format!("s{dc}"), vec![Way { conn: 1, via: "hub".into(), cost: ms(20), hops: 2 }]);
         let few: Table = (0..READY).map(way).collect();
-        assert_eq!(relays.look(t0 + POLITE, &few, &[]).len(), 0, "the other end has the lesser name");
-        assert_eq!(relays.look(t0 + POLITE * 2, &few, &[]).len(), READY);
+        assert_eq!(relays.look(t0 + POLITE, &few, &[], &nobody()).len(), 0, "the other end has the lesser name");
+        assert_eq!(relays.look(t0 + POLITE * 2, &few, &[], &nobody()).len(), READY);
         let many: Table = (0..50).map(way).collect();
         let mut relays = super::Relays::new("z", StdRng::seed_from_u64(1));
         for i in 0..10 {
-            assert!(relays.look(t0 + ms(i * 500), &many, &[]).is_empty());
+            assert!(relays.look(t0 + ms(i * 500), &many, &[], &nobody()).is_empty());
         }
         let now = t0 + ms(5000);
         let promising: Vec<(&str, bool)> = relays.promising(now).collect();
         assert!(promising.len() == 50 && promising.iter().all(|(_, sound)| *sound));
         relays.asked(now, "s7");
-        let todo = relays.look(now, &many, &[]);
+        let todo = relays.look(now, &many, &[], &nobody());
         let [Do::Dial { target, attempt, .. }] = todo.as_slice() else { panic!("{todo:?}") };
         assert_eq!(target, "s7", "at once, whoever has the lesser name");
         let attempt = *attempt;
         relays.failed(now, "s7", attempt, "no".into());
         assert_eq!(relays.promising(now).count(), 49, "nobody waits for what failed just now");
-        relays.look(now + ms(200), &many, &[]);
+        relays.look(now + ms(200), &many, &[], &nobody());
         relays.connected("s7", attempt + 1);
         // It stays while it is used, whoever made it, and for a while after that.
         let link = |idle| Relay { datacenter: "s7".into(), via: "hub".into(), idle, ..relay(9, "hub", true, 20) };
-        assert!(relays.look(now + IDLE * 2, &many, &[link(IDLE / 2)]).is_empty());
-        assert_eq!(relays.look(now + IDLE * 3, &many, &[link(IDLE)]), [Do::Retire(9)]);
+        assert!(relays.look(now + IDLE * 2, &many, &[link(IDLE / 2)], &nobody()).is_empty());
+        assert_eq!(relays.look(now + IDLE * 3, &many, &[link(IDLE)], &nobody()), [Do::Retire(9)]);
+    }
+
+    #[test]
+    fn a_way_is_made_beside_what_is_silent_and_not_over_and_over() {
+        let now = start();
+        let both = table(&[("b", 20, 2), ("c", 40, 2)]);
+        let silent = Relay { silent: true, ..relay(1, "b", true, 20) };
+        let mut a = relays("a");
+        assert_eq!(dials(&a.look(now, &both, std::slice::from_ref(&silent), &nobody())), ["c"]);
+        let number = a.attempts;
+        a.connected("m", number);
+        let beside = [silent.clone(), relay(2, "c", true, 40)];
+        assert_eq!(a.look(now + ms(100), &both, &beside, &nobody()), []);
+        let back = [relay(1, "b", true, 20), relay(2, "c", true, 40)];
+        assert_eq!(a.look(now + ms(200), &both, &back, &nobody()), []);
+        assert_eq!(a.look(now + ms(1300), &both, &back, &nobody()), [Do::Retire(2)]);
+        assert_eq!(
+            a.look(now + ms(1400), &both, std::slice::from_ref(&silent), &nobody()),
+            [],
+            "rarer the more there were"
+        );
+        assert_eq!(dials(&a.look(now + ms(4400), &both, std::slice::from_ref(&silent), &nobody())), ["c"]);
+        // The neighbour's own link says so as well, and there may be no other.
+        let b = BTreeSet::from(["b".to_owned()]);
+        assert_eq!(dials(&relays("a").look(now, &both, &[relay(1, "b", true, 20)], &b)), ["c"]);
+        assert_eq!(relays("a").look(now, &table(&[("b", 20, 2)]), &[silent], &nobody()), []);
+        assert_eq!(relays("z").look(now, &both, &[Relay { silent: true, ..relay(1, "b", false, 20) }], &nobody()), []);
+    }
+
+    #[test]
+    fn a_way_is_made_beside_a_direct_link_that_is_silent() {
+        let now = start();
+        let ways = table(&[("m", 20, 1), ("c", 40, 2)]);
+        let m = BTreeSet::from(["m".to_owned()]);
+        let mut a = relays("z");
+        assert_eq!(a.look(now, &ways, &[], &nobody()), []);
+        assert_eq!(dials(&a.look(now + ms(100), &ways, &[], &m)), ["c"]);
+        let number = a.attempts;
+        a.connected("m", number);
+        let relayed = [relay(2, "c", true, 40)];
+        assert_eq!(a.look(now + ms(200), &ways, &relayed, &m), []);
+        assert_eq!(a.look(now + ms(3000), &ways, &relayed, &nobody()), [], "it must last");
+        assert_eq!(a.look(now + ms(3300), &ways, &relayed, &nobody()), [Do::Retire(2)]);
     }
 }

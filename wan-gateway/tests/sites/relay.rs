@@ -245,6 +245,7 @@ async fn a_direct_link_wins() {
 /// Two links at once from both ends come down to one, and calls go on meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_spokes_on_one_hub_reach_each_other() {
+    let _crowd = crowd().await;
     let names = ["dc0", "dc1", "dc2", "dc3", "dc4", "dc5"];
     let federation = Federation::new(&names);
     let hub = federation.site("dc0").start().await;

@@ -117,6 +117,7 @@ async fn s2_a_new_address_of_the_dialling_site_fails_no_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t5_a_site_that_comes_and_goes_costs_the_others_nothing() {
+    let _crowd = crowd().await;
     let names: Vec<String> = (0..12).map(|n| format!("dc{n}")).collect();
     let federation = Federation::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let hub = federation.site("dc0").with(|c| c.advertise = vec!["127.0.0.1:1".into()]).start().await;

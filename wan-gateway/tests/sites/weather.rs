@@ -288,6 +288,7 @@ async fn x5_junk_disturbs_no_link() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s9_fifty_sites_are_back_after_the_hub_restarts() {
+    let _crowd = crowd().await;
     let names: Vec<String> = (0..51).map(|n| format!("dc{n}")).collect();
     let federation = Federation::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let dir = Dir::new();

@@ -40,6 +40,12 @@ pub const SUMMARY: &str = "/causeway.catalog.v1.Catalog/Summary";
 /// The toy server never answers this one.
 pub const NEVER: &str = "/causeway.kv.v1.Kv/List";
 
+/// The machine for one test that starts very many gateways: two of these side by side would measure each other.
+pub async fn crowd() -> tokio::sync::MutexGuard<'static, ()> {
+    static CROWD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    CROWD.lock().await
+}
+
 /// A directory that goes when the test ends.
 pub struct Dir(pub PathBuf);
 

@@ -341,6 +341,7 @@ impl Brain {
             Note::Wanted(target) => self.relays.asked(now, &target),
             Note::Frame(id, frame) => self.frame(now, id, frame),
             Note::Answered(id) => self.heard(now, id),
+            Note::Doubted(id) => self.links.handle(now, Event::Doubted { conn: id }),
             Note::Probed { conn, digest, their_ms, our_ms } => self.probed(now, conn, digest, their_ms, our_ms),
             Note::Renew(id) => self.links.handle(now, Event::Renew { conn: id }),
             Note::Examine(id, question) => self.look_for(id, question),
@@ -430,7 +431,7 @@ impl Brain {
                 streams: Arc::clone(streams.or_insert_with(|| Arc::new(Semaphore::new(config.limits.relayed)))),
             }
         });
-        let link = Arc::new(Link::new(id, datacenter.clone(), conn));
+        let link = Arc::new(Link::new(id, datacenter.clone(), conn, self.parts.notes.clone()));
         let permits =
             self.desks.entry(datacenter.clone()).or_insert_with(|| Arc::new(Semaphore::new(config.limits.calls_in)));
         let desk = Desk {

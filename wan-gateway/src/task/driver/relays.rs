@@ -1,7 +1,7 @@
 #![allow(clippy::disallowed_methods, reason = "part of the gateway's one task")]
 //! Ways to the other sites, and the links that go through others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -65,6 +65,15 @@ impl Brain {
         ways
     }
 
+    /// Neighbours of whom a sign of life is overdue on each link.
+    fn silent(&self, ways: &Ways) -> BTreeSet<String> {
+        let mut silent = BTreeMap::new();
+        for (id, dc, _) in &ways.direct {
+            *silent.entry(dc).or_insert(true) &= self.links.silent(*id);
+        }
+        silent.into_iter().filter(|(_, silent)| *silent).map(|(dc, _)| dc.clone()).collect()
+    }
+
     /// Links through other sites: which there are to be.
     pub(super) fn relay(&mut self, now: Instant) {
         if self.stopping {
@@ -92,11 +101,13 @@ impl Brain {
                 rtt: conn.measured(),
                 idle: now.saturating_duration_since(held.used.1),
                 hops: held.hops,
+                silent: self.links.silent(*id),
             });
         }
         self.close_drained(now);
         let ways = self.ways(now);
-        for todo in self.relays.look(now, &ways.table, &links) {
+        let silent = self.silent(&ways);
+        for todo in self.relays.look(now, &ways.table, &links, &silent) {
             match todo {
                 Do::Dial { target, via, attempt, deadline } => self.dial_relay(target, via, attempt, deadline),
                 Do::Retire(id) => {
