@@ -398,7 +398,7 @@ mod tests {
         UIContentPath UIDir UnixSocketGroup UnixSocketMode UnixSocketUser VerifyIncoming VerifyIncomingHTTPS VerifyIncomingRPC \
         VerifyOutgoing VerifyServerHostname Version VersionPrerelease Watches";
     /// Of those, what has no counterpart here: parts of Consul's own machinery.
-    const WITHOUT: [&str; 8] = [
+    const WITHOUT: [&str; 10] = [
         "ConnectTestCALeafRootChangeSpread",
         "ConsulCoordinateUpdateBatchSize",
         "ConsulCoordinateUpdateMaxBatches",
@@ -407,6 +407,8 @@ mod tests {
         "ConsulRaftHeartbeatTimeout",
         "ConsulRaftLeaderLeaseTimeout",
         "ConsulServerHealthInterval",
+        "SyncCoordinateIntervalMin",
+        "SyncCoordinateRateTarget",
     ];
 
     fn shown(text: &str) -> Vec<(String, Setting)> {
