@@ -104,10 +104,33 @@ pub fn new_uuid() -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
+/// The host's own ID: of its mainboard, or what its installation was given.
+fn host_id() -> Option<String> {
+    let board = fs::read_to_string("/sys/class/dmi/id/product_uuid").ok().map(|id| id.trim().to_ascii_lowercase());
+    board.filter(|id| is_uuid(id)).or_else(|| {
+        let machine = fs::read_to_string("/etc/machine-id").ok()?;
+        uuid_of_hex(machine.trim())
+    })
+}
+
+/// 32 hexadecimal digits as a UUID.
+fn uuid_of_hex(hex: &str) -> Option<String> {
+    let whole = hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    whole.then(|| format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+}
+
+/// A node's UUID from that of its host, as Consul makes it: hosts of one batch differ little, so it is a digest.
+fn of_host(host: &str) -> Option<String> {
+    let digest = ring::digest::digest(&ring::digest::SHA512, host.as_bytes());
+    let hex: String = digest.as_ref().iter().take(16).map(|b| format!("{b:02x}")).collect();
+    uuid_of_hex(&hex)
+}
+
 /// Looks whether the directory is this node's. Nothing is written.
 pub fn inspect(plan: &Plan) -> Result<DataDir, DataDirError> {
     let identity = format!("node_name {}\ndatacenter {}\n", plan.node_name, plan.datacenter);
-    let fresh = || plan.node_id.clone().unwrap_or_else(new_uuid);
+    let hosts = || host_id().as_deref().and_then(of_host).filter(|_| plan.host_node_id);
+    let fresh = || plan.node_id.clone().or_else(hosts).unwrap_or_else(new_uuid);
     let Some(dir) = &plan.data_dir else {
         return Ok(DataDir { dir: None, node_id: fresh(), identity, lock: None });
     };

@@ -1,11 +1,12 @@
 //! The log: text or JSON on standard output, a file and syslog beside it; the level can be changed while running.
 
+mod rotate;
 mod tap;
 
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -13,6 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use self::rotate::{LogFile, Rotation};
 pub use tap::Tap;
 
 use crate::options::{ConfigError, Settings, table as t};
@@ -25,10 +27,9 @@ pub struct Level {
 }
 
 impl Level {
-    /// Takes the level that the settings name.
-    pub fn set(&self, settings: &Settings) -> Result<(), ConfigError> {
-        let filter = filter(settings)?;
-        self.filter.reload(filter).map_err(|e| settings.error(&t::LOG_LEVEL, format!("cannot be changed: {e}")))
+    /// Takes a level that [`filter`] made.
+    pub fn set(&self, filter: EnvFilter) -> Result<(), String> {
+        self.filter.reload(filter).map_err(|e| format!("the level of the log cannot be changed: {e}"))
     }
 
     /// The log for whoever wants to follow it, at a level of its own.
@@ -37,7 +38,8 @@ impl Level {
     }
 }
 
-fn filter(settings: &Settings) -> Result<EnvFilter, ConfigError> {
+/// The level that the settings name.
+pub fn filter(settings: &Settings) -> Result<EnvFilter, ConfigError> {
     let level = match settings.text(&t::LOG_LEVEL).to_ascii_uppercase().as_str() {
         "TRACE" => "trace",
         "DEBUG" => "debug",
@@ -59,19 +61,31 @@ fn filter(settings: &Settings) -> Result<EnvFilter, ConfigError> {
     EnvFilter::try_new(format!("{libraries},{ours}")).map_err(|e| settings.error(&t::LOG_LEVEL, e))
 }
 
+/// When the log's file is changed for a new one. Consul's meanings: 0 bytes is no bound, 0 files are all, -1 is none.
+fn rotation(settings: &Settings) -> Result<Rotation, ConfigError> {
+    let bytes = settings.bounded(&t::LOG_ROTATE_BYTES, 0..=i64::MAX)?;
+    let files = settings.bounded(&t::LOG_ROTATE_MAX_FILES, -1..=1_000_000)?;
+    let age = settings.duration(&t::LOG_ROTATE_DURATION);
+    Ok(Rotation {
+        bytes: u64::try_from(bytes).ok().filter(|bytes| *bytes > 0),
+        age: if age.is_zero() { std::time::Duration::from_secs(86_400) } else { age },
+        keep: match files {
+            0 => None,
+            files => Some(usize::try_from(files).unwrap_or(0)),
+        },
+    })
+}
+
 /// Starts the log. Called once.
 pub fn start(settings: &Settings) -> Result<Level, ConfigError> {
     let (filter, handle) = reload::Layer::new(filter(settings)?);
     let json = settings.on(&t::LOG_JSON);
     let file = match settings.some_text(&t::LOG_FILE) {
         None => None,
-        Some(path) => Some(
-            std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&path)
-                .map_err(|e| settings.error(&t::LOG_FILE, format!("{path:?} cannot be opened: {e}")))?,
-        ),
+        Some(path) => {
+            let file = LogFile::open(&path, rotation(settings)?);
+            Some(file.map_err(|e| settings.error(&t::LOG_FILE, format!("{path:?} cannot be opened: {e}")))?)
+        }
     };
     let syslog = if settings.on(&t::ENABLE_SYSLOG) {
         Syslog::open(&settings.text(&t::SYSLOG_FACILITY), &SYSLOG_SOCKETS)
@@ -85,7 +99,7 @@ pub fn start(settings: &Settings) -> Result<Level, ConfigError> {
     let format = tracing_subscriber::fmt::layer();
     layers.push(if json { format.json().boxed() } else { format.with_ansi(false).boxed() });
     if let Some(file) = file {
-        let format = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Arc::new(file));
+        let format = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Mutex::new(file));
         layers.push(if json { format.json().boxed() } else { format.boxed() });
     }
     if let Some(syslog) = syslog {

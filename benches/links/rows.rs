@@ -204,6 +204,9 @@ fn settle_on(subject: &Subject, service: &str, port: u32) {
     });
 }
 
+/// Rounds of reads over a link that is known to be cut.
+const KNOWN: usize = 11;
+
 /// Three reads at the same moment: current, stale, DNS.
 fn three(subject: &Subject) -> [Seen; 3] {
     let (http, dns) = ports(subject);
@@ -244,7 +247,12 @@ pub fn cut(subject: &Subject, table: &mut Table) {
     show_three(table, kind, "at that moment", &seen, [deadline, "local speed, age shown", "local speed"]);
     let figure = Figure { number: 20, name: "link cut until dc1's own list says so", unit: "s", goal: "–" };
     table.add(figure, kind, known.as_secs_f64(), "");
-    let seen = three(subject);
+    // From now on an answer takes milliseconds: the median of several.
+    let mut rounds: Vec<[Seen; 3]> = (0..KNOWN).map(|_| three(subject)).collect();
+    let seen = [0, 1, 2].map(|what| {
+        rounds.sort_by_key(|round| round[what].took);
+        rounds[KNOWN / 2][what].clone()
+    });
     show_three(table, kind, "known dead", &seen, ["5", "local speed, age shown", "local speed"]);
     let reads = Duration::from_secs(5);
     let long = (begun.elapsed() + reads).as_secs();

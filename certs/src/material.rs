@@ -31,9 +31,15 @@ pub struct Files {
 #[error("{0}")]
 pub struct LoadError(pub String);
 
+/// Files that were read and found good, and not taken up yet: see [`Material::stage`].
+pub struct Staged {
+    files: Files,
+    current: Current,
+}
+
 /// What a party shows and trusts. Cheap to read, replaced in one step by [`Material::reload`]; connections made later use the new.
 pub struct Material {
-    files: Files,
+    files: ArcSwap<Files>,
     domain: String,
     current: ArcSwap<Current>,
     changes: tokio::sync::watch::Sender<u64>,
@@ -47,7 +53,7 @@ impl Material {
     pub fn load(files: Files, domain: &str) -> Result<Arc<Self>, LoadError> {
         let current = driver::load(&files, domain)?;
         Ok(Arc::new(Self {
-            files,
+            files: ArcSwap::from_pointee(files),
             domain: domain.to_owned(),
             current: ArcSwap::from_pointee(current),
             changes: tokio::sync::watch::Sender::new(0),
@@ -63,13 +69,29 @@ impl Material {
 
     /// Reads the files again; `Ok(true)` where something changed. What is in use stays in use on an error.
     pub fn reload(&self) -> Result<bool, LoadError> {
-        let new = driver::load(&self.files, &self.domain)?;
+        let files = self.files.load_full();
+        Ok(self.take(driver::load(&files, &self.domain)?))
+    }
+
+    /// Reads these files, and checks them as [`Material::load`] does. Nothing is taken up until [`Material::adopt`], so that
+    /// several can be read before one is changed.
+    pub fn stage(&self, files: Files) -> Result<Staged, LoadError> {
+        Ok(Staged { current: driver::load(&files, &self.domain)?, files })
+    }
+
+    /// Takes up what was staged; `true` where something changed.
+    pub fn adopt(&self, staged: Staged) -> bool {
+        self.files.store(Arc::new(staged.files));
+        self.take(staged.current)
+    }
+
+    fn take(&self, new: Current) -> bool {
         if new.digest == self.current.load().digest {
-            return Ok(false);
+            return false;
         }
         self.current.store(Arc::new(new));
         self.changes.send_modify(|count| *count += 1);
-        Ok(true)
+        true
     }
 
     /// Counts how often something else was taken up; who waits for its change hears of each.
@@ -126,7 +148,8 @@ impl Material {
             Role::Gateway => "-gateway",
             Role::Agent => "-client",
         };
-        let Some(cert) = &self.files.cert else {
+        let files = self.files.load();
+        let Some(cert) = &files.cert else {
             return Err(LoadError(format!(
                 "no certificate is configured, and one for {} is needed",
                 wanted.dns_name()
@@ -154,6 +177,9 @@ impl std::fmt::Debug for Material {
     /// Names files and identities, never keys.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = self.current.load().identities.iter().map(Identity::dns_name).collect();
-        f.debug_struct("Material").field("files", &self.files).field("identities", &names).finish_non_exhaustive()
+        f.debug_struct("Material")
+            .field("files", &self.files.load())
+            .field("identities", &names)
+            .finish_non_exhaustive()
     }
 }

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use causeway_proto::bound::Bound;
+
 use crate::material::Material;
 
 pub use driver::serve;
@@ -16,7 +18,7 @@ pub use driver::serve;
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections from one IP address (`limits.rpc_max_conns_per_client`).
-    pub max_connections_per_ip: usize,
+    pub max_connections_per_ip: Bound,
     /// Time a TLS handshake may take (`limits.rpc_handshake_timeout`).
     pub handshake_timeout: Duration,
     /// Calls under way on one connection.
@@ -25,7 +27,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections_per_ip: 100, handshake_timeout: Duration::from_secs(5), max_streams: 4096 }
+        Self { max_connections_per_ip: 100.into(), handshake_timeout: Duration::from_secs(5), max_streams: 4096 }
     }
 }
 

@@ -189,9 +189,12 @@ async fn renewed_files_count_without_a_restart() {
 
 #[tokio::test]
 async fn one_connection_serves_all_that_ask_for_an_address() {
-    let server =
-        Server::at("127.0.0.1:0".parse().unwrap(), None, Limits { max_connections_per_ip: 1, ..Limits::default() })
-            .await;
+    let server = Server::at(
+        "127.0.0.1:0".parse().unwrap(),
+        None,
+        Limits { max_connections_per_ip: 1.into(), ..Limits::default() },
+    )
+    .await;
     let dialer = Dialer::new(None, "dc1", "consul");
     let calls: Vec<_> = (0..50)
         .map(|_| {

@@ -168,6 +168,7 @@ pub struct Server {
     door: Door,
     memory: Arc<Memory>,
     draining: watch::Sender<bool>,
+    router: Arc<Router>,
     exports: Exports,
     copies: Copies,
     stop: CancellationToken,
@@ -416,7 +417,8 @@ impl Server {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(leader.run(stop.child_token()));
-        Ok(Self { node, uuid, door: router.door(), memory, draining, exports, copies, stop, tasks })
+        let door = router.clone().door();
+        Ok(Self { node, uuid, door, router, memory, draining, exports, copies, stop, tasks })
     }
 
     /// The full stack: routing and services.
@@ -467,6 +469,12 @@ impl Server {
         if tokio::time::timeout(Duration::from_secs(5), out).await.is_err() {
             tracing::warn!("the other servers did not take this one out in time; they will when they see that it left");
         }
+    }
+
+    /// Waits until the calls under way have ended, at most this long (`performance.leave_drain_time`); after [`Server::leave`], from
+    /// which on new ones are sent elsewhere.
+    pub async fn drained(&self, within: Duration) {
+        let _ = tokio::time::timeout(within, self.router.idle()).await;
     }
 
     /// Whether this server and others are in the configuration, as the others say (or do not say).

@@ -6,6 +6,7 @@
 //! A call carries its [`meta`] (datacenter, token, consistency, index, wait, deadline) in headers only, so that whoever routes or
 //! forwards it never decodes a body. A [`door`] is anything that takes a request for a method.
 
+pub mod bound;
 pub mod door;
 pub mod kinds;
 pub mod listen;

@@ -106,6 +106,8 @@ pub static COMMANDS: &[&Command] = &[
     &operator::TRANSFER_LEADER,
     &reference::CONFIG,
     &reference::COMMANDS_PAGE,
+    &reference::DNS,
+    &reference::HTTP,
     &membership::RELOAD,
     &services::DEREGISTER,
     &services::REGISTER,

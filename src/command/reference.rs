@@ -1,4 +1,4 @@
-//! `reference config | commands`: the reference pages, made from the code.
+//! `reference config | commands | http | dns`: the reference pages, made from the code.
 
 use std::process::ExitCode;
 
@@ -31,6 +31,44 @@ pub static COMMANDS_PAGE: Command = Command {
         ExitCode::SUCCESS
     },
 };
+
+/// `reference http`.
+pub static HTTP: Command = Command {
+    name: "reference http",
+    operands: "",
+    about: "Prints the reference page of the HTTP API",
+    more: "",
+    flags: &[],
+    http: false,
+    run: |_: &Input| {
+        print_out(&causeway_agent::http::reference::page());
+        ExitCode::SUCCESS
+    },
+};
+
+/// `reference dns`.
+pub static DNS: Command = Command {
+    name: "reference dns",
+    operands: "",
+    about: "Prints the reference page of DNS",
+    more: "",
+    flags: &[],
+    http: false,
+    run: |_: &Input| {
+        print_out(&dns_page());
+        ExitCode::SUCCESS
+    },
+};
+
+/// The page of DNS: names, codes, and the keys that change them.
+fn dns_page() -> String {
+    let is_dns = |key: &str| {
+        key.starts_with("dns_config.")
+            || matches!(key, "domain" | "alt_domain" | "recursors" | "recursor" | "addresses.dns" | "ports.dns")
+    };
+    let rows = crate::options::reference_rows(|def| is_dns(def.key));
+    format!("{}\n## Keys\n\n{rows}", causeway_agent::dns::reference())
+}
 
 /// The page of all commands, in Markdown.
 pub fn page() -> String {

@@ -182,6 +182,16 @@ impl Settings {
         &self.warnings
     }
 
+    /// The options that have their effect at a start only and say something else in `new`.
+    pub fn for_the_next_start(&self, new: &Self) -> Vec<&'static Def> {
+        let differs = |def: &Def| match def.kind {
+            Kind::Raw => !self.raw(def).map(|(v, _)| v).eq(new.raw(def).map(|(v, _)| v)),
+            _ => self.get(def) != new.get(def),
+        };
+        let at_start = |def: &&&'static Def| def.standing == Standing::Used;
+        table::ALL.iter().filter(at_start).copied().filter(|def| differs(def)).collect()
+    }
+
     /// Whether a file or flag sets it.
     pub fn is_set(&self, def: &Def) -> bool {
         self.set.contains_key(def.key)
@@ -189,7 +199,9 @@ impl Settings {
 
     /// Where it was set, for errors about its meaning; the key is named.
     pub fn error(&self, def: &Def, what: impl std::fmt::Display) -> ConfigError {
-        let origin = self.set.get(def.key).map_or("default", |s| s.origin.as_str());
+        let set = self.set.get(def.key).map(|s| s.origin.as_str());
+        let raw = || self.raw.iter().find(|(key, ..)| *key == def.key).map(|(.., origin)| origin.as_str());
+        let origin = set.or_else(raw).unwrap_or("default");
         ConfigError::new(origin, format!("key {:?} {what}", def.key))
     }
 
@@ -315,7 +327,7 @@ mod tests {
             ),
             (r#"{"version_prerelease":"","revision":"x","segment_limit":64,"segment_name_limit":64}"#, 4),
             (r#"{"check_deregister_interval_min":"1m","advertise_reconnect_timeout":"15m"}"#, 2),
-            (r#"{"telemetry":{"retry_failed_connection":true},"reporting":{"license":{"enabled":false}}}"#, 2),
+            (r#"{"telemetry":{"retry_failed_connection":true},"reporting":{"license":{"enabled":false}}}"#, 1),
             (r#"{"locality":{"region":"x"},"default_intention_policy":"allow"}"#, 2),
             // What is so in any case is not worth a line.
             (

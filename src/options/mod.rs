@@ -119,9 +119,16 @@ fn distance(a: &str, b: &str) -> usize {
 /// The reference page of all options, in Markdown.
 pub fn reference() -> String {
     let mut page = String::from(
-        "# Configuration\n\nMade from the option table by `causeway reference config`; do not edit.\n\nFiles are JSON or HCL, read in lexical order; later values win, lists append, an unknown key is an error.\n\n| key | type | default | flag | what it does |\n|---|---|---|---|---|\n",
+        "# Configuration\n\nMade from the option table by `causeway reference config`; do not edit.\n\nFiles are JSON or HCL, read in lexical order; later values win, lists append, an unknown key is an error.\n\n",
     );
-    for def in table::ALL {
+    page.push_str(&reference_rows(|_| true));
+    page
+}
+
+/// The rows of some options, in Markdown, with their head.
+pub fn reference_rows(wanted: impl Fn(&Def) -> bool) -> String {
+    let mut page = String::from("| key | type | default | flag | what it does |\n|---|---|---|---|---|\n");
+    for def in table::ALL.iter().filter(|def| wanted(def)) {
         let flag = def.flag.map(|f| format!("`-{f}`")).unwrap_or_default();
         let default = if def.default.is_empty() { String::new() } else { format!("`{}`", def.default) };
         let note = match def.standing {
@@ -153,6 +160,29 @@ mod tests {
                 value::from_text(def.kind, def.default).unwrap_or_else(|e| panic!("{}: {e}", def.key));
             }
             assert!(!def.doc.is_empty(), "{} says nothing", def.key);
+        }
+    }
+
+    /// What is accepted without effect has a reason, which the page shows; what waits to be built is known.
+    #[test]
+    fn keys_without_effect_say_why() {
+        let waiting = |key: &str| {
+            key.starts_with("acl")
+                || key.starts_with("enable_acl")
+                || key.starts_with("auto_encrypt.")
+                || matches!(
+                    key,
+                    "serf_lan_allowed_cidrs" | "disable_keyring_file" | "disable_coordinates" | "disable_remote_exec"
+                )
+        };
+        for def in table::ALL {
+            match def.standing {
+                Standing::Later => assert!(waiting(def.key), "{} has no effect yet", def.key),
+                Standing::Moot | Standing::Foreign => {
+                    assert!(def.doc.len() >= 10, "{}: {:?} is no reason", def.key, def.doc)
+                }
+                Standing::Used | Standing::Reloaded => {}
+            }
         }
     }
 

@@ -90,7 +90,6 @@ const SAME: &[(&str, &Def)] = &[
     ("RPCHoldTimeout", &t::PERF_RPC_HOLD_TIMEOUT),
     ("RPCMaxBurst", &t::LIMITS_RPC_MAX_BURST),
     ("RPCMaxConnsPerClient", &t::LIMITS_RPC_MAX_CONNS_PER_CLIENT),
-    ("RPCRateLimit", &t::LIMITS_RPC_RATE),
     ("RaftProtocol", &t::RAFT_PROTOCOL),
     ("RaftSnapshotInterval", &t::RAFT_SNAPSHOT_INTERVAL),
     ("RaftSnapshotThreshold", &t::RAFT_SNAPSHOT_THRESHOLD),
@@ -312,6 +311,10 @@ pub fn config(plan: &Plan, rows: Vec<(String, Setting)>) -> Vec<(String, Setting
                 ("Refresh", &t::DNS_SOA_REFRESH),
                 ("Retry", &t::DNS_SOA_RETRY),
             ]),
+        ),
+        (
+            "RPCRateLimit",
+            s.text(&t::LIMITS_RPC_RATE).parse().map_or_else(|_| value(s, &t::LIMITS_RPC_RATE), Setting::Int),
         ),
         ("DevMode", Setting::Bool(s.on(&t::DEV_MODE))),
         ("DisableAnonymousSignature", Setting::Bool(true)),

@@ -10,6 +10,7 @@ use causeway_agent::checks::AgentTls;
 use causeway_agent::dns;
 use causeway_agent::gossip;
 use causeway_agent::http::Info;
+use causeway_agent::http::naming::Naming;
 use causeway_agent::http::ports::Setting;
 use causeway_agent::registry::Secret;
 use causeway_agent::sync::NodeInfo;
@@ -81,6 +82,24 @@ pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
         allow_stale: s.on(&t::DNS_ALLOW_STALE),
         max_stale: s.duration(&t::DNS_MAX_STALE),
         translate_wan_addrs: s.on(&t::TRANSLATE_WAN_ADDRS),
+    })
+}
+
+/// How metrics are named, and which are shown.
+pub fn naming(plan: &Plan) -> Result<Naming, ConfigError> {
+    let s = &plan.settings;
+    let rule = |text: String| {
+        let bad =
+            || s.error(&t::TELEMETRY_PREFIX_FILTER, format!("holds {text:?}; begin it with + (show) or - (leave out)"));
+        Naming::rule(&text).ok_or_else(bad)
+    };
+    let prefix = s.text(&t::TELEMETRY_METRICS_PREFIX);
+    Ok(Naming {
+        prefix,
+        // Without the host's name where many machines are to be summed up.
+        host: if s.on(&t::TELEMETRY_DISABLE_HOSTNAME) { String::new() } else { plan.node_name.clone() },
+        default: s.on(&t::TELEMETRY_FILTER_DEFAULT),
+        rules: s.list(&t::TELEMETRY_PREFIX_FILTER).into_iter().map(rule).collect::<Result<_, _>>()?,
     })
 }
 

@@ -13,6 +13,8 @@ use causeway_proto::status::status_client::StatusClient;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::sinks::Sinks;
+
 /// How long the server in this process may take to tell its figures.
 const STATS: Duration = Duration::from_secs(1);
 
@@ -21,12 +23,18 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Measures until `stop`. `server`: the server of this process.
+/// Now.
+pub fn instant() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+/// Measures until `stop`. `server`: the server of this process; `sinks`: who gets each interval.
 pub async fn run(
     figures: Arc<Figures>,
     server: Option<Door>,
     members: watch::Receiver<Members>,
     tap: crate::log::Tap,
+    sinks: Sinks,
     stop: CancellationToken,
 ) {
     let mut members = members;
@@ -43,8 +51,9 @@ pub async fn run(
             changed = members.changed() => if changed.is_err() { return },
             _ = beat.tick() => {
                 measure(server.as_ref()).await;
-                figures.tick(now());
+                let measured = figures.tick(now());
                 tap.upkeep();
+                sinks.send(&measured).await;
             }
         }
     }

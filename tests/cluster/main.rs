@@ -20,6 +20,7 @@ mod join;
 mod namespaces;
 mod observability;
 mod operator;
+mod options;
 mod relay;
 mod replication;
 mod snapshot;

@@ -19,6 +19,24 @@ pub struct Dig<'a> {
     pub edns: Option<u16>,
     /// Whether only the numbers of records are of interest: which ones is chance.
     pub count: bool,
+    /// Whether it goes over IPv6.
+    pub v6: bool,
+}
+
+impl Dig<'_> {
+    fn host(&self) -> &'static str {
+        if self.v6 { "::1" } else { "127.0.0.1" }
+    }
+}
+
+/// A GET over IPv6; the whole answer.
+pub fn get_v6(port: u16, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("::1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Asks, and gives the reply as lines.
@@ -36,7 +54,8 @@ pub fn dig(port: u16, dig: &Dig<'_>) -> Result<Vec<String>, String> {
         message.edns = Some(edns);
     }
     let question = message.to_vec().map_err(|e| fail(&e))?;
-    let bytes = if dig.tcp { over_tcp(port, &question) } else { over_udp(port, &question) }.map_err(|e| fail(&e))?;
+    let bytes = if dig.tcp { over_tcp(dig.host(), port, &question) } else { over_udp(dig.host(), port, &question) }
+        .map_err(|e| fail(&e))?;
     let reply = Message::from_vec(&bytes).map_err(|e| fail(&e))?;
     let meta = &reply.metadata;
     let mut head = format!("{:?}", meta.response_code);
@@ -81,10 +100,10 @@ fn record(record: &Record) -> String {
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn over_udp(port: u16, question: &[u8]) -> std::io::Result<Vec<u8>> {
-    let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+fn over_udp(host: &str, port: u16, question: &[u8]) -> std::io::Result<Vec<u8>> {
+    let socket = UdpSocket::bind((host, 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    socket.connect(("127.0.0.1", port))?;
+    socket.connect((host, port))?;
     socket.send(question)?;
     let mut buffer = vec![0u8; 65_535];
     let n = socket.recv(&mut buffer)?;
@@ -92,8 +111,8 @@ fn over_udp(port: u16, question: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(buffer)
 }
 
-fn over_tcp(port: u16, question: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+fn over_tcp(host: &str, port: u16, question: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect((host, port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&u16::try_from(question.len()).unwrap().to_be_bytes())?;
     stream.write_all(question)?;

@@ -88,9 +88,21 @@ pub const DIFFERENCES: &[Difference] = &[
     ),
     row(
         "srv-host-glue",
-        "resolves the target of an SRV record that is a name in its own domain, and adds the addresses",
+        "resolves the target of an SRV record that is a name, in its own domain or by a recursor, and adds the addresses",
         "the SRV record alone; the client asks for its target",
         "one answer stays one lookup; resolvers ask for the target anyway",
+    ),
+    row(
+        "recursor-tcp",
+        "an answer that a recursor cut is handed on as it is (TC), where the client asked over UDP",
+        "it is asked again over TCP, and the whole is given as far as the client takes it",
+        "one question less for the client, and a recursor's limit need not be the client's",
+    ),
+    row(
+        "query-allow",
+        "`Allow` of a 405 about one prepared query leaves OPTIONS out",
+        "OPTIONS is in it, as everywhere else",
+        "it is answered",
     ),
     row(
         "cname-asked",

@@ -11,7 +11,9 @@ mod harness;
 
 mod client;
 mod differences;
+mod recursor;
 mod script;
+mod snapshot;
 mod subject;
 mod target;
 mod timing;
@@ -46,6 +48,30 @@ fn operators() {
 fn dns() {
     let subject = Subject::start("dns");
     script::run(&subject, &["dns"]);
+}
+
+#[test]
+fn prepared_queries() {
+    let subject = Subject::start("query");
+    script::run(&subject, &["query"]);
+}
+
+/// Over IPv4 and IPv6, for names of others.
+#[test]
+fn names_of_others() {
+    let (dead, alive) = (harness::free_port(), harness::free_port());
+    recursor::start(alive);
+    let subject = Subject::start_resolving("recursor", &[dead, alive]);
+    script::run(&subject, &["recursor"]);
+    let agent = subject.node("agent");
+    let over_v6 = client::get_v6(agent.http, "/v1/status/leader").unwrap();
+    assert!(over_v6.starts_with("HTTP/1.1 200") && over_v6.contains("127.0.0.1"), "{over_v6}");
+}
+
+#[test]
+fn archives() {
+    let subject = Subject::start("archives");
+    snapshot::run(&subject);
 }
 
 #[test]

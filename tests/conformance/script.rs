@@ -16,7 +16,7 @@ use crate::target;
 struct Step {
     /// Comments and blank lines before it, as written.
     before: Vec<String>,
-    /// `[@node] METHOD /path` or `[@node] DIG name type [tcp] [edns=size] [count]`.
+    /// `[@node] METHOD /path` or `[@node] DIG name type [tcp] [v6] [edns=size] [count]`.
     ask: String,
     /// Lines below the question that say how to ask, as written: `> body`, `^ header`, `until text`, `absent text`, `set name from`.
     how: Vec<String>,
@@ -180,8 +180,14 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
             tcp: extra.contains("tcp"),
             edns: extra.iter().find_map(|e| e.strip_prefix("edns=")?.parse().ok()),
             count: extra.contains("count"),
+            v6: extra.contains("v6"),
         };
-        return client::dig(node.dns, &dig).unwrap_or_else(|e| vec![e]);
+        let found = client::dig(node.dns, &dig).unwrap_or_else(|e| vec![e]);
+        let named = |line: String| {
+            let ids = taken.iter().filter(|(_, value)| value.len() > 30);
+            ids.fold(line, |line, (name, value)| line.replace(value, &format!("{{{name}}}")))
+        };
+        return found.into_iter().map(named).collect();
     }
     let body: Vec<String> = step.how.iter().filter_map(|l| l.strip_prefix("> ")).map(fill).collect();
     let body = match body.join("\n") {
@@ -247,6 +253,18 @@ fn anonymous(text: &str) -> String {
         }
     }
     out
+}
+
+/// The README lists them all, as they stand here.
+#[test]
+fn the_readme_shows_every_difference() {
+    let readme = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let cell = |text: &str| text.replace('|', "\\|");
+    let mut table = String::from("| Consul 1.8.7 | Causeway | why |\n|---|---|---|\n");
+    for d in DIFFERENCES {
+        table.push_str(&format!("| {} | {} | {} |\n", cell(d.consul), cell(d.ours), cell(d.why)));
+    }
+    assert!(readme.contains(&table), "put this table below \"Differences from Consul\" in README.md:\n\n{table}");
 }
 
 /// Every difference is used by a step, and its texts are there.

@@ -57,6 +57,17 @@ impl Subject {
         Self::launch(federation)
     }
 
+    /// A server and an agent that asks these recursors, in this order, and listens on IPv4 and IPv6.
+    pub fn start_resolving(name: &str, recursors: &[u16]) -> Self {
+        let federation = Federation::prepare(name, 1, 1);
+        let recursors: Vec<String> = recursors.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        federation.configure(|node| match node.part {
+            Part::Agent => json!({"client_addr": "127.0.0.1 ::1", "recursors": recursors}),
+            _ => json!({}),
+        });
+        Self::launch(federation)
+    }
+
     /// Two datacenters of a server and an agent each (ours with a gateway each besides).
     pub fn start_two(name: &str) -> Self {
         Self::launch(Federation::prepare(name, 2, 1))

@@ -11,6 +11,8 @@ use hickory_proto::rr::{Name, RData, RecordType};
 pub struct Reply {
     pub code: ResponseCode,
     pub answers: Vec<RData>,
+    /// Of the first answer, seconds.
+    pub ttl: Option<u32>,
 }
 
 impl Reply {
@@ -51,5 +53,7 @@ pub fn query_within(port: u16, name: &str, kind: RecordType, patience: Duration)
     if reply.metadata.id != id {
         return Err("an answer to another question".into());
     }
-    Ok(Reply { code: reply.metadata.response_code, answers: reply.answers.iter().map(|r| r.data.clone()).collect() })
+    let ttl = reply.answers.first().map(|record| record.ttl);
+    let answers = reply.answers.iter().map(|r| r.data.clone()).collect();
+    Ok(Reply { code: reply.metadata.response_code, answers, ttl })
 }

@@ -75,7 +75,7 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, addr)) => match census.admit(addr.ip(), shared.limits.max_connections_per_ip) {
+            Ok((stream, addr)) => match census.admit(addr.ip(), shared.limits.max_connections_per_ip.get()) {
                 Some(place) => {
                     let shared_with_task = shared.clone();
                     shared.tasks.spawn(async move {

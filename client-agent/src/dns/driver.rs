@@ -117,6 +117,11 @@ impl Dns {
         &self.addrs
     }
 
+    /// Whether [`Dns::reload`] would take it.
+    pub fn check(&self, config: &Config) -> Result<(), BadDomain> {
+        Setup::new(config.clone()).map(drop)
+    }
+
     /// Takes a new configuration; `listen` stays as it was.
     pub fn reload(&self, config: Config) -> Result<(), BadDomain> {
         self.shared.setup.store(Arc::new(Setup::new(config)?));

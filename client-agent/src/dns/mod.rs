@@ -12,6 +12,7 @@ pub mod handler;
 pub mod packet;
 pub mod question;
 pub mod recursor;
+mod reference;
 pub mod reply;
 pub mod resolve;
 
@@ -22,3 +23,4 @@ mod tests;
 
 pub use config::{Config, RecursorStrategy, Soa};
 pub use driver::{Dns, StartError};
+pub use reference::page as reference;

@@ -44,6 +44,70 @@ pub enum Question {
     Outside,
 }
 
+/// One form of names.
+pub struct Form {
+    /// As people write it; what is in `[]` may be left out.
+    pub form: &'static str,
+    /// One such name, below the domain `consul`.
+    pub example: &'static str,
+    /// The types of records that there are for it.
+    pub types: &'static [RecordType],
+    /// What is answered.
+    pub says: &'static str,
+}
+
+const fn form(form: &'static str, example: &'static str, types: &'static [RecordType], says: &'static str) -> Form {
+    Form { form, example, types, says }
+}
+
+const ADDRESSES: &[RecordType] = &[RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::CNAME];
+
+/// Every form that [`parse`] understands, for the reference page; a test asks each example.
+pub const FORMS: &[Form] = &[
+    form(
+        "[<tag>.]<service>.service[.<datacenter>[.dc]].<domain>",
+        "v1.web.service.dc2.consul.",
+        ADDRESSES,
+        "Instances of a service that are not critical (`only_passing`: none in warning), in random order. A tag may hold dots. `any` as the datacenter: the nearest with healthy ones.",
+    ),
+    form(
+        "_<service>._<tag>[.service][.<datacenter>[.dc]].<domain>",
+        "_web._tcp.service.consul.",
+        ADDRESSES,
+        "The same in RFC 2782's spelling; the tag `_tcp` means none. Without `.service` SRV alone.",
+    ),
+    form(
+        "<node>.node[.<datacenter>[.dc]].<domain>",
+        "web-1.node.consul.",
+        &[RecordType::A, RecordType::AAAA, RecordType::CNAME, RecordType::TXT],
+        "A node's address, and its metadata as TXT (`key=value`; `rfc1035-` keys as the value alone).",
+    ),
+    form(
+        "<query>.query[.<datacenter>[.dc]].<domain>",
+        "nearest-web.query.consul.",
+        ADDRESSES,
+        "What a prepared query finds, by name, ID or template; the TTL is the query's own, if it has one.",
+    ),
+    form(
+        "<hexadecimal digits>.addr.<datacenter>.<domain>",
+        "0a000001.addr.dc1.consul.",
+        &[RecordType::A, RecordType::AAAA],
+        "The address that the digits spell: the target of an SRV record of an instance with an address of its own.",
+    ),
+    form(
+        "<reversed address>.in-addr.arpa, .ip6.arpa",
+        "1.0.0.10.in-addr.arpa.",
+        &[RecordType::PTR],
+        "Nodes and services with this address.",
+    ),
+    form(
+        "<domain>, and any name below it",
+        "consul.",
+        &[RecordType::SOA, RecordType::NS],
+        "The zone: its SOA, its name servers (three at most) with addresses.",
+    ),
+];
+
 /// The zones this agent answers for; labels in lower case, from left to right.
 #[derive(Debug, Clone, Default)]
 pub struct Zones(Vec<Vec<String>>);
@@ -191,6 +255,17 @@ mod tests {
     }
     fn node(name: &str, dc: Option<&str>) -> Question {
         Question::Node { name: name.into(), dc: dc.map(Into::into) }
+    }
+
+    #[test]
+    fn the_forms_of_the_page_are_understood() {
+        for form in FORMS {
+            for qtype in form.types {
+                let question = ask(form.example, *qtype);
+                let known = !matches!(question, Question::Missing | Question::Outside | Question::Addr(None));
+                assert!(known, "{} {qtype}: {question:?}", form.example);
+            }
+        }
     }
 
     #[test]

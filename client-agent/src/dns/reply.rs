@@ -16,6 +16,29 @@ pub mod ede {
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
     /// The datacenter cannot be reached, and what is known of it is too old to be given.
     pub const NETWORK_ERROR: u16 = 23;
+
+    /// Each with its name in RFC 8914 and the code it comes with, for the reference page.
+    pub const ALL: &[(u16, &str, &str, &str)] = &[
+        (
+            STALE_ANSWER,
+            "Stale Answer",
+            "NOERROR",
+            "The datacenter's servers cannot be reached: this is what was known last, and the text says how old it is.",
+        ),
+        (PROHIBITED, "Prohibited", "NXDOMAIN", "There may be such a name; the token does not allow to know."),
+        (
+            NO_REACHABLE_AUTHORITY,
+            "No Reachable Authority",
+            "SERVFAIL",
+            "No server of the datacenter can be reached, and nothing is known.",
+        ),
+        (
+            NETWORK_ERROR,
+            "Network Error",
+            "SERVFAIL",
+            "What is known of the datacenter is older than `federation.stale_if_unreachable`.",
+        ),
+    ];
 }
 
 /// Largest UDP payload a client may ask for (65535 less the headers, as Consul has it).
@@ -110,7 +133,8 @@ impl Reply {
     pub fn metadata(&self, head: &Head, style: Style, cut: bool) -> Metadata {
         let mut metadata = Metadata::new(head.id, MessageType::Response, head.op_code);
         metadata.authoritative = self.authoritative;
-        metadata.truncation = cut && style.truncate;
+        // Whole sets of others' records are wanted whole; of our instances some do (`enable_truncate`).
+        metadata.truncation = cut && (style.truncate || !self.authoritative);
         metadata.recursion_desired = head.recursion_desired;
         metadata.recursion_available = style.recursion_available;
         metadata.checking_disabled = head.checking_disabled;

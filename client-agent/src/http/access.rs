@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::{Method, StatusCode};
 
 use super::failure::Failure;
-use super::gate::Endpoint;
+use super::gate::Row;
 use super::query::Params;
 
 /// A network, as `10.0.0.0/8`.
@@ -62,55 +62,10 @@ impl Access {
     }
 }
 
-/// Whether what the endpoint works on has namespaces in Consul Enterprise.
-fn has_namespaces(endpoint: Endpoint) -> bool {
-    use Endpoint as E;
-    matches!(
-        endpoint,
-        E::AgentServices
-            | E::AgentService
-            | E::AgentChecks
-            | E::AgentHealthById
-            | E::AgentHealthByName
-            | E::AgentServiceRegister
-            | E::AgentServiceDeregister
-            | E::AgentServiceMaintenance
-            | E::AgentCheckRegister
-            | E::AgentCheckDeregister
-            | E::AgentCheckPass
-            | E::AgentCheckWarn
-            | E::AgentCheckFail
-            | E::AgentCheckUpdate
-            | E::CatalogRegister
-            | E::CatalogDeregister
-            | E::CatalogServices
-            | E::CatalogService
-            | E::CatalogNode
-            | E::CatalogNodeServices
-            | E::HealthNode
-            | E::HealthChecks
-            | E::HealthService
-            | E::HealthState
-            | E::Kv
-            | E::Txn
-            | E::Config
-            | E::Configs
-            | E::SessionCreate
-            | E::SessionDestroy
-            | E::SessionRenew
-            | E::SessionInfo
-            | E::SessionNode
-            | E::SessionList
-            | E::UiNodes
-            | E::UiNode
-            | E::UiServices
-    )
-}
-
 /// Refuses a request for a namespace or an admin partition: there is none, and what was meant for one must not be read from or
 /// written to the place of everybody.
-pub(super) fn one_namespace(endpoint: Endpoint, params: &Params, headers: &http::HeaderMap) -> Result<(), Failure> {
-    if !has_namespaces(endpoint) {
+pub(super) fn one_namespace(row: &Row, params: &Params, headers: &http::HeaderMap) -> Result<(), Failure> {
+    if !row.spaced {
         return Ok(());
     }
     for (header, param, what) in

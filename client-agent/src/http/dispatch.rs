@@ -44,6 +44,8 @@ pub(crate) struct Call<'a> {
     /// When the request came.
     pub(crate) now: Instant,
     trace: Trace,
+    /// Whether it is about the catalog or health, which `discovery_max_stale` is about.
+    discovery: bool,
 }
 
 impl Call<'_> {
@@ -73,7 +75,7 @@ impl Call<'_> {
     /// The options of a read.
     pub(crate) fn options(&self) -> Result<Options, Failure> {
         let ctx = self.ctx;
-        let mut options = query::options(&self.params, self.headers, &ctx.info.datacenter, ctx.use_cache)?;
+        let mut options = query::options(&self.params, self.headers, &ctx.info.datacenter, &ctx.reads, self.discovery)?;
         options.meta.trace = Some(self.trace);
         Ok(options)
     }
@@ -219,6 +221,9 @@ pub(crate) struct Asked<'a> {
     /// What follows the endpoint's pattern, still escaped.
     rest: &'a str,
     params: Params,
+    discovery: bool,
+    /// Whether it fails as a read.
+    reads: bool,
 }
 
 /// What is known before a request's body is read.
@@ -244,8 +249,9 @@ pub(crate) fn precheck<'a>(parts: &'a Parts, found: Option<(&Row, &'a str)>) -> 
     let params = Params::parse(parts.uri.query().unwrap_or_default());
     let token = query::token(&params, &parts.headers)?;
     gate::admit(row, &parts.method, path, token.as_deref())?;
-    access::one_namespace(row.endpoint, &params, &parts.headers)?;
-    Ok(Checked::Admitted(Asked { endpoint: row.endpoint, rest, params }))
+    access::one_namespace(row, &params, &parts.headers)?;
+    let discovery = row.pattern.starts_with("/v1/catalog/") || row.pattern.starts_with("/v1/health/");
+    Ok(Checked::Admitted(Asked { endpoint: row.endpoint, rest, params, discovery, reads: row.fails_as_read }))
 }
 
 /// Does a request that passed [`precheck`].
@@ -257,41 +263,22 @@ pub(crate) async fn answer(
     trace: Trace,
     now: Instant,
 ) -> Result<Reply, Failure> {
-    let Asked { endpoint, rest, params } = asked;
+    let Asked { endpoint, rest, params, discovery, reads } = asked;
     let rest =
         query::unescape(rest, false).ok_or_else(|| Failure::bad("Invalid path: not UTF-8, or a damaged %-escape"))?;
-    if rest.contains(char::is_control) {
+    if rest.contains(char::is_control) && !ctx.any_character {
         return Err(Failure::bad("Invalid path: it has control characters"));
     }
-    let call = Call { ctx, method: &parts.method, headers: &parts.headers, params, rest, body, now, trace };
+    let call = Call { ctx, method: &parts.method, headers: &parts.headers, params, rest, body, now, trace, discovery };
     match endpoint {
         Endpoint::Kv => kv::entry(&call).await,
         // These take much room while they wait.
-        _ => Box::pin(elsewhere(&call, endpoint)).await.map_err(|failure| of_read(failure, endpoint)),
+        _ => Box::pin(elsewhere(&call, endpoint)).await.map_err(|failure| of_read(failure, reads)),
     }
 }
 
 /// Consul's headers of a read go with its failure, too, where the servers or a filter refused.
-fn of_read(failure: Failure, endpoint: Endpoint) -> Failure {
-    use Endpoint as E;
-    let reads = matches!(
-        endpoint,
-        E::CatalogNodes
-            | E::CatalogServices
-            | E::CatalogService
-            | E::CatalogNode
-            | E::CatalogNodeServices
-            | E::HealthNode
-            | E::HealthChecks
-            | E::HealthService
-            | E::HealthState
-            | E::SessionInfo
-            | E::SessionList
-            | E::SessionNode
-            | E::UiNode
-            | E::UiNodes
-            | E::UiServices
-    );
+fn of_read(failure: Failure, reads: bool) -> Failure {
     Failure { read: reads && failure.code == StatusCode::INTERNAL_SERVER_ERROR, ..failure }
 }
 

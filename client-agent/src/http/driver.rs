@@ -13,6 +13,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use causeway_proto::bound::Bound;
 use causeway_proto::trace::Trace;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -43,7 +44,7 @@ use super::reply::Reply;
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections from one IP address (`limits.http_max_conns_per_client`); more are answered with 429.
-    pub max_connections_per_client: usize,
+    pub max_connections_per_client: Bound,
     /// Connections in all, of each listener.
     pub max_connections: usize,
     /// Time a request's head may take from its first byte, and the first request from the connection's start.
@@ -61,7 +62,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_connections_per_client: 200,
+            max_connections_per_client: 200.into(),
             max_connections: 16_384,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(300),
@@ -350,7 +351,7 @@ impl Slots {
         }
         if let Some(ip) = ip {
             let count = counts.1.entry(ip).or_default();
-            if *count >= limits.max_connections_per_client {
+            if *count >= limits.max_connections_per_client.get() {
                 return None;
             }
             *count += 1;
@@ -593,7 +594,7 @@ mod tests {
 
     #[test]
     fn slots_are_counted_and_given_back() {
-        let limits = Limits { max_connections_per_client: 2, max_connections: 3, ..Limits::default() };
+        let limits = Limits { max_connections_per_client: 2.into(), max_connections: 3, ..Limits::default() };
         let slots = Arc::new(Slots::default());
         let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
         let one = slots.take(Some(a), &limits).unwrap();

@@ -68,7 +68,7 @@ pub(crate) async fn fire(call: &Call<'_>) -> Result<Reply, Failure> {
 /// The events that this agent heard, those of one name with `?name=`. With `?index=` it waits until the last of them is another one.
 /// Like Consul it knows no other filters and no datacenter.
 pub(crate) async fn list(call: &Call<'_>) -> Result<Reply, Failure> {
-    let (index, wait) = query::blocking(&call.params)?;
+    let (index, wait) = query::blocking(&call.params, &call.ctx.reads)?;
     let wait = wait.filter(|w| !w.is_zero()).unwrap_or(MAX_WAIT);
     let name = call.params.get("name");
     let mut ring = call.ctx.events.watch();

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use serde::Serialize;
+
+use super::naming::Naming;
 
 /// Renders all metrics in Prometheus' text format.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -16,6 +19,7 @@ pub const INTERVAL: u64 = 10;
 const NAMES: &[&str] = &[
     "consul.catalog.deregister",
     "consul.catalog.register",
+    "consul.client.rpc.exceeded",
     "consul.dns.domain_query",
     "consul.kvs.apply",
     "consul.members.clients",
@@ -217,45 +221,78 @@ fn written(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} +0000 UTC", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// What was measured between two readings.
-fn between(before: &Reading, now: &Reading, host: &str, began: u64) -> Shown {
-    let gauge_name = |name: &str| match dotted(name).strip_prefix("consul.") {
-        Some(rest) if !host.is_empty() => format!("consul.{host}.{rest}"),
-        _ => dotted(name).to_owned(),
+/// The kinds of what is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// How it stands.
+    Gauge,
+    /// How often, in the interval.
+    Counter,
+    /// How long or how much, of each that happened in the interval.
+    Sample,
+}
+
+/// One figure of an interval.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name, with the host where gauges have it.
+    pub name: String,
+    /// Its name without a host.
+    pub plain: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// How often it happened; of a gauge 1.
+    pub count: u64,
+    /// The gauge's value; else the sum of the interval.
+    pub sum: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Measured {
+    fn sampled(self) -> Sampled {
+        let count = float(self.count);
+        Sampled {
+            name: self.name,
+            count: self.count,
+            rate: self.sum / float(INTERVAL),
+            sum: self.sum,
+            min: self.least,
+            max: self.most,
+            mean: if self.kind == Kind::Counter { 1.0 } else { self.sum / count },
+            stddev: 0.0,
+            labels: self.labels,
+        }
+    }
+}
+
+/// What was measured between two readings, by kind and name.
+fn between(before: &Reading, now: &Reading, naming: &Naming) -> Vec<Measured> {
+    let none = BTreeMap::new();
+    let figure = |kind, name: &str, labels: &BTreeMap<String, String>, count, sum, (least, most)| {
+        let name = dotted(name);
+        let gauge = kind == Kind::Gauge;
+        naming.shows(name, gauge).then(|| Measured {
+            kind,
+            name: if gauge { naming.gauge(name) } else { naming.plain(name) },
+            plain: naming.plain(name),
+            labels: labels.clone(),
+            count,
+            sum,
+            least,
+            most,
+        })
     };
-    let gauges = now.gauges.iter().map(|((name, labels), value)| Gauge {
-        name: gauge_name(name),
-        value: *value,
-        labels: labels.clone(),
-    });
-    let seconds = float(INTERVAL);
+    let gauges = now.gauges.iter().filter_map(|((name, labels), v)| figure(Kind::Gauge, name, labels, 1, *v, (*v, *v)));
     let counters = now.counters.iter().filter_map(|(key, total)| {
         let sum = total - before.counters.get(key).copied().unwrap_or(0.0);
-        (sum > 0.0).then(|| Sampled {
-            name: dotted(&key.0).to_owned(),
-            count: whole(sum),
-            rate: sum / seconds,
-            sum,
-            min: 1.0,
-            max: 1.0,
-            mean: 1.0,
-            stddev: 0.0,
-            labels: key.1.clone(),
-        })
+        (sum > 0.0).then(|| figure(Kind::Counter, &key.0, &key.1, whole(sum), sum, (1.0, 1.0))).flatten()
     });
     let sampled = |name: &str, labels: &BTreeMap<String, String>, now: Summed, before: Summed| {
         let (count, sum) = (now.count.saturating_sub(before.count), now.sum - before.sum);
-        (count > 0).then(|| Sampled {
-            name: dotted(name).to_owned(),
-            count,
-            rate: sum / seconds,
-            sum,
-            min: now.least,
-            max: now.most,
-            mean: sum / float(count),
-            stddev: 0.0,
-            labels: labels.clone(),
-        })
+        (count > 0).then(|| figure(Kind::Sample, name, labels, count, sum, (now.least, now.most))).flatten()
     };
     let own = now.samples.iter().filter_map(|(key, sample)| {
         sampled(&key.0, &key.1, *sample, before.samples.get(key).copied().unwrap_or_default())
@@ -263,25 +300,30 @@ fn between(before: &Reading, now: &Reading, host: &str, began: u64) -> Shown {
     let known: BTreeMap<String, Summed> = before.consuls().into_iter().collect();
     let consuls = now.consuls().into_iter().filter_map(|(name, sample)| {
         let before = known.get(&name).copied().unwrap_or_default();
-        sampled(&name, &BTreeMap::new(), sample, before)
+        sampled(&name, &none, sample, before)
     });
-    let mut shown = Shown {
-        timestamp: written(began),
-        gauges: gauges.collect(),
-        points: Vec::new(),
-        counters: counters.collect(),
-        samples: own.chain(consuls).collect(),
-    };
-    shown.gauges.sort_by(|a, b| a.name.cmp(&b.name));
-    shown.counters.sort_by(|a, b| a.name.cmp(&b.name));
-    shown.samples.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut all: Vec<Measured> = gauges.chain(counters).chain(own).chain(consuls).collect();
+    all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    all
+}
+
+/// As `agent/metrics` shows an interval; `began`: seconds since 1970.
+fn show(all: Vec<Measured>, began: u64) -> Shown {
+    let mut shown = Shown { timestamp: written(began), ..Shown::default() };
+    for one in all {
+        match one.kind {
+            Kind::Gauge => shown.gauges.push(Gauge { name: one.name, value: one.sum, labels: one.labels }),
+            Kind::Counter => shown.counters.push(one.sampled()),
+            Kind::Sample => shown.samples.push(one.sampled()),
+        }
+    }
     shown
 }
 
 /// The metrics of this process.
 pub struct Figures {
     render: RenderMetrics,
-    host: String,
+    naming: ArcSwap<Naming>,
     state: Mutex<State>,
 }
 
@@ -290,28 +332,35 @@ struct State {
     began: u64,
     /// As it began.
     before: Reading,
-    /// The last one that ended.
-    ended: Option<Shown>,
+    /// The last one that ended, and when it began.
+    ended: Option<(Vec<Measured>, u64)>,
 }
 
 impl Figures {
-    /// `host`: goes into the names of gauges, unless empty (`telemetry.disable_hostname`); `now`: seconds since 1970.
-    pub fn new(render: RenderMetrics, host: &str, now: u64) -> Self {
+    /// `now`: seconds since 1970.
+    pub fn new(render: RenderMetrics, naming: Naming, now: u64) -> Self {
         let state = State { began: now - now % INTERVAL, before: Reading::default(), ended: None };
-        Self { render, host: host.to_owned(), state: Mutex::new(state) }
+        Self { render, naming: ArcSwap::from_pointee(naming), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends an interval. To be called every [`INTERVAL`] seconds.
-    pub fn tick(&self, now: u64) {
+    /// Names and shows from now on by these rules; the host stays.
+    pub fn set_naming(&self, naming: Naming) {
+        self.naming.store(Arc::new(naming));
+    }
+
+    /// Ends an interval and gives what was measured in it. To be called every [`INTERVAL`] seconds.
+    pub fn tick(&self, now: u64) -> Vec<Measured> {
         let reading = Reading::of(&(self.render)());
         let mut state = self.state();
-        state.ended = Some(between(&state.before, &reading, &self.host, state.began));
+        let all = between(&state.before, &reading, &self.naming.load());
+        state.ended = Some((all.clone(), state.began));
         state.before = reading;
         state.began = now - now % INTERVAL;
+        all
     }
 
     /// The last interval that ended; the first one while it runs.
@@ -320,28 +369,45 @@ impl Figures {
             let state = self.state();
             (state.ended.clone(), state.began)
         };
-        ended.unwrap_or_else(|| between(&Reading::default(), &Reading::of(&(self.render)()), &self.host, began))
+        let first = || (between(&Reading::default(), &Reading::of(&(self.render)()), &self.naming.load()), began);
+        let (all, began) = ended.unwrap_or_else(first);
+        show(all, began)
     }
 
     /// Prometheus' text format, with Consul's names beside ours, and a HELP line for each as Consul writes it.
     pub(super) fn prometheus(&self) -> String {
+        let naming = self.naming.load();
         let text = (self.render)();
         let mut out = String::with_capacity(text.len() * 2);
-        let mut helped = "";
+        // What the exporter says of a family before it says what it is; the family; by which name it is shown, if it is.
+        let (mut help, mut family, mut shown) = (None, "", None);
         for row in text.lines() {
             if let Some(rest) = row.strip_prefix("# HELP ") {
-                helped = rest.split(' ').next().unwrap_or_default();
+                help = rest.split_once(' ').map(|(_, words)| words);
+                continue;
             }
-            if let Some(name) = row.strip_prefix("# TYPE ").and_then(|rest| rest.split(' ').next())
-                && name != helped
-            {
-                out.push_str(&format!("# HELP {name} {name}\n"));
+            if let Some((name, kind)) = row.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+                family = name;
+                let wanted = naming.shows(dotted(name), kind == "gauge");
+                shown = wanted.then(|| underscored(&naming.plain(dotted(name))));
+                let help = help.take();
+                if let Some(name) = &shown {
+                    out.push_str(&format!("# HELP {name} {}\n", help.unwrap_or(name)));
+                }
             }
-            out.push_str(row);
+            match &shown {
+                _ if row.is_empty() => {}
+                None => continue,
+                Some(name) if name == family => out.push_str(row),
+                Some(name) => out.push_str(&row.replacen(family, name, 1)),
+            }
             out.push('\n');
         }
         for (name, sample) in Reading::of(&text).consuls() {
-            let name = underscored(&name);
+            if !naming.shows(&name, false) {
+                continue;
+            }
+            let name = underscored(&naming.plain(&name));
             out.push_str(&format!(
                 "# HELP {name} {name}\n# TYPE {name} summary\n{name}_sum {}\n{name}_count {}\n\n",
                 sample.sum, sample.count
@@ -364,7 +430,8 @@ mod tests {
         consul_http_request_seconds_count{method=\"GET\",path=\"/v1/kv/\",code=\"4xx\"} 1\n";
 
     fn figures(text: Arc<Mutex<String>>) -> Figures {
-        Figures::new(Arc::new(move || text.lock().unwrap().clone()), "h", 1_795_289_525)
+        let naming = Naming { host: "h".into(), ..Naming::default() };
+        Figures::new(Arc::new(move || text.lock().unwrap().clone()), naming, 1_795_289_525)
     }
 
     #[test]
@@ -407,6 +474,24 @@ mod tests {
         assert!(text.contains("# HELP a x\n# TYPE a gauge") && text.contains("# HELP b b\n# TYPE b counter"), "{text}");
         let types = text.lines().filter(|l| l.starts_with("# TYPE ")).count();
         assert_eq!(text.lines().filter(|l| l.starts_with("# HELP ")).count(), types);
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_not_shown_and_names_begin_as_configured() {
+        let figures = figures(Arc::new(Mutex::new(TEXT.to_owned())));
+        let rules = vec![("dc.http".into(), false), ("a".into(), false)];
+        figures.set_naming(Naming { prefix: "dc".into(), rules, ..Naming::default() });
+        let text = figures.prometheus();
+        assert!(
+            text.contains("# HELP dc_raft_apply dc_raft_apply\n# TYPE dc_raft_apply counter\ndc_raft_apply 3\n"),
+            "{text}"
+        );
+        assert!(!text.contains("dc_http_GET") && !text.contains("\na 1.5") && !text.contains("HELP a "), "{text}");
+        let shown = serde_json::to_string(&figures.shown()).unwrap();
+        assert!(shown.contains("dc.raft.apply") && !shown.contains("dc.http.GET"), "{shown}");
+        let measured = figures.tick(1_795_289_530);
+        let apply = measured.iter().find(|m| m.name == "dc.raft.apply").unwrap();
+        assert_eq!((apply.kind, apply.count, apply.sum), (Kind::Counter, 3, 3.0));
     }
 
     #[test]

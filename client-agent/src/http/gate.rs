@@ -96,15 +96,80 @@ pub(crate) enum Endpoint {
     Acl,
 }
 
-/// One row: a path (one that ends in `/` takes whatever follows) and its methods.
+/// How a read may be bidden to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// It answers at once.
+    No,
+    /// Until the index is another (`index`, `wait`).
+    Index,
+    /// Until what is shown is something else (`hash`, `wait`).
+    Hash,
+}
+
+/// One row: a path (one that ends in `/` takes whatever follows), its methods, and what is true of it.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) pattern: &'static str,
-    methods: &'static [(&'static str, Access)],
+    pub(super) methods: &'static [(&'static str, Access)],
     pub(crate) endpoint: Endpoint,
+    /// What it does, for the reference page.
+    pub(super) says: &'static str,
+    /// Parameters of its own, beside those that all reads share.
+    pub(super) params: &'static [&'static str],
+    /// Whether the servers are asked, as `default`, `consistent` or `stale` says.
+    pub(super) modes: bool,
+    /// How it waits.
+    pub(super) waits: Waits,
+    /// Whether what it works on has namespaces in Consul Enterprise, so that one that is named is refused.
+    pub(super) spaced: bool,
+    /// Whether a failed read has Consul's headers of a read, too.
+    pub(super) fails_as_read: bool,
+    /// Codes beside those that all have.
+    pub(super) codes: &'static [u16],
 }
 
 impl Row {
+    /// Has namespaces in Consul Enterprise.
+    const fn spaced(self) -> Self {
+        Self { spaced: true, ..self }
+    }
+
+    /// Is a read of the servers, by mode and index.
+    const fn reads(self) -> Self {
+        Self { modes: true, waits: Waits::Index, ..self }
+    }
+
+    /// The same, whose failures look like reads, too.
+    const fn read(self) -> Self {
+        Self { fails_as_read: true, ..self.reads() }
+    }
+
+    /// Is answered by the servers by mode, at once.
+    const fn modes(self) -> Self {
+        Self { modes: true, ..self }
+    }
+
+    /// Waits for another digest.
+    const fn hash(self) -> Self {
+        Self { waits: Waits::Hash, ..self }
+    }
+
+    /// Waits for another index, of this agent's own.
+    const fn index(self) -> Self {
+        Self { waits: Waits::Index, ..self }
+    }
+
+    /// Parameters of its own.
+    const fn params(self, params: &'static [&'static str]) -> Self {
+        Self { params, ..self }
+    }
+
+    /// Codes of its own.
+    const fn codes(self, codes: &'static [u16]) -> Self {
+        Self { codes, ..self }
+    }
+
     /// Whether the path may go on after the pattern.
     fn is_prefix(&self) -> bool {
         self.pattern.ends_with('/') && self.pattern.len() > 1
@@ -138,92 +203,99 @@ const READ_DELETE: &[(&str, Access)] = &[("GET", Access::Read), ("DELETE", Acces
 const ANY: &[(&str, Access)] =
     &[("GET", Access::Read), ("PUT", Access::Write), ("POST", Access::Write), ("DELETE", Access::Write)];
 
-const fn row(pattern: &'static str, methods: &'static [(&'static str, Access)], endpoint: Endpoint) -> Row {
-    Row { pattern, methods, endpoint }
+const fn row(
+    pattern: &'static str,
+    methods: &'static [(&'static str, Access)],
+    endpoint: Endpoint,
+    says: &'static str,
+) -> Row {
+    let (params, codes): (&[&str], &[u16]) = (&[], &[]);
+    let waits = Waits::No;
+    Row { pattern, methods, endpoint, says, params, modes: false, waits, spaced: false, fails_as_read: false, codes }
 }
 
 /// Every endpoint.
 pub(crate) const TABLE: &[Row] = &[
-    row("/", GET, Endpoint::Root),
-    row("/v1/acl/", ANY, Endpoint::Acl),
-    row("/v1/agent/check/deregister/", PUT, Endpoint::AgentCheckDeregister),
-    row("/v1/agent/check/fail/", PUT, Endpoint::AgentCheckFail),
-    row("/v1/agent/check/pass/", PUT, Endpoint::AgentCheckPass),
-    row("/v1/agent/check/register", PUT, Endpoint::AgentCheckRegister),
-    row("/v1/agent/check/update/", PUT, Endpoint::AgentCheckUpdate),
-    row("/v1/agent/check/warn/", PUT, Endpoint::AgentCheckWarn),
-    row("/v1/agent/checks", GET, Endpoint::AgentChecks),
-    row("/v1/agent/force-leave/", PUT, Endpoint::AgentForceLeave),
-    row("/v1/agent/health/service/id/", GET, Endpoint::AgentHealthById),
-    row("/v1/agent/health/service/name/", GET, Endpoint::AgentHealthByName),
-    row("/v1/agent/host", GET, Endpoint::AgentHost),
-    row("/v1/agent/join/", PUT, Endpoint::AgentJoin),
-    row("/v1/agent/leave", PUT, Endpoint::AgentLeave),
-    row("/v1/agent/maintenance", PUT, Endpoint::AgentMaintenance),
-    row("/v1/agent/members", GET, Endpoint::AgentMembers),
-    row("/v1/agent/metrics", GET, Endpoint::AgentMetrics),
-    row("/v1/agent/monitor", GET, Endpoint::AgentMonitor),
-    row("/v1/agent/reload", PUT, Endpoint::AgentReload),
-    row("/v1/agent/self", GET, Endpoint::AgentSelf),
-    row("/v1/agent/service/", GET, Endpoint::AgentService),
-    row("/v1/agent/service/deregister/", PUT, Endpoint::AgentServiceDeregister),
-    row("/v1/agent/service/maintenance/", PUT, Endpoint::AgentServiceMaintenance),
-    row("/v1/agent/service/register", PUT, Endpoint::AgentServiceRegister),
-    row("/v1/agent/services", GET, Endpoint::AgentServices),
-    row("/v1/agent/token/", PUT, Endpoint::AgentToken),
-    row("/v1/agent/version", GET, Endpoint::AgentVersion),
-    row("/v1/catalog/datacenters", GET, Endpoint::CatalogDatacenters),
-    row("/v1/catalog/deregister", PUT, Endpoint::CatalogDeregister),
-    row("/v1/catalog/node-services/", GET, Endpoint::CatalogNodeServices),
-    row("/v1/catalog/node/", GET, Endpoint::CatalogNode),
-    row("/v1/catalog/nodes", GET, Endpoint::CatalogNodes),
-    row("/v1/catalog/register", PUT, Endpoint::CatalogRegister),
-    row("/v1/catalog/service/", GET, Endpoint::CatalogService),
-    row("/v1/catalog/services", GET, Endpoint::CatalogServices),
-    row("/v1/config", PUT, Endpoint::Configs),
-    row("/v1/config/", READ_DELETE, Endpoint::Config),
-    row("/v1/event/fire/", FIRE, Endpoint::EventFire),
-    row("/v1/event/list", GET, Endpoint::EventList),
-    row("/v1/federation/doctor/", GET, Endpoint::FederationDoctor),
-    row("/v1/federation/readmit/", PUT, Endpoint::FederationReadmit),
-    row("/v1/federation/remove/", PUT, Endpoint::FederationRemove),
-    row("/v1/federation/sites", GET, Endpoint::FederationSites),
-    row("/v1/federation/token", PUT, Endpoint::FederationToken),
-    row("/v1/health/checks/", GET, Endpoint::HealthChecks),
-    row("/v1/health/node/", GET, Endpoint::HealthNode),
-    row("/v1/health/service/", GET, Endpoint::HealthService),
-    row("/v1/health/state/", GET, Endpoint::HealthState),
-    row("/v1/internal/acl/authorize", POST, Endpoint::AclAuthorize),
-    row("/v1/internal/exports", GET, Endpoint::InternalExports),
-    row("/v1/internal/federation", GET, Endpoint::InternalFederation),
-    row("/v1/internal/federation-state/", GET, Endpoint::FederationState),
-    row("/v1/internal/federation-states", GET, Endpoint::FederationStates),
-    row("/v1/internal/federation-states/mesh-gateways", GET, Endpoint::MeshGateways),
-    row("/v1/internal/replication", GET, Endpoint::InternalReplication),
-    row("/v1/internal/ui/catalog-overview", GET, Endpoint::UiOverview),
-    row("/v1/internal/ui/node/", GET, Endpoint::UiNode),
-    row("/v1/internal/ui/nodes", GET, Endpoint::UiNodes),
-    row("/v1/internal/ui/services", GET, Endpoint::UiServices),
-    row("/v1/kv/", KV, Endpoint::Kv),
-    row("/v1/operator/autopilot/configuration", READ_PUT, Endpoint::OperatorAutopilot),
-    row("/v1/operator/autopilot/health", GET, Endpoint::OperatorHealth),
-    row("/v1/operator/autopilot/state", GET, Endpoint::OperatorState),
-    row("/v1/operator/raft/configuration", GET, Endpoint::OperatorRaft),
-    row("/v1/operator/raft/peer", DELETE, Endpoint::OperatorRaftPeer),
-    row("/v1/operator/raft/transfer-leader", POST, Endpoint::OperatorTransfer),
-    row("/v1/operator/usage", GET, Endpoint::OperatorUsage),
-    row("/v1/query", QUERIES, Endpoint::Queries),
-    row("/v1/query/", KV, Endpoint::Query),
-    row("/v1/session/create", PUT, Endpoint::SessionCreate),
-    row("/v1/session/destroy/", PUT, Endpoint::SessionDestroy),
-    row("/v1/session/info/", GET, Endpoint::SessionInfo),
-    row("/v1/session/list", GET, Endpoint::SessionList),
-    row("/v1/session/node/", GET, Endpoint::SessionNode),
-    row("/v1/session/renew/", PUT, Endpoint::SessionRenew),
-    row("/v1/snapshot", READ_PUT, Endpoint::Snapshot),
-    row("/v1/status/leader", GET, Endpoint::StatusLeader),
-    row("/v1/status/peers", GET, Endpoint::StatusPeers),
-    row("/v1/txn", PUT, Endpoint::Txn),
+    row("/", GET, Endpoint::Root, "Says `Consul Agent`."),
+    row("/v1/acl/", ANY, Endpoint::Acl, "Access control: 401 `ACL support disabled`, whatever is asked.").codes(&[401]),
+    row("/v1/agent/check/deregister/", PUT, Endpoint::AgentCheckDeregister, "Removes a check of this agent.").spaced().codes(&[500]),
+    row("/v1/agent/check/fail/", PUT, Endpoint::AgentCheckFail, "A TTL check says `critical`.").params(&["note"]).spaced().codes(&[404, 500]),
+    row("/v1/agent/check/pass/", PUT, Endpoint::AgentCheckPass, "A TTL check says `passing`.").params(&["note"]).spaced().codes(&[404, 500]),
+    row("/v1/agent/check/register", PUT, Endpoint::AgentCheckRegister, "Adds a check to this node or (`ServiceID`) to a service of it.").spaced(),
+    row("/v1/agent/check/update/", PUT, Endpoint::AgentCheckUpdate, "A TTL check says what the body says: `Status`, `Output`.").spaced().codes(&[404, 500]),
+    row("/v1/agent/check/warn/", PUT, Endpoint::AgentCheckWarn, "A TTL check says `warning`.").params(&["note"]).spaced().codes(&[404, 500]),
+    row("/v1/agent/checks", GET, Endpoint::AgentChecks, "Checks of this agent, by ID.").params(&["filter"]).spaced(),
+    row("/v1/agent/force-leave/", PUT, Endpoint::AgentForceLeave, "A failed member counts as left; `prune`: is forgotten.").params(&["prune", "wan"]),
+    row("/v1/agent/health/service/id/", GET, Endpoint::AgentHealthById, "Health of a service of this agent; the code says it: 200 passing, 429 warning, 503 critical.").params(&["format"]).spaced().codes(&[404, 429, 503]),
+    row("/v1/agent/health/service/name/", GET, Endpoint::AgentHealthByName, "The same of all its instances here, the worst for the code.").params(&["format"]).spaced().codes(&[404, 429, 503]),
+    row("/v1/agent/host", GET, Endpoint::AgentHost, "The machine: memory, CPUs, disk."),
+    row("/v1/agent/join/", PUT, Endpoint::AgentJoin, "Joins the member at this address.").params(&["wan"]),
+    row("/v1/agent/leave", PUT, Endpoint::AgentLeave, "Leaves the datacenter and ends."),
+    row("/v1/agent/maintenance", PUT, Endpoint::AgentMaintenance, "Maintenance of the node, on or off.").params(&["enable", "reason"]),
+    row("/v1/agent/members", GET, Endpoint::AgentMembers, "Members of the datacenter, as gossip has them.").params(&["wan", "segment"]),
+    row("/v1/agent/metrics", GET, Endpoint::AgentMetrics, "Metrics of the last ten seconds; `format=prometheus`: totals.").params(&["format"]),
+    row("/v1/agent/monitor", GET, Endpoint::AgentMonitor, "The log from now on, a line each.").params(&["loglevel", "logjson"]),
+    row("/v1/agent/reload", PUT, Endpoint::AgentReload, "Reads the configuration again; 500 and the reason where it cannot be used, and all stays as it was.").codes(&[500]),
+    row("/v1/agent/self", GET, Endpoint::AgentSelf, "This agent: `Config`, `DebugConfig`, `Coord`, `Member`, `Stats`, `Meta`."),
+    row("/v1/agent/service/", GET, Endpoint::AgentService, "A service of this agent, with the digest of what is shown.").params(&["hash", "wait"]).spaced().hash().codes(&[404]),
+    row("/v1/agent/service/deregister/", PUT, Endpoint::AgentServiceDeregister, "Removes a service of this agent with its checks.").spaced(),
+    row("/v1/agent/service/maintenance/", PUT, Endpoint::AgentServiceMaintenance, "Maintenance of a service, on or off.").params(&["enable", "reason"]).spaced().codes(&[404]),
+    row("/v1/agent/service/register", PUT, Endpoint::AgentServiceRegister, "Adds a service to this agent, with its checks.").params(&["replace-existing-checks"]).spaced(),
+    row("/v1/agent/services", GET, Endpoint::AgentServices, "Services of this agent, by ID.").params(&["filter"]).spaced(),
+    row("/v1/agent/token/", PUT, Endpoint::AgentToken, "Sets a token of the agent: 401, as all of `/v1/acl/`.").codes(&[401]),
+    row("/v1/agent/version", GET, Endpoint::AgentVersion, "What runs here."),
+    row("/v1/catalog/datacenters", GET, Endpoint::CatalogDatacenters, "All known datacenters, the nearest first.").params(&["cached"]),
+    row("/v1/catalog/deregister", PUT, Endpoint::CatalogDeregister, "Takes a node, service or check out of the catalog.").params(&["dc"]).spaced(),
+    row("/v1/catalog/node-services/", GET, Endpoint::CatalogNodeServices, "A node with its services, as a list.").params(&["dc", "filter"]).spaced().read(),
+    row("/v1/catalog/node/", GET, Endpoint::CatalogNode, "A node with its services, by ID.").params(&["dc", "filter"]).spaced().read(),
+    row("/v1/catalog/nodes", GET, Endpoint::CatalogNodes, "All nodes.").params(&["dc", "near", "node-meta", "filter"]).read(),
+    row("/v1/catalog/register", PUT, Endpoint::CatalogRegister, "Puts a node, service or checks into the catalog.").params(&["dc"]).spaced(),
+    row("/v1/catalog/service/", GET, Endpoint::CatalogService, "Instances of a service.").params(&["dc", "tag", "near", "node-meta", "filter"]).spaced().read(),
+    row("/v1/catalog/services", GET, Endpoint::CatalogServices, "Names of services with their tags.").params(&["dc", "node-meta", "cached"]).spaced().read(),
+    row("/v1/config", PUT, Endpoint::Configs, "Writes a config entry.").params(&["dc", "cas"]).spaced(),
+    row("/v1/config/", READ_DELETE, Endpoint::Config, "A config entry, or (without a name) all of a kind; DELETE removes one.").params(&["dc", "cas"]).spaced().reads().codes(&[404]),
+    row("/v1/event/fire/", FIRE, Endpoint::EventFire, "Fires a user event; the body is its payload.").params(&["dc", "node", "service", "tag"]),
+    row("/v1/event/list", GET, Endpoint::EventList, "The last 256 user events that this agent heard; the index is that of the last one.").params(&["name", "index", "wait"]).index(),
+    row("/v1/federation/doctor/", GET, Endpoint::FederationDoctor, "Looks at what links to other sites need, at each end.").codes(&[404]),
+    row("/v1/federation/readmit/", PUT, Endpoint::FederationReadmit, "Lets a site in again that was removed.").codes(&[404]),
+    row("/v1/federation/remove/", PUT, Endpoint::FederationRemove, "Takes a site out of the federation, everywhere.").codes(&[404]),
+    row("/v1/federation/sites", GET, Endpoint::FederationSites, "The sites that this gateway knows.").codes(&[404]),
+    row("/v1/federation/token", PUT, Endpoint::FederationToken, "Makes a token to join with.").codes(&[404]),
+    row("/v1/health/checks/", GET, Endpoint::HealthChecks, "Checks of a service.").params(&["dc", "near", "node-meta", "filter"]).spaced().read(),
+    row("/v1/health/node/", GET, Endpoint::HealthNode, "Checks of a node.").params(&["dc", "filter"]).spaced().read(),
+    row("/v1/health/service/", GET, Endpoint::HealthService, "Instances of a service with their checks; those of the nearest site where none here would do (`service-resolver`).").params(&["dc", "tag", "near", "node-meta", "passing", "filter"]).spaced().read(),
+    row("/v1/health/state/", GET, Endpoint::HealthState, "Checks in a state (`any`: all).").params(&["dc", "near", "node-meta", "filter"]).spaced().read(),
+    row("/v1/internal/acl/authorize", POST, Endpoint::AclAuthorize, "As all of `/v1/acl/`.").codes(&[401]),
+    row("/v1/internal/exports", GET, Endpoint::InternalExports, "What other sites may ask of this one."),
+    row("/v1/internal/federation", GET, Endpoint::InternalFederation, "Each link of the gateway, and why it is as it is."),
+    row("/v1/internal/federation-state/", GET, Endpoint::FederationState, "Consul's mesh gateways: there are none.").codes(&[404]),
+    row("/v1/internal/federation-states", GET, Endpoint::FederationStates, "Consul's mesh gateways: there are none."),
+    row("/v1/internal/federation-states/mesh-gateways", GET, Endpoint::MeshGateways, "Consul's mesh gateways: there are none."),
+    row("/v1/internal/replication", GET, Endpoint::InternalReplication, "Keys that are copied from other sites, and how far behind."),
+    row("/v1/internal/ui/catalog-overview", GET, Endpoint::UiOverview, "Counts of nodes, services and checks by health, for a UI.").params(&["dc"]),
+    row("/v1/internal/ui/node/", GET, Endpoint::UiNode, "A node with services and checks, for a UI.").params(&["dc"]).spaced().read(),
+    row("/v1/internal/ui/nodes", GET, Endpoint::UiNodes, "All of them.").params(&["dc", "filter"]).spaced().read(),
+    row("/v1/internal/ui/services", GET, Endpoint::UiServices, "Services with counts by health, for a UI.").params(&["dc", "filter"]).spaced().read(),
+    row("/v1/kv/", KV, Endpoint::Kv, "A key, or (`recurse`, `keys`) those below it. PUT writes, DELETE removes; `true` or `false` says whether it was done.").params(&["dc", "recurse", "keys", "separator", "raw", "flags", "cas", "acquire", "release"]).spaced().reads().codes(&[404, 413]),
+    row("/v1/operator/autopilot/configuration", READ_PUT, Endpoint::OperatorAutopilot, "How servers are kept; PUT changes it.").params(&["dc", "cas"]).reads(),
+    row("/v1/operator/autopilot/health", GET, Endpoint::OperatorHealth, "Health of each server; 429 where one is not healthy.").params(&["dc"]).codes(&[429]),
+    row("/v1/operator/autopilot/state", GET, Endpoint::OperatorState, "The same, with roles and times.").params(&["dc"]),
+    row("/v1/operator/raft/configuration", GET, Endpoint::OperatorRaft, "The servers that Raft knows.").params(&["dc", "stale"]),
+    row("/v1/operator/raft/peer", DELETE, Endpoint::OperatorRaftPeer, "Takes a server out of Raft.").params(&["dc", "id", "address"]),
+    row("/v1/operator/raft/transfer-leader", POST, Endpoint::OperatorTransfer, "Hands leadership over.").params(&["id"]),
+    row("/v1/operator/usage", GET, Endpoint::OperatorUsage, "Counts of nodes, services and instances.").params(&["dc", "global"]),
+    row("/v1/query", QUERIES, Endpoint::Queries, "All prepared queries; POST makes one.").params(&["dc"]).reads(),
+    row("/v1/query/", KV, Endpoint::Query, "A prepared query; `/execute` runs it, `/explain` shows what it would run; PUT changes it, DELETE removes it.").params(&["dc", "limit", "near"]).reads().codes(&[404]),
+    row("/v1/session/create", PUT, Endpoint::SessionCreate, "Makes a session.").params(&["dc"]).spaced(),
+    row("/v1/session/destroy/", PUT, Endpoint::SessionDestroy, "Ends a session.").params(&["dc"]).spaced(),
+    row("/v1/session/info/", GET, Endpoint::SessionInfo, "A session.").params(&["dc"]).spaced().read(),
+    row("/v1/session/list", GET, Endpoint::SessionList, "All sessions.").params(&["dc"]).spaced().read(),
+    row("/v1/session/node/", GET, Endpoint::SessionNode, "Sessions of a node.").params(&["dc"]).spaced().read(),
+    row("/v1/session/renew/", PUT, Endpoint::SessionRenew, "Renews the TTL of a session.").params(&["dc"]).spaced().codes(&[404]),
+    row("/v1/snapshot", READ_PUT, Endpoint::Snapshot, "An archive of the whole state; PUT puts one back, all of it or nothing.").params(&["dc"]).modes().codes(&[413]),
+    row("/v1/status/leader", GET, Endpoint::StatusLeader, "Address of the leader.").params(&["dc"]),
+    row("/v1/status/peers", GET, Endpoint::StatusPeers, "Addresses of the servers.").params(&["dc"]),
+    row("/v1/txn", PUT, Endpoint::Txn, "Up to 64 operations on keys, nodes, services and checks: all or none; 409 and the errors where none was done.").params(&["dc"]).spaced().modes().codes(&[409, 413]),
 ];
 
 /// The row of a path and what follows the pattern, still escaped; the longest pattern wins.

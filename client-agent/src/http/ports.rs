@@ -231,6 +231,32 @@ impl Default for BodyLimits {
     }
 }
 
+/// What the configuration says of reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reads {
+    /// Whether `?cached` is answered from views (`http_config.use_cache`); else it is as if it had not been asked for.
+    pub use_cache: bool,
+    /// How long a blocking read waits that does not say (`default_query_time`).
+    pub default_query_time: Duration,
+    /// How long one waits at most (`max_query_time`).
+    pub max_query_time: Duration,
+    /// How old an answer about the catalog or health may be, where the question does not say; zero: as current as by default
+    /// (`discovery_max_stale`).
+    pub discovery_max_stale: Duration,
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        use causeway_proto::meta::{DEFAULT_WAIT, MAX_WAIT};
+        Self {
+            use_cache: true,
+            default_query_time: DEFAULT_WAIT,
+            max_query_time: MAX_WAIT,
+            discovery_max_stale: Duration::ZERO,
+        }
+    }
+}
+
 /// Something the agent can be asked to do; the error's text is for the user.
 pub type Action = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 /// What of the log is followed; each with what is graver.
@@ -283,8 +309,10 @@ pub struct Context {
     pub prometheus: bool,
     /// Whether addresses of other datacenters' nodes are shown as seen from outside (`translate_wan_addrs`).
     pub translate_wan_addrs: bool,
-    /// Whether `?cached` is answered from views (`http_config.use_cache`); else it is as if it had not been asked for.
-    pub use_cache: bool,
+    /// What the configuration says of reads.
+    pub reads: Reads,
+    /// Whether paths may hold control characters (`disable_http_unprintable_char_filter`).
+    pub any_character: bool,
     /// Added to every answer (`http_config.response_headers`).
     pub response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// Who may do what.

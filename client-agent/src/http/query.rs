@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use super::duration;
 use super::failure::Failure;
 use super::filter::Filter;
+use super::ports::Reads;
 
 /// Decodes `%41` (and, in queries, `+`); `None` where an escape is damaged or the result is no UTF-8.
 pub(crate) fn unescape(text: &str, plus: bool) -> Option<String> {
@@ -166,12 +167,16 @@ pub(crate) fn meta(params: &Params, headers: &HeaderMap, own_datacenter: &str) -
     })
 }
 
-/// Reads what a blocking read says: the index it knows, and how long it waits for another.
-pub(crate) fn blocking(params: &Params) -> Result<(u64, Option<Duration>), Failure> {
+/// Reads what a blocking read says: the index it knows, and how long it waits for another. `rules`: what the configuration says
+/// of that.
+pub(crate) fn blocking(params: &Params, rules: &Reads) -> Result<(u64, Option<Duration>), Failure> {
     let (mut index, mut wait) = (0, None);
     if !params.get("wait").is_empty() {
         let asked = duration::parse(params.get("wait")).map_err(|_| Failure::bad("Invalid wait time"))?;
-        wait = Some(asked.min(MAX_WAIT));
+        wait = Some(asked).filter(|wait| !wait.is_zero());
+    }
+    if wait.is_some() || params.has("index") || params.has("hash") {
+        wait = Some(wait.unwrap_or(rules.default_query_time).min(rules.max_query_time).min(MAX_WAIT));
     }
     if !params.get("index").is_empty() {
         index = params.get("index").parse().map_err(|_| Failure::bad("Invalid index"))?;
@@ -179,19 +184,20 @@ pub(crate) fn blocking(params: &Params) -> Result<(u64, Option<Duration>), Failu
     Ok((index, wait))
 }
 
-/// Reads the options of a read. Texts are Consul's.
+/// Reads the options of a read. Texts are Consul's. `discovery`: whether it is a read of the catalog or of health.
 pub(crate) fn options(
     params: &Params,
     headers: &HeaderMap,
     own_datacenter: &str,
-    use_cache: bool,
+    rules: &Reads,
+    discovery: bool,
 ) -> Result<Options, Failure> {
     let mut meta = meta(params, headers, own_datacenter)?;
-    (meta.min_index, meta.wait) = blocking(params)?;
-    let cached = use_cache && params.has("cached");
+    (meta.min_index, meta.wait) = blocking(params, rules)?;
+    let cached = rules.use_cache && params.has("cached");
     let mut stale = params.has("stale");
     let consistent = params.has("consistent");
-    let max_stale = match params.get("max_stale") {
+    let mut max_stale = match params.get("max_stale") {
         "" => None,
         text => Some(
             duration::parse(text)
@@ -207,6 +213,11 @@ pub(crate) fn options(
     }
     if cached && consistent {
         return Err(Failure::bad("Cannot specify ?cached with ?consistent, conflicting semantics."));
+    }
+    // Who did not say how current it must be gets what the operator says will do.
+    let unsaid = !stale && !consistent && !cached && max_stale.is_none() && !params.has("leader");
+    if discovery && unsaid && !rules.discovery_max_stale.is_zero() {
+        (stale, max_stale) = (true, Some(rules.discovery_max_stale));
     }
     meta.consistency = match (stale, consistent) {
         (true, _) => Consistency::Stale,
@@ -226,13 +237,37 @@ mod tests {
 
     #[test]
     fn without_a_cache_nobody_asks_it() {
-        let read = |text: &str, cache| options(&Params::parse(text), &HeaderMap::new(), "dc1", cache);
+        let read = |text: &str, use_cache| {
+            let rules = Reads { use_cache, ..Reads::default() };
+            options(&Params::parse(text), &HeaderMap::new(), "dc1", &rules, false)
+        };
         assert!(read("cached", true).unwrap().cached && !read("cached", false).unwrap().cached);
         assert!(read("cached&consistent", true).is_err() && read("cached&consistent", false).is_ok());
     }
 
     fn read(query: &str) -> Result<Options, Failure> {
-        options(&Params::parse(query), &HeaderMap::new(), "dc1", true)
+        options(&Params::parse(query), &HeaderMap::new(), "dc1", &Reads::default(), false)
+    }
+
+    #[test]
+    fn the_operator_says_how_long_and_how_old() {
+        let rules = Reads {
+            default_query_time: Duration::from_secs(20),
+            max_query_time: Duration::from_secs(60),
+            discovery_max_stale: Duration::from_secs(5),
+            ..Reads::default()
+        };
+        let of = |query: &str, discovery| {
+            let o = options(&Params::parse(query), &HeaderMap::new(), "dc1", &rules, discovery).unwrap();
+            (o.meta.wait.map(|w| w.as_secs()), o.meta.consistency, o.max_stale.map(|d| d.as_secs()))
+        };
+        assert_eq!(of("index=1", false), (Some(20), Consistency::Default, None));
+        assert_eq!(of("index=1&wait=0s", false).0, Some(20));
+        assert_eq!(of("index=1&wait=5m", false).0, Some(60));
+        assert_eq!(of("", true), (None, Consistency::Stale, Some(5)));
+        assert_eq!(of("consistent", true), (None, Consistency::Consistent, None));
+        assert_eq!(of("leader", true).1, Consistency::Default);
+        assert_eq!(of("max_stale=9s", true), (None, Consistency::Stale, Some(9)));
     }
 
     #[test]

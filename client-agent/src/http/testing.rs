@@ -31,6 +31,7 @@ use tonic::{Request, Response, Status};
 use super::access::Access;
 use super::figures::Figures;
 use super::kept::Kept;
+use super::naming::Naming;
 use super::ports::{
     BodyLimits, CachedReads, CachedService, Context, Info, Local, LocalMembers, LocalRegistry, PortError, Setting,
 };
@@ -639,10 +640,11 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
         info: Arc::new(info),
         reload: Arc::new(|| Box::pin(async { Ok(()) })),
         leave: Arc::new(|| Box::pin(async { Ok(()) })),
-        metrics: Some(Arc::new(Figures::new(Arc::new(|| "# TYPE a gauge\na 1\n".to_owned()), "s1", 0))),
+        metrics: Some(Arc::new(Figures::new(Arc::new(|| "# TYPE a gauge\na 1\n".to_owned()), Naming::default(), 0))),
         prometheus: true,
         translate_wan_addrs: false,
-        use_cache: true,
+        reads: super::ports::Reads::default(),
+        any_character: false,
         response_headers: Vec::new(),
         access: Access::default(),
         monitor: None,

@@ -544,7 +544,7 @@ async fn too_large_bodies_are_refused_before_they_are_kept() {
 
 #[tokio::test]
 async fn clients_have_a_limit_of_connections() {
-    let served = served(Limits { max_connections_per_client: 1, ..Limits::default() }).await;
+    let served = served(Limits { max_connections_per_client: 1.into(), ..Limits::default() }).await;
     let mut first = TcpStream::connect(served.addr).await.unwrap();
     first.write_all(b"GET /v1/status/leader HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let mut some = [0u8; 4096];
@@ -625,4 +625,32 @@ async fn user_events() {
             ("GET", "/v1/event/list?wait=x", "", 400, "Invalid wait time"),
         ])
         .await;
+}
+
+/// What the table says of modes is what happens: who takes them refuses two at once, who does not ignores them.
+#[tokio::test]
+async fn the_table_is_true_of_modes_and_namespaces() {
+    let agent = Agent::new();
+    for row in super::gate::TABLE.iter().filter(|row| row.modes) {
+        let name = if row.pattern.ends_with('/') { "x" } else { "" };
+        let answer = agent.ask("GET", &format!("{}{name}?stale&consistent", row.pattern), "").await;
+        let reads = row.methods.iter().any(|(method, _)| *method == "GET");
+        let text = "Cannot specify ?stale with ?consistent, conflicting semantics.";
+        assert!(
+            !reads || (answer.code, answer.text()) == (StatusCode::BAD_REQUEST, text),
+            "{}: {}",
+            row.pattern,
+            answer.text()
+        );
+    }
+    for row in super::gate::TABLE {
+        let name = if row.pattern.ends_with('/') { "x" } else { "" };
+        let (method, _) = row.methods[0];
+        if matches!(row.pattern, "/v1/agent/leave" | "/v1/agent/monitor") {
+            continue;
+        }
+        let answer = agent.ask(method, &format!("{}{name}?ns=a", row.pattern), "").await;
+        let refused = answer.text().contains("Namespaces are a Consul Enterprise feature");
+        assert_eq!(refused, row.spaced, "{}: {}", row.pattern, answer.text());
+    }
 }

@@ -128,6 +128,23 @@ impl Registry {
         self.durably(|s| s.add_service(definition, source, replace_existing_checks, now()), RegisterError::Disk).await
     }
 
+    /// Whether these services and checks of configuration files would all be taken, one after another. Nothing is changed; the
+    /// error names the first that would be refused.
+    pub fn rehearse(&self, services: &[ServiceDefinition], checks: &[CheckDefinition]) -> Result<(), String> {
+        let mut state = self.lock().clone();
+        let now = now();
+        for service in services {
+            let id = if service.id.is_empty() { &service.name } else { &service.id };
+            let taken = state.add_service(service.clone(), Source::Config, true, now);
+            taken.map_err(|e| format!("service {id:?}: {e}"))?;
+        }
+        for check in checks {
+            let id = if check.id.is_empty() { &check.name } else { &check.id };
+            state.add_check(check.clone(), Source::Config, now).map_err(|e| format!("check {id:?}: {e}"))?;
+        }
+        Ok(())
+    }
+
     /// Removes a service with its checks; `false` where there was none (no error, as in Consul 1.8).
     pub async fn remove_service(&self, id: &str) -> Result<bool, ChangeError> {
         let mut there = false;

@@ -137,7 +137,7 @@ pub struct SavedState {
 }
 
 /// The state and its rules.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct State {
     node: String,
     policy: Policy,

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "the one file of this feature that touches tasks, clock and chance")]
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -25,11 +26,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use super::choose::{self, Order, Plan, TRIES};
+use super::rate::{Bucket, Rate};
 
 /// Bytes of a request that are kept to be sent again; larger ones are refused.
 const MAX_REQUEST: usize = 8 << 20;
 /// Consul's text where gossip knows of no server.
 const NO_SERVERS: &str = "No known Consul servers";
+/// Consul's text where this agent made more calls than its `limits.rpc_rate`.
+const RATE_EXCEEDED: &str = "RPC rate limit exceeded";
 
 /// The servers of this datacenter.
 #[derive(Clone)]
@@ -38,6 +42,9 @@ pub struct Servers {
 }
 
 struct Inner {
+    rate: Mutex<Bucket>,
+    /// Whether [`Inner::rate`] bounds anything, so that nobody takes its lock for nothing.
+    limited: AtomicBool,
     local: Option<Door>,
     order: Mutex<Order>,
     dial: Box<dyn Fn(SocketAddr) -> Door + Send + Sync>,
@@ -71,7 +78,16 @@ impl Servers {
         local: Option<Door>,
         stop: CancellationToken,
     ) -> Self {
-        let inner = Arc::new(Inner { local, order: Mutex::default(), dial: Box::new(dial), doors: ArcSwap::default() });
+        let rate = Mutex::new(Bucket::new(Rate::of(-1.0, 0)));
+        let limited = AtomicBool::new(false);
+        let inner = Arc::new(Inner {
+            rate,
+            limited,
+            local,
+            order: Mutex::default(),
+            dial: Box::new(dial),
+            doors: ArcSwap::default(),
+        });
         let mut rng = StdRng::from_os_rng();
         inner.update(&members.borrow_and_update(), &datacenter, &mut rng);
         let follower = inner.clone();
@@ -83,6 +99,12 @@ impl Servers {
             }
         });
         Self { inner }
+    }
+
+    /// Lets so many calls through from now on; the others are refused with Consul's words (`limits.rpc_rate`).
+    pub fn set_rate(&self, rate: Rate) {
+        self.inner.rate.lock().unwrap_or_else(PoisonError::into_inner).set(rate);
+        self.inner.limited.store(rate.per_second.is_finite(), Ordering::Release);
     }
 
     /// The servers that would be asked, in this order; the one in this process is not among them.
@@ -130,7 +152,19 @@ impl Inner {
         self.doors.store(Arc::new(order.servers().iter().map(door).collect()));
     }
 
+    /// Whether one more call is within the rate.
+    fn may_call(&self) -> bool {
+        if !self.limited.load(Ordering::Acquire) {
+            return true;
+        }
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now().into_std())
+    }
+
     async fn call(&self, mut request: Request) -> Result<Response, Broken> {
+        if !self.may_call() {
+            metrics::counter!("consul_client_rpc_exceeded").increment(1);
+            return Ok(Reason::Overloaded.status(RATE_EXCEEDED).into_http());
+        }
         if method::find(request.uri().path()).is_some_and(|m| m.kind == Kind::Write)
             && !request.headers().contains_key(meta::CALL)
         {

@@ -2,5 +2,6 @@
 
 pub mod choose;
 mod driver;
+pub mod rate;
 
 pub use driver::Servers;

@@ -62,7 +62,12 @@ impl Pilot {
 
     /// Looks after the servers for as long as this one leads; `rules`: how they are kept, at any time.
     pub async fn watch(&self, rules: impl Fn() -> Autopilot) {
-        *self.mind() = Mind { leads: Some(Instant::now()), ..Mind::default() };
+        {
+            // Who was taken out stays out: an operator may have been served between the election and this.
+            let mut mind = self.mind();
+            let removed = std::mem::take(&mut mind.removed);
+            *mind = Mind { leads: Some(Instant::now()), removed, ..Mind::default() };
+        }
         let mut beat = tokio::time::interval(EVERY);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

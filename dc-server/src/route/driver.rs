@@ -190,6 +190,14 @@ impl Router {
         self.consensus.make_current(proof == Proof::Quorum).await.is_ok()
     }
 
+    /// Done when no call is under way but those that wait for a change, which their callers make again elsewhere.
+    pub async fn idle(&self) {
+        // Looked at from time to time: who waited in line for all places would make new calls find none, and not that we drain.
+        while self.calls.available_permits() < self.limits.calls {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Handles a call, within a span where that is shown.
     async fn enter(&self, mut request: Request) -> Result<Response, Status> {
         // What servers say to each other all the time is no part of any question.

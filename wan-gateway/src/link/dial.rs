@@ -32,6 +32,11 @@ const SLACK: Duration = Duration::from_secs(2);
 
 /// What QUIC has ahead of TCP.
 const BEFORE_TCP: Duration = Duration::from_millis(300);
+/// In an outage each way is tried again this often within an attempt: the first packet is sent again after 0.3, 0.9 and 2.1 s only, and
+/// TCP's after 1 and 3 s, so that a link that is healed between two of them would wait for the next.
+const AGAIN: Duration = Duration::from_millis(1200);
+/// TCP's second try is between its first one and the first packet that the kernel sends again.
+const TCP_AGAIN: Duration = Duration::from_millis(500);
 /// What QUIC and TCP have ahead of a proxy, unless nothing got through the last time.
 const BEFORE_PROXY: Duration = Duration::from_millis(500);
 
@@ -163,7 +168,16 @@ impl Wish {
             Some(Kind::Proxy) => (BEFORE_TCP, Duration::ZERO),
             Some(Kind::Quic | Kind::Relay) | None => (BEFORE_TCP, BEFORE_PROXY),
         };
-        vec![way(Kind::Quic, Duration::ZERO), way(Kind::Tcp, tcp), way(Kind::Proxy, proxy)]
+        let mut ways = vec![way(Kind::Quic, Duration::ZERO), way(Kind::Tcp, tcp), way(Kind::Proxy, proxy)];
+        if self.failures > 0 {
+            let mut again = |kind, first: Duration| {
+                let times = (0..).map(|n| first + AGAIN * n).take_while(|after| *after < self.deadline);
+                ways.extend(times.map(|after| way(kind, after)));
+            };
+            again(Kind::Quic, AGAIN);
+            again(Kind::Tcp, TCP_AGAIN);
+        }
+        ways
     }
 
     fn pause(&mut self, now: Instant, pause: Duration, rng: &mut StdRng) {

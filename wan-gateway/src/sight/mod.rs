@@ -109,7 +109,9 @@ pub fn origin(won: Kind, ways: &[Way], took: Duration, errors: &BTreeMap<Kind, S
         (Kind::Quic, ..) => format!("UDP answered first, in {}", say(took)),
         (_, None, _) => format!("stands by for QUIC; {name} answered in {}", say(took)),
         _ => {
-            let better = ways.iter().filter(|w| w.kind < won);
+            // In an outage there are several tries of each kind.
+            let first = |(i, way): &(usize, &Way)| ways.iter().position(|w| w.kind == way.kind) == Some(*i);
+            let better = ways.iter().enumerate().filter(first).map(|(_, way)| way).filter(|w| w.kind < won);
             let why = better.map(|way| match errors.get(&way.kind) {
                 Some(error) => format!("{}: {error}", way.kind.as_str()),
                 None => {
