@@ -228,7 +228,9 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
         }
         anonymous(&text.replace(&format!(":{}", target::port()), ":<target>"))
     };
-    let ordered = ["/v1/kv", "/v1/txn"].iter().any(|p| words[1].starts_with(p)) || words[1].contains("near=");
+    // From a node that nobody knows nothing is nearer than anything else, and the order is chance.
+    let near = words[1].contains("near=") && !words[1].contains("near=nobody");
+    let ordered = near || ["/v1/kv", "/v1/txn"].iter().any(|p| words[1].starts_with(p));
     client::show(&answer, ordered, &replace)
 }
 
