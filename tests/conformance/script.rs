@@ -228,7 +228,9 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
         }
         anonymous(&text.replace(&format!(":{}", target::port()), ":<target>"))
     };
-    let ordered = ["/v1/kv", "/v1/txn"].iter().any(|p| words[1].starts_with(p)) || words[1].contains("near=");
+    let has_order = |prefix: &&str| words[1].starts_with(*prefix);
+    let by_distance = words[1].contains("near=") && !words[1].starts_with("/v1/query");
+    let ordered = by_distance || ["/v1/kv", "/v1/txn"].iter().any(has_order);
     client::show(&answer, ordered, &replace)
 }
 
