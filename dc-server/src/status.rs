@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use causeway_proto::meta::Meta;
 use causeway_proto::status::status_server::Status as Service;
@@ -60,6 +61,21 @@ pub(crate) fn servers(consensus: &Consensus) -> RaftConfigurationReply {
 
 /// Facts about Raft, under the names `consul info` uses where it has them.
 pub(crate) fn stats(consensus: &Consensus) -> BTreeMap<String, String> {
+    let configuration = servers(consensus);
+    // As Consul prints it.
+    let each = configuration.servers.iter().map(|server| {
+        let suffrage = if server.voter { "Voter" } else { "Nonvoter" };
+        format!("{{Suffrage:{suffrage} ID:{} Address:{}}}", server.id, server.address)
+    });
+    let configuration_text = format!("[{}]", each.collect::<Vec<_>>().join(" "));
+    let leadership = consensus.leadership();
+    let last_contact = match leadership {
+        Leadership::Here(_) => "0".to_owned(),
+        _ => match consensus.last_contact(leadership) {
+            Duration::MAX => "never".to_owned(),
+            contact => format!("{:?}", Duration::from_millis(u64::try_from(contact.as_millis()).unwrap_or(u64::MAX))),
+        },
+    };
     let metrics = consensus.metrics();
     let metrics = metrics.borrow_watched();
     let index = |id: &Option<crate::consensus::types::LogId>| id.as_ref().map_or(0, |id| id.index).to_string();
@@ -73,7 +89,11 @@ pub(crate) fn stats(consensus: &Consensus) -> BTreeMap<String, String> {
         ("last_log_index", metrics.last_log_index.unwrap_or(0).to_string()),
         ("commit_index", index(&metrics.local_committed)),
         ("applied_index", index(&metrics.last_applied)),
+        ("last_contact", last_contact),
         ("last_snapshot_index", index(&metrics.snapshot)),
+        ("last_snapshot_term", metrics.snapshot.as_ref().map_or(0, |id| id.leader_id.term).to_string()),
+        ("latest_configuration", configuration_text),
+        ("latest_configuration_index", configuration.index.to_string()),
         ("num_peers", metrics.membership_config.voter_ids().count().saturating_sub(1).to_string()),
     ]
     .into_iter()

@@ -36,6 +36,7 @@ const fn row(path: &'static str, kind: Kind, crosses: bool) -> Method {
 pub const TABLE: &[Method] = &[
     row("/causeway.catalog.v1.Catalog/Datacenters", Kind::Local, false),
     row("/causeway.catalog.v1.Catalog/Deregister", Kind::Write, true),
+    row("/causeway.catalog.v1.Catalog/Inventory", Kind::Read, true),
     row("/causeway.catalog.v1.Catalog/ListNodes", Kind::Read, true),
     row("/causeway.catalog.v1.Catalog/ListServices", Kind::Read, true),
     row("/causeway.catalog.v1.Catalog/NodeServices", Kind::Read, true),

@@ -1,20 +1,27 @@
 //! `/v1/catalog/*`.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use causeway_proto::catalog::catalog_client::CatalogClient;
 use causeway_proto::catalog::{
     DatacentersRequest, DeregisterRequest, ListNodesRequest, ListServicesRequest, NodeServicesRequest, RegisterRequest,
     ServiceNodesRequest, ServicesReply,
 };
 use causeway_proto::meta::AnswerMeta;
+use futures::future::BoxFuture;
 use serde::Serialize;
 
 use super::decode::{self, DecodeError, Fields};
-use super::dispatch::{Call, ask, kept_named, read};
+use super::dispatch::{Call, MAX_ANSWER, ask, kept_named, once, read};
 use super::failure::Failure;
 use super::query::Options;
 use super::render::{NodeJson, Object, Seq, ServiceJson, ServiceNodeJson};
 use super::reply::Reply;
 use super::{kept, shape, view};
+
+/// How long a read that renews waits for a change.
+const RENEWAL: Duration = Duration::from_secs(30);
 
 fn undecoded(error: DecodeError) -> Failure {
     Failure::bad(format!("Request decode failed: {error}"))
@@ -119,9 +126,19 @@ pub(crate) async fn services(call: &Call<'_>) -> Result<Reply, Failure> {
     let show =
         |reply: &ServicesReply| call.json(&Object(reply.services.iter().map(|(name, tags)| (name, &tags.values))));
     if options.cached && options.meta.min_index == 0 {
-        let key = format!("{:?} {:?} {:?}", options.meta.datacenter, options.meta.token, request.node_meta);
-        let fresh = async { read!(call, &mut options, CatalogClient<_>, list_services, request) };
-        let (found, age) = call.ctx.kept.services(key, call.now, call.headers, fresh).await?;
+        // Its own trace is not that of the reads that renew it.
+        let meta = causeway_proto::meta::Meta { trace: None, ..options.meta.clone() };
+        let key = format!("{:?} {:?} {:?} {:?}", meta.datacenter, meta.token, meta.consistency, request.node_meta);
+        let door = call.door();
+        let fetch = Arc::new(move |min_index: u64| -> BoxFuture<'static, _> {
+            // Not for ever, so that what has died is noticed.
+            let wait = (min_index > 0).then_some(RENEWAL);
+            let meta = causeway_proto::meta::Meta { min_index, wait, ..meta.clone() };
+            let mut client = CatalogClient::new(door.clone()).max_decoding_message_size(MAX_ANSWER);
+            let request = meta.request(request.clone());
+            Box::pin(async move { once(&meta, client.list_services(request)).await })
+        });
+        let (found, age) = call.ctx.kept.services(key, call.headers, fetch).await?;
         return Ok(kept::headed(headed(show(&found.0)?, &found.1, &options), age));
     }
     let (reply, answer) = read!(call, &mut options, CatalogClient<_>, list_services, request)?;

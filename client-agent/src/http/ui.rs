@@ -1,81 +1,33 @@
-//! `/v1/internal/ui/*` and what else Consul's web UI and its tools ask below `/v1/internal`: overviews put together from the catalog's
-//! own reads.
+//! `/v1/internal/ui/*` and what else Consul's web UI and its tools ask below `/v1/internal`: overviews of the catalog, each put together
+//! from one read of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_proto::catalog::catalog_client::CatalogClient;
-use causeway_proto::catalog::{
-    Check, ListNodesRequest, ListServicesRequest, Node, NodeServicesRequest, Service, ServiceHealth,
-};
-use causeway_proto::health::ChecksInStateRequest;
-use causeway_proto::health::health_client::HealthClient;
-use causeway_proto::meta::{AnswerMeta, Meta};
-use futures::StreamExt;
+use causeway_proto::catalog::{Check, InventoryRequest, Node, NodeInventory, Service, ServiceHealth};
+use causeway_proto::meta::AnswerMeta;
 use serde::{Serialize, Serializer};
 
-use super::dispatch::{Call, ask, read};
+use super::dispatch::{Call, read};
 use super::failure::Failure;
 use super::query::Options;
 use super::render::{CheckJson, Seq, ServiceHealthJson, ServiceJson, Site};
 use super::reply::Reply;
 use super::shape::{self, Shape};
 
-/// Nodes whose services are asked for at a time.
-const AT_A_TIME: usize = 16;
-
-/// All that is known, of one moment or nearly so.
+/// All that is known, of one moment.
 struct Catalog {
-    nodes: Vec<(Node, Vec<Service>)>,
-    checks: Vec<Check>,
-    /// The newest index among the parts.
+    nodes: Vec<NodeInventory>,
     answer: AnswerMeta,
 }
 
-fn newest(a: AnswerMeta, b: AnswerMeta) -> AnswerMeta {
-    AnswerMeta {
-        index: a.index.max(b.index),
-        known_leader: a.known_leader && b.known_leader,
-        last_contact: a.last_contact.max(b.last_contact),
-    }
-}
-
-/// Waits until a node, a service or a check has changed, where the read waits for that.
-async fn changed(call: &Call<'_>, options: &Options) -> Result<(), Failure> {
-    if options.meta.min_index == 0 {
-        return Ok(());
-    }
-    let meta = &options.meta;
-    let nodes = async { ask!(call, meta, CatalogClient<_>, list_nodes, ListNodesRequest::default()).map(|_| ()) };
-    let services =
-        async { ask!(call, meta, CatalogClient<_>, list_services, ListServicesRequest::default()).map(|_| ()) };
-    let any = ChecksInStateRequest { state: "any".into(), ..ChecksInStateRequest::default() };
-    let checks = async { ask!(call, meta, HealthClient<_>, checks_in_state, any).map(|_| ()) };
-    tokio::select! {
-        done = nodes => done,
-        done = services => done,
-        done = checks => done,
-    }
-}
-
-async fn catalog(call: &Call<'_>, options: &mut Options) -> Result<Catalog, Failure> {
-    changed(call, options).await?;
-    options.meta.min_index = 0;
-    let (nodes, answer) = read!(call, options, CatalogClient<_>, list_nodes, ListNodesRequest::default())?;
-    let (_, services) = read!(call, options, CatalogClient<_>, list_services, ListServicesRequest::default())?;
-    let any = ChecksInStateRequest { state: "any".into(), ..ChecksInStateRequest::default() };
-    let (checks, checked) = read!(call, options, HealthClient<_>, checks_in_state, any)?;
-    let meta: &Meta = &options.meta;
-    let each = nodes.nodes.into_iter().map(|node| async move {
-        let request = NodeServicesRequest { node: node.name.clone() };
-        let (reply, _) = ask!(call, meta, CatalogClient<_>, node_services, request)?;
-        Ok::<_, Failure>((node, reply.services))
-    });
-    let mut each = futures::stream::iter(each).buffered(AT_A_TIME);
-    let mut nodes = Vec::new();
-    while let Some(node) = each.next().await {
-        nodes.push(node?);
-    }
-    Ok(Catalog { nodes, checks: checks.checks, answer: newest(newest(answer, services), checked) })
+/// Every node, or the one of this name, with what is on it.
+async fn catalog(call: &Call<'_>, options: &mut Options, node: &str) -> Result<Catalog, Failure> {
+    let request = InventoryRequest { node: node.to_owned() };
+    let (reply, answer) = read!(call, options, CatalogClient<_>, inventory, request)?;
+    // The store has a node in each.
+    let nodes = reply.nodes.into_iter().filter(|node| node.node.is_some()).collect();
+    Ok(Catalog { nodes, answer })
 }
 
 /// A node with all there is on it.
@@ -92,20 +44,17 @@ struct UiNode<'a> {
     checks: Vec<CheckJson<'a>>,
 }
 
-fn ui_node<'a>(node: &'a Node, services: &'a [Service], checks: &'a [Check], site: Site<'a>) -> UiNode<'a> {
-    UiNode {
+fn ui_node<'a>(all: &'a NodeInventory, site: Site<'a>) -> Option<UiNode<'a>> {
+    let node = all.node.as_ref()?;
+    Some(UiNode {
         id: &node.id,
         node: &node.name,
         address: &node.address,
         tagged_addresses: Some(&node.tagged_addresses).filter(|map| !map.is_empty()),
         meta: Some(&node.meta).filter(|map| !map.is_empty()),
-        services: services.iter().map(|service| ServiceJson { service, site, tags_null: true }).collect(),
-        checks: checks
-            .iter()
-            .filter(|check| check.node == node.name)
-            .map(|check| CheckJson { check, tags_null: true })
-            .collect(),
-    }
+        services: all.services.iter().map(|service| ServiceJson { service, site, tags_null: true }).collect(),
+        checks: all.checks.iter().map(|check| CheckJson { check, tags_null: true }).collect(),
+    })
 }
 
 const UI_NODE: Shape = Shape::Fields(&[
@@ -120,21 +69,21 @@ const UI_NODE: Shape = Shape::Fields(&[
 
 pub(crate) async fn nodes(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
-    let catalog = catalog(call, &mut options).await?;
+    let catalog = catalog(call, &mut options, "").await?;
     let site = call.site(&options.meta);
-    let entries = catalog.nodes.iter().map(|(node, services)| ui_node(node, services, &catalog.checks, site));
+    let entries = catalog.nodes.iter().filter_map(|node| ui_node(node, site));
     Ok(call.list(entries, options.filter.as_ref(), &UI_NODE)?.meta(&catalog.answer))
 }
 
 pub(crate) async fn node(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
     let name = call.named("Missing node name")?;
-    let catalog = catalog(call, &mut options).await?;
-    let Some((node, services)) = catalog.nodes.iter().find(|(node, _)| node.name == name) else {
-        return Ok(Reply::empty().status(http::StatusCode::NOT_FOUND));
-    };
+    let catalog = catalog(call, &mut options, name).await?;
     let site = call.site(&options.meta);
-    Ok(call.json(&ui_node(node, services, &catalog.checks, site))?.meta(&catalog.answer))
+    match catalog.nodes.first().and_then(|node| ui_node(node, site)) {
+        Some(node) => Ok(call.json(&node)?.meta(&catalog.answer)),
+        None => Ok(Reply::empty().status(http::StatusCode::NOT_FOUND)),
+    }
 }
 
 /// A service with the health of its instances.
@@ -170,12 +119,11 @@ type Wanted<'a> = dyn Fn(&Node, &Service, &[&Check]) -> Result<bool, Failure> + 
 /// Each check of an instance counts, those of its node too: as Consul counts.
 fn summaries<'a>(catalog: &'a Catalog, wanted: &Wanted<'_>) -> Result<Vec<Summary<'a>>, Failure> {
     let mut all: BTreeMap<&str, Summary<'_>> = BTreeMap::new();
-    for (node, services) in &catalog.nodes {
-        for service in services {
-            let bears = |check: &&Check| {
-                check.node == node.name && (check.service_id.is_empty() || check.service_id == service.id)
-            };
-            let checks: Vec<&Check> = catalog.checks.iter().filter(bears).collect();
+    for on in &catalog.nodes {
+        let Some(node) = &on.node else { continue };
+        for service in &on.services {
+            let bears = |check: &&Check| check.service_id.is_empty() || check.service_id == service.id;
+            let checks: Vec<&Check> = on.checks.iter().filter(bears).collect();
             if !wanted(node, service, &checks)? {
                 continue;
             }
@@ -200,7 +148,7 @@ fn summaries<'a>(catalog: &'a Catalog, wanted: &Wanted<'_>) -> Result<Vec<Summar
 
 pub(crate) async fn services(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
-    let catalog = catalog(call, &mut options).await?;
+    let catalog = catalog(call, &mut options, "").await?;
     let site = call.site(&options.meta);
     if let Some(filter) = &options.filter {
         filter.check(&shape::SERVICE_HEALTH)?;
@@ -260,19 +208,19 @@ fn counted(catalog: &Catalog) -> Overview<'_> {
     let mut nodes = Health::default();
     let mut services: BTreeMap<&str, Health> = BTreeMap::new();
     let mut checks: BTreeMap<&str, Health> = BTreeMap::new();
-    for (node, instances) in &catalog.nodes {
-        let of_node = || catalog.checks.iter().filter(|check| check.node == node.name);
+    for on in &catalog.nodes {
         let statuses = |service: &str| {
             let service = service.to_owned();
-            of_node()
+            on.checks
+                .iter()
                 .filter(move |check| check.service_id.is_empty() || check.service_id == service)
                 .map(|check| check.status.as_str())
         };
         nodes.add(statuses(""));
-        for service in instances {
+        for service in &on.services {
             services.entry(&service.name).or_default().add(statuses(&service.id));
         }
-        for check in of_node() {
+        for check in &on.checks {
             checks.entry(&check.name).or_default().add(std::iter::once(check.status.as_str()));
         }
     }
@@ -284,7 +232,7 @@ fn counted(catalog: &Catalog) -> Overview<'_> {
 
 pub(crate) async fn overview(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
-    let catalog = catalog(call, &mut options).await?;
+    let catalog = catalog(call, &mut options, "").await?;
     Ok(call.json(&counted(&catalog))?.meta(&catalog.answer))
 }
 
@@ -326,11 +274,17 @@ mod tests {
             ..Service::default()
         };
         let node = |name: &str| Node { name: name.into(), ..Node::default() };
-        let catalog = Catalog {
-            nodes: vec![(node("a"), vec![service("1", "x"), service("2", "y")]), (node("b"), vec![service("1", "x")])],
-            checks: vec![check("a", "", "passing"), check("a", "1", "warning"), check("b", "1", "critical")],
-            answer: AnswerMeta::default(),
+        let on = |name: &str, services: &[Service], checks: &[Check]| NodeInventory {
+            node: Some(node(name)),
+            services: services.to_vec(),
+            checks: checks.to_vec(),
         };
+        let of_a = [check("a", "", "passing"), check("a", "1", "warning")];
+        let nodes = vec![
+            on("a", &[service("1", "x"), service("2", "y")], &of_a),
+            on("b", &[service("1", "x")], &[check("b", "1", "critical")]),
+        ];
+        let catalog = Catalog { nodes, answer: AnswerMeta::default() };
         let all = summaries(&catalog, &|_, _, _| Ok(true)).unwrap();
         assert_eq!(all.len(), 1);
         assert!(summaries(&catalog, &|node, _, _| Ok(node.name == "c")).unwrap().is_empty());

@@ -100,6 +100,10 @@ impl Catalog for Fake {
         Ok(Response::new(NodeServicesReply { node: inner.node.clone(), services }))
     }
 
+    async fn inventory(&self, _: Request<InventoryRequest>) -> Answer<InventoryReply> {
+        unused()
+    }
+
     async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Answer<NodesReply> {
         unused()
     }

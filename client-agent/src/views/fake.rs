@@ -189,6 +189,9 @@ impl Catalog for Fake {
     async fn list_services(&self, _: Request<ListServicesRequest>) -> Result<Response<ServicesReply>, Status> {
         Err(Status::unimplemented("test"))
     }
+    async fn inventory(&self, _: Request<InventoryRequest>) -> Result<Response<InventoryReply>, Status> {
+        Err(Status::unimplemented("test"))
+    }
     async fn node_services(&self, _: Request<NodeServicesRequest>) -> Result<Response<NodeServicesReply>, Status> {
         Err(Status::unimplemented("test"))
     }

@@ -5,7 +5,7 @@
 //! whole or not at all: who copies a prefix must not take keys that it may not see for deleted.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use causeway_proto::catalog::{NodeServicesReply, NodesReply, ServiceNodesRequest, ServicesReply};
+use causeway_proto::catalog::{InventoryReply, NodeServicesReply, NodesReply, ServiceNodesRequest, ServicesReply};
 use causeway_proto::health::{ChecksReply, ServiceChecksRequest, ServiceHealthRequest};
 use causeway_proto::kv;
 use causeway_proto::query::{ExecuteRemoteRequest, ExecuteReply, ExplainReply, PreparedQuery, QueriesReply};
@@ -60,6 +60,8 @@ pub enum Filter {
     Whole,
     /// Nodes without an exported service.
     Nodes,
+    /// Nodes without an exported service, and on the others services that are not exported and their checks.
+    Inventory,
     /// Services that are not exported.
     Services,
     /// The node, or its services that are not exported.
@@ -82,6 +84,7 @@ fn rule(path: &str) -> Option<(Family, Rule)> {
     let family = Family::parse(service)?;
     let rule = match (family, name) {
         (Family::Catalog, "Catalog/Register" | "Catalog/Deregister") => Rule::Catalog(Op::Write),
+        (Family::Catalog, "Catalog/Inventory") => Rule::Filtered(Filter::Inventory),
         (Family::Catalog, "Catalog/ListNodes") => Rule::Filtered(Filter::Nodes),
         (Family::Catalog, "Catalog/ListServices") => Rule::Filtered(Filter::Services),
         (Family::Catalog, "Catalog/NodeServices") => Rule::Filtered(Filter::NodeServices),
@@ -284,6 +287,16 @@ pub fn leave(admitted: &Admitted, rights: &Rights, answer: Bytes, state: &State)
         Filter::Nodes => {
             let mut reply = NodesReply::decode(answer).map_err(unreadable)?;
             reply.nodes.retain(|node| sees_node(state, rights, family, &node.name));
+            reply.encode_to_vec().into()
+        }
+        Filter::Inventory => {
+            let mut reply = InventoryReply::decode(answer).map_err(unreadable)?;
+            for node in &mut reply.nodes {
+                node.services.retain(|service| sees(&service.name));
+                node.checks.retain(|check| check.service_name.is_empty() || sees(&check.service_name));
+            }
+            let all = rights.services(family, Op::Read);
+            reply.nodes.retain(|node| all || !node.services.is_empty());
             reply.encode_to_vec().into()
         }
         Filter::Services => {

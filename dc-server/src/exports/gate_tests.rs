@@ -105,6 +105,7 @@ fn rows() -> Vec<(&'static str, bytes::Bytes, &'static str)> {
     let keys = |prefix: &str| body(&kv::KeysRequest { prefix: prefix.into(), separator: "/".into() });
     vec![
         ("catalog.v1.Catalog/Deregister", body(&catalog::DeregisterRequest::default()), "pdddpdddd"),
+        ("catalog.v1.Catalog/Inventory", body(&catalog::InventoryRequest::default()), "pffffffff"),
         ("catalog.v1.Catalog/ListNodes", body(&catalog::ListNodesRequest::default()), "pffffffff"),
         ("catalog.v1.Catalog/ListServices", body(&ListServicesRequest::default()), "pffffffff"),
         ("catalog.v1.Catalog/NodeServices", body(&catalog::NodeServicesRequest { node: "n1".into() }), "pffffffff"),
@@ -312,6 +313,15 @@ fn answers_lose_what_is_not_exported() {
     let all = ChecksReply { checks: vec![check("n1", ""), check("n2", ""), check("n1", "web"), check("n1", "db")] };
     let checks: ChecksReply = left(Filter::Checks, Family::Health, &all).unwrap();
     assert_eq!(checks.checks, [check("n1", ""), check("n1", "web")]);
+
+    let on = |name: &str, services: &[&str]| catalog::NodeInventory {
+        node: Some(node(name)),
+        services: services.iter().map(|n| Service { name: (*n).into(), ..Service::default() }).collect(),
+        checks: services.iter().chain(&[""]).map(|service| check(name, service)).collect(),
+    };
+    let all = catalog::InventoryReply { nodes: vec![on("n1", &["db", "web"]), on("n2", &["db"]), on("n3", &[])] };
+    let all: catalog::InventoryReply = left(Filter::Inventory, Family::Catalog, &all).unwrap();
+    assert_eq!(all.nodes, [on("n1", &["web"])]);
 
     let names = NamesChange { upsert: texts(&["db", "web"]), remove: texts(&["old"]) };
     let event = ViewEvent { index: 3, reset: true, complete: true, change: Some(Change::Names(names)) };

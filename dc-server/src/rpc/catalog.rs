@@ -2,9 +2,10 @@
 
 use causeway_proto::catalog::catalog_server::Catalog;
 use causeway_proto::catalog::{
-    DatacentersReply, DatacentersRequest, DeregisterRequest, ListNodesRequest, ListServicesRequest, Node,
-    NodeServicesReply, NodeServicesRequest, NodesReply, RegisterRequest, Service as Instance, ServiceNodesReply,
-    ServiceNodesRequest, ServicesReply, SummaryReply, SummaryRequest, WriteReply,
+    Check, DatacentersReply, DatacentersRequest, DeregisterRequest, InventoryReply, InventoryRequest, ListNodesRequest,
+    ListServicesRequest, Node, NodeInventory, NodeServicesReply, NodeServicesRequest, NodesReply, RegisterRequest,
+    Service as Instance, ServiceNodesReply, ServiceNodesRequest, ServicesReply, SummaryReply, SummaryRequest,
+    WriteReply,
 };
 use causeway_proto::command::command::Command;
 use causeway_proto::rejection::Reason;
@@ -123,6 +124,20 @@ impl<L: Log> Catalog for Service<L> {
                 services: row.services().map(|service| Instance::clone(service)).collect(),
             });
             (reply, index)
+        })
+        .await
+    }
+
+    async fn inventory(&self, request: Request<InventoryRequest>) -> Result<Response<InventoryReply>, Status> {
+        let name = &request.get_ref().node;
+        self.read(&request, &[Topic::Nodes, Topic::Services, Topic::Checks], |state| {
+            let (rows, index) = state.inventory(name);
+            let nodes = rows.iter().map(|row| NodeInventory {
+                node: Some(Node::clone(row.node())),
+                services: row.services().map(|service| Instance::clone(service)).collect(),
+                checks: row.checks().map(|check| Check::clone(check)).collect(),
+            });
+            (InventoryReply { nodes: nodes.collect() }, index)
         })
         .await
     }

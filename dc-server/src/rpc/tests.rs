@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use causeway_proto::catalog::catalog_client::CatalogClient;
 use causeway_proto::catalog::{
-    Check, DatacentersRequest, DeregisterRequest, ListNodesRequest, ListServicesRequest, Node, NodeServicesRequest,
-    RegisterRequest, Service as Instance, ServiceNodesRequest, SummaryRequest,
+    Check, DatacentersRequest, DeregisterRequest, InventoryRequest, ListNodesRequest, ListServicesRequest, Node,
+    NodeServicesRequest, RegisterRequest, Service as Instance, ServiceNodesRequest, SummaryRequest,
 };
 use causeway_proto::door::Door;
 use causeway_proto::health::health_client::HealthClient;
@@ -190,6 +190,13 @@ async fn catalog_and_health() {
     assert_eq!((node.node.is_some(), node.services.len()), (true, 1));
     let node = catalog.node_services(NodeServicesRequest { node: "none".into() }).await.unwrap().into_inner();
     assert_eq!(node, causeway_proto::catalog::NodeServicesReply::default());
+    for (name, found) in [("", 1), ("A", 1), ("none", 0)] {
+        let all = catalog.inventory(InventoryRequest { node: name.into() }).await.unwrap();
+        let index = AnswerMeta::of(&all).index;
+        let nodes = all.into_inner().nodes;
+        assert_eq!((nodes.len(), index), (found, 1), "{name:?}");
+        assert!(nodes.iter().all(|node| (node.services.len(), node.checks.len()) == (1, 1)), "{nodes:?}");
+    }
     let datacenters = catalog.datacenters(DatacentersRequest {}).await.unwrap().into_inner().datacenters;
     assert_eq!(datacenters, ["dc1", "dc2"]);
     let joined = health.service_health(ServiceHealthRequest { service: "web".into(), ..Default::default() }).await;

@@ -129,6 +129,15 @@ impl State {
         })
     }
 
+    /// Nodes (the one of this name or UUID; empty: all) with their services and checks; the index is that of all three tables.
+    pub fn inventory(&self, name_or_id: &str) -> (Vec<Arc<NodeRow>>, u64) {
+        let rows = match name_or_id {
+            "" => self.nodes.values().cloned().collect(),
+            one => self.node_or_id(one).cloned().into_iter().collect(),
+        };
+        (rows, self.indexes.nodes.max(self.indexes.services).max(self.indexes.checks).max(1))
+    }
+
     /// A node, by name or UUID, with its services by ID; the index is that of the node and service tables.
     pub fn node_services(&self, name_or_id: &str) -> (Option<Arc<NodeRow>>, u64) {
         (self.node_or_id(name_or_id).cloned(), self.indexes.nodes.max(self.indexes.services).max(1))

@@ -166,6 +166,13 @@ pub(crate) async fn this(call: &Call<'_>) -> Result<Reply, Failure> {
             raft.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
         stats.insert("raft", raft);
+        // No gossip goes between sites here; tools that look find a pool of which this server is all.
+        let none = ["coordinate_resets", "event_queue", "event_time", "failed", "health_score", "intent_queue", "left"];
+        let rest = ["member_time", "query_queue", "query_time"];
+        let mut wan: BTreeMap<String, String> =
+            none.iter().chain(&rest).map(|name| ((*name).to_owned(), "0".to_owned())).collect();
+        wan.extend(texts([("encrypted", "false".to_owned()), ("members", "1".to_owned())]));
+        stats.insert("serf_wan", wan);
     }
     call.json(&This {
         config: Config {

@@ -1,5 +1,7 @@
-//! Answers of servers kept for a moment, for `?cached` of endpoints that have no view. Consul keeps them current in the background;
-//! these are at most a few seconds old, and say how old.
+//! Answers of servers kept for `?cached` of endpoints that have no view: the services of a datacenter are renewed with every change
+//! ([`driver`]), the datacenters, which cannot be waited for, are at most a few seconds old. They say how old they are.
+
+mod driver;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +11,7 @@ use causeway_proto::catalog::ServicesReply;
 use causeway_proto::meta::AnswerMeta;
 use http::{HeaderMap, HeaderName, header};
 
+use self::driver::{Fetch, Renewed};
 use super::failure::Failure;
 use super::reply::Reply;
 
@@ -63,7 +66,7 @@ impl<T> Shelf<T> {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        if let Some((value, age)) = self.get(&key, now, GOOD.min(max_age(headers))) {
+        if let Some((value, age)) = self.get(&key, now, max_age(headers).map_or(GOOD, |most| GOOD.min(most))) {
             return Ok((value, Some(age)));
         }
         Ok((self.put(key, now, ask.await?), None))
@@ -71,10 +74,10 @@ impl<T> Shelf<T> {
 }
 
 /// `Cache-Control: max-age=N` of the request.
-fn max_age(headers: &HeaderMap) -> Duration {
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let control = headers.get(header::CACHE_CONTROL).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let named = control.split(',').find_map(|part| part.trim().strip_prefix("max-age=")?.parse().ok());
-    named.map_or(GOOD, Duration::from_secs)
+    named.map(Duration::from_secs)
 }
 
 /// All that is kept.
@@ -83,24 +86,22 @@ pub struct Kept(Arc<Shelves>);
 
 #[derive(Default)]
 struct Shelves {
-    services: Shelf<(ServicesReply, AnswerMeta)>,
+    services: Renewed<ServicesReply>,
     datacenters: Shelf<Vec<String>>,
 }
 
 impl Kept {
-    pub(super) async fn services<F>(
+    /// The services of a datacenter, kept current.
+    pub(super) async fn services(
         &self,
         key: String,
-        now: Instant,
         headers: &HeaderMap,
-        ask: F,
-    ) -> Result<(Arc<(ServicesReply, AnswerMeta)>, Option<Duration>), Failure>
-    where
-        F: Future<Output = Result<(ServicesReply, AnswerMeta), Failure>>,
-    {
-        self.0.services.or_ask(key, now, headers, ask).await
+        fetch: Fetch<ServicesReply>,
+    ) -> Result<(Arc<(ServicesReply, AnswerMeta)>, Option<Duration>), Failure> {
+        self.0.services.get(key, max_age(headers), fetch).await
     }
 
+    /// The datacenters there are, as of a moment ago.
     pub(super) async fn datacenters<F>(
         &self,
         now: Instant,
@@ -142,6 +143,6 @@ mod tests {
         shelf.put("b".into(), now + GOOD, 2);
         assert_eq!(shelf.lock().len(), 1);
         let headers = HeaderMap::from_iter([(header::CACHE_CONTROL, http::HeaderValue::from_static("x, max-age=1"))]);
-        assert_eq!((max_age(&headers), max_age(&HeaderMap::new())), (Duration::from_secs(1), GOOD));
+        assert_eq!((max_age(&headers), max_age(&HeaderMap::new())), (Some(Duration::from_secs(1)), None));
     }
 }
