@@ -84,7 +84,7 @@ fn main() {
     table.print();
     println!(
         "\nRTT: the wire's nominal 80 ms. \"Above the round trip\" is above what a bare UDP echo took in the same round. Not comparable \
-         at all: sites behind NAT or firewalls, relays, NAT rebinding and the end of UDP (`cargo test --test cluster namespaces`): Consul has \
+         at all: sites behind NAT or firewalls, relays, NAT rebinding and the end of UDP (`cargo test --test namespaces`): Consul has \
          no answer there."
     );
 }

@@ -151,7 +151,11 @@ fn keys_change_without_an_outage() {
     server.start();
     federation.settle();
     let agent = federation.agent("dc1");
-    assert_eq!(keys(agent, PATH), (counts(&[(&new, 3)]), counts(&[(&new, 3)]), 3));
+    // Its neighbours may take it for failed a moment longer.
+    wait("all three to have the key", SOON, || {
+        let found = keys(agent, PATH);
+        if found == (counts(&[(&new, 3)]), counts(&[(&new, 3)]), 3) { Ok(()) } else { Err(format!("{found:?}")) }
+    });
     let log = federation.node("dc1-server-2").log();
     assert!(log.contains("is not among the keys of the keyring file") && !log.contains(&old), "{log}");
 }

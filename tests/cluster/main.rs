@@ -4,9 +4,6 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
-#[cfg(target_os = "linux")]
-#[path = "../lab/mod.rs"]
-mod lab;
 #[path = "../wan/mod.rs"]
 mod wan;
 
@@ -21,7 +18,6 @@ mod federation;
 mod firewalls;
 mod join;
 mod keyring;
-mod namespaces;
 mod observability;
 mod operator;
 mod options;

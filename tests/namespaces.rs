@@ -2,6 +2,12 @@
 //! let out UDP and TCP to port 443 and nothing else, and 40 ms of way to the hub. Each figure is printed with its target's name
 //! (`federation.md`, section 2); what is asserted leaves room for a machine that is busy with other things. Needs root, `ip` and
 //! `nft`, and says when it skips.
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
+
+#[cfg(target_os = "linux")]
+mod harness;
+#[cfg(target_os = "linux")]
+mod lab;
 
 /// Past the capture of outputs: that nothing was tested must be seen.
 fn skip(why: &str) {
