@@ -63,7 +63,8 @@ impl Routes {
 
     /// Whether there may be a link in a moment, where there is none.
     pub(crate) fn hope(&self, datacenter: &str) -> bool {
-        self.sites.get(datacenter).is_some_and(|r| r.hope)
+        // A link may have been suspected since this table was made: what waits is told of that before there is another table.
+        self.sites.get(datacenter).is_some_and(|r| r.hope || r.links.iter().any(|l| l.state() == State::Suspected))
     }
 
     /// Asks for a link to a datacenter that has none.
