@@ -157,7 +157,8 @@ fn remote_answers_cost_one_stream_come_in_one_way_and_go_on_through_a_cut() {
     println!(
         "row 13: one way {one_way:?}; from before the write there to a view here {view:?}, to a blocked reader {reader:?}"
     );
-    assert!(view < one_way * 2 && reader < one_way * 2, "no second trip is needed: {by_view:?} {by_reader:?}");
+    // What needs a second trip never does without, however quick the machine; what does not may be late on a busy one. So the least.
+    assert!(by_view[0] < one_way * 2 && by_reader[0] < one_way * 2, "a second trip: {by_view:?} {by_reader:?}");
     let warm = here.get(&format!("{WEB}&stale"));
     assert_eq!((warm.header("x-cache"), warm.header("x-causeway-view-age")), (None, Some("0")));
 

@@ -38,6 +38,14 @@ struct Mind {
     removed: HashMap<u64, Instant>,
 }
 
+impl Mind {
+    /// This server leads from now on. Who was taken out stays out: an operator may have been served between the election and this.
+    fn begin(&mut self, now: Instant) {
+        let removed = std::mem::take(&mut self.removed);
+        *self = Self { leads: Some(now), removed, ..Self::default() };
+    }
+}
+
 /// What the leader knows of the servers' health; shared between its duties and the services.
 pub struct Pilot {
     consensus: Arc<Consensus>,
@@ -62,12 +70,7 @@ impl Pilot {
 
     /// Looks after the servers for as long as this one leads; `rules`: how they are kept, at any time.
     pub async fn watch(&self, rules: impl Fn() -> Autopilot) {
-        {
-            // Who was taken out stays out: an operator may have been served between the election and this.
-            let mut mind = self.mind();
-            let removed = std::mem::take(&mut mind.removed);
-            *mind = Mind { leads: Some(Instant::now()), removed, ..Mind::default() };
-        }
+        self.mind().begin(Instant::now());
         let mut beat = tokio::time::interval(EVERY);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -210,5 +213,19 @@ impl Pilot {
             }
         };
         self.consensus.hand_over(heir, PATIENCE).await.map_err(|why| Reason::Refused.status(why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_taken_out_before_the_duties_began_stays_out() {
+        let now = Instant::now();
+        let mut mind = Mind::default();
+        mind.removed.insert(7, now);
+        mind.begin(now);
+        assert_eq!((mind.leads, mind.removed.keys().copied().collect::<Vec<_>>()), (Some(now), vec![7]));
     }
 }

@@ -271,3 +271,48 @@ fn our_own_site_is_not_linked() {
     links.handle(t0, Event::Connected { conn: 1, dialled: None, datacenter: "a".into(), kind: Kind::Quic });
     assert_eq!(links.effects(), [Effect::Close(1, CloseCode::OwnSite)]);
 }
+
+#[test]
+fn who_is_doubted_is_asked_at_once_and_silent_once_that_is_overdue() {
+    let (mut links, t0) = start();
+    up(&mut links, t0, 1, "g", None);
+    links.handle(t0, Event::Heard { conn: 1, rtt: ms(10) });
+    links.handle(t0, Event::Tick);
+    links.effects();
+    let doubted = t0 + ms(20);
+    links.handle(doubted, Event::Doubted { conn: 1 });
+    assert_eq!(links.next_wakeup(), Some(doubted));
+    links.handle(doubted, Event::Tick);
+    assert_eq!(links.effects(), [Effect::Probe(1)]);
+    // Asked once: another doubt changes nothing.
+    links.handle(doubted + ms(10), Event::Doubted { conn: 1 });
+    links.handle(doubted + ms(10), Event::Tick);
+    assert_eq!(links.effects(), []);
+    assert!(!links.silent(1));
+    let overdue = doubted + PROBE_WINDOW;
+    links.handle(overdue, Event::Tick);
+    assert!(links.silent(1) && links.state(1) == State::Up);
+    links.handle(overdue + ms(10), Event::Heard { conn: 1, rtt: ms(10) });
+    assert!(!links.silent(1));
+}
+
+#[test]
+fn in_an_outage_no_second_of_an_attempt_passes_without_a_first_packet() {
+    let (mut links, t0) = start();
+    links.handle(t0, Event::Targets(vec![target("b")]));
+    let (mut attempts, mut seen) = (0, Vec::new());
+    run(&mut links, t0, t0 + ms(30_000), |links, now, effect| {
+        if let Effect::Dial { key, attempt, ways, deadline, .. } = effect {
+            attempts += 1;
+            // QUIC's timers send the first packet again after 0.3, 0.9, 2.1 s, for as long as the attempt lasts.
+            let quic = ways.iter().filter(|w| w.kind.is_quic());
+            let sent =
+                quic.flat_map(|w| [0, 300, 900, 2100].map(|later| w.after + ms(later))).filter(|at| *at < deadline);
+            seen.extend(sent.map(|at| now + at).filter(|_| attempts > 1));
+            links.handle(now + deadline, Event::DialFailed { key, attempt, why: "no answer".into() });
+        }
+    });
+    seen.sort();
+    let longest = seen.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    assert!(attempts > 8 && longest < ms(700), "{attempts} attempts, {longest:?}");
+}

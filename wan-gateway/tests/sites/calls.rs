@@ -9,19 +9,9 @@ use causeway_proto::rejection::Reason;
 use http::HeaderValue;
 use http_body_util::BodyExt;
 
-/// dc1 can only dial out; dc2 listens.
-async fn pair() -> (Federation, Site, Site) {
-    let federation = Federation::new(&["dc1", "dc2"]);
-    let two = federation.site("dc2").start().await;
-    let one = federation.site("dc1").outbound_only().dials(&[two.addr()]).start().await;
-    one.linked("dc2").await;
-    two.linked("dc1").await;
-    (federation, one, two)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_both_ways_over_one_connection() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let (from_one, from_two) = (one.door(), two.door());
     assert_eq!(ask(&from_one, GET, "dc2", "hello").await.unwrap(), ("dc2".into(), "hello".into()));
     assert_eq!(ask(&from_two, GET, "dc1", "back").await.unwrap(), ("dc1".into(), "back".into()));
@@ -31,7 +21,7 @@ async fn calls_both_ways_over_one_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_cross_and_hops_count() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let mut call = request(GET, "dc2", "x");
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     call.headers_mut().insert("traceparent", HeaderValue::from_static(trace));
@@ -46,7 +36,7 @@ async fn headers_cross_and_hops_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_bodies_both_ways() {
-    let (_federation, one, _two) = pair().await;
+    let (_federation, one, _two) = linked_pair().await;
     for size in [0, 1, 1 << 20, 9 << 20] {
         let body = Bytes::from((0..size).map(|i| (i % 251) as u8).collect::<Vec<_>>());
         let (_, back) = ask(&one.door(), GET, "dc2", body.clone()).await.unwrap();
@@ -58,7 +48,7 @@ async fn large_bodies_both_ways() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_calls_at_once() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..200_u32 {
         let (door, dc) = if n % 2 == 0 { (one.door(), "dc2") } else { (two.door(), "dc1") };
@@ -72,7 +62,7 @@ async fn two_hundred_calls_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_streams_and_its_end_is_seen_at_the_far_end() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let response = one.door().call(request(SUBSCRIBE, "dc2", "")).await.unwrap();
     let mut body = response.into_body();
     let mut got = Vec::new();
@@ -90,7 +80,7 @@ async fn a_view_streams_and_its_end_is_seen_at_the_far_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_dropped_before_its_answer_is_dropped_at_the_far_end() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let door = one.door();
     let call = tokio::spawn(async move { door.call(request(NEVER, "dc2", "")).await });
     until("the call arrives", Duration::from_secs(2), || two.toy.begun.load(Ordering::SeqCst) == 1).await;
@@ -101,7 +91,7 @@ async fn a_call_that_is_dropped_before_its_answer_is_dropped_at_the_far_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_ends_a_call_at_both_ends() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let mut call = request(NEVER, "dc2", "");
     call.headers_mut().insert("grpc-timeout", HeaderValue::from_static("100m"));
     let begun = Instant::now();
@@ -113,7 +103,7 @@ async fn a_deadline_ends_a_call_at_both_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_cross_and_where_there_is_no_way() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let door = one.door();
     let refusal = |path: &'static str, dc: &'static str| {
         let door = door.clone();

@@ -11,19 +11,9 @@ use quinn::crypto::rustls::QuicClientConfig;
 
 const UNREACHABLE: &str = "Remote DC has no server currently reachable: no link to dc2 for ";
 
-/// dc1 dials dc2; nobody else dials.
-async fn pair() -> (Federation, Site, Site) {
-    let federation = Federation::new(&["dc1", "dc2"]);
-    let two = federation.site("dc2").start().await;
-    let one = federation.site("dc1").outbound_only().dials(&[two.addr()]).start().await;
-    one.linked("dc2").await;
-    two.linked("dc1").await;
-    (federation, one, two)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_gateway_is_unreachable_fast_and_calls_under_way_end() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let door = one.door();
     let under_way = tokio::spawn(async move { ask(&door, NEVER, "dc2", "").await });
     until("the call arrives", Duration::from_secs(2), || two.toy.begun.load(Ordering::SeqCst) == 1).await;
@@ -45,7 +35,7 @@ async fn a_killed_gateway_is_unreachable_fast_and_calls_under_way_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acceptor_that_restarts_is_back_within_two_seconds() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let plan = two.kill().await;
     one.state("dc2", Some(SiteState::Unreachable), Duration::from_secs(3)).await;
     // Some failed dials, so that the pause is at its longest.
@@ -58,7 +48,7 @@ async fn an_acceptor_that_restarts_is_back_within_two_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quick_restart_of_the_acceptor_is_noticed_too() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let two = two.kill().await.start().await;
     let (there, back) =
         tokio::join!(answered(&one, "dc2", Duration::from_secs(10)), answered(&two, "dc1", Duration::from_secs(10)));
@@ -81,7 +71,7 @@ async fn with_a_data_directory_a_quick_restart_is_noticed_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dialler_that_restarts_is_back_within_two_seconds() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let one = one.kill().await.start().await;
     let (there, back) =
         tokio::join!(answered(&one, "dc2", Duration::from_secs(10)), answered(&two, "dc1", Duration::from_secs(10)));
@@ -90,7 +80,7 @@ async fn a_dialler_that_restarts_is_back_within_two_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_polite_stop_is_seen_at_once() {
-    let (_federation, one, two) = pair().await;
+    let (_federation, one, two) = linked_pair().await;
     let begun = Instant::now();
     two.stop().await;
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
@@ -99,7 +89,7 @@ async fn a_polite_stop_is_seen_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_that_leaves_is_no_path() {
-    let (_federation, one, mut two) = pair().await;
+    let (_federation, one, mut two) = linked_pair().await;
     two.gateway.take().unwrap().leave().await;
     one.state("dc2", Some(SiteState::Left), Duration::from_secs(2)).await;
     assert_eq!(ask(&one.door(), GET, "dc2", "").await.unwrap_err().0, Reason::NoPath);
@@ -128,7 +118,7 @@ async fn who_does_not_belong_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nonsense_on_streams_does_no_harm() {
-    let (federation, one, two) = pair().await;
+    let (federation, one, two) = linked_pair().await;
     // A gateway with a good certificate that speaks no sense.
     let tls = causeway_certs::link::wan_client(&federation.material("dc1"), Some("dc2"));
     let client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));

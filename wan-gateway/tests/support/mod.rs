@@ -409,3 +409,13 @@ pub async fn until(what: &str, within: Duration, mut so: impl FnMut() -> bool) {
 pub fn gateway_of(toy: &Toy, datacenter: &str) -> bool {
     toy.last_peer.lock().unwrap().as_ref().is_some_and(|p| p.verified && p.is(Role::Gateway, datacenter))
 }
+
+/// dc1 can only dial out and dials dc2; both have the link.
+pub async fn linked_pair() -> (Federation, Site, Site) {
+    let federation = Federation::new(&["dc1", "dc2"]);
+    let two = federation.site("dc2").start().await;
+    let one = federation.site("dc1").outbound_only().dials(&[two.addr()]).start().await;
+    one.linked("dc2").await;
+    two.linked("dc1").await;
+    (federation, one, two)
+}

@@ -29,6 +29,9 @@ use crate::link::CloseCode;
 const PIPE: usize = 128 << 10;
 /// Calls that the other end may have under way.
 const STREAMS: u32 = 8192;
+/// Calls that the other end may have given up before we looked at them; with more the connection ends, as HTTP/2's rapid reset
+/// (CVE-2023-44487) asks for. Many calls are given up at once where they went out on two links.
+const GIVEN_UP: usize = 1024;
 /// Frames of gossip that wait to be read.
 const FRAMES: usize = 16;
 /// Datagrams that wait; more are dropped, as on QUIC.
@@ -140,6 +143,7 @@ impl Tcp {
             .initial_window_size(limits.stream_window)
             .initial_connection_window_size(limits.receive_window)
             .max_concurrent_streams(STREAMS)
+            .max_pending_accept_reset_streams(GIVEN_UP)
             .max_send_buffer_size(SEND_BUFFER);
         let ended = over.clone();
         tasks.spawn(async move {
@@ -298,7 +302,8 @@ async fn incoming(
         // A stream that finds no room is dropped, which resets it.
         match request.uri().path() {
             "/call" => {
-                let send = respond.send_response(http::Response::new(()), false)?;
+                // One given up before it came here says so; that is no matter of the others.
+                let Ok(send) = respond.send_response(http::Response::new(()), false) else { continue };
                 let _ = calls.try_send((SendHalf(Arc::new(Mutex::new(send))), RecvHalf::Open(request.into_body())));
             }
             "/say" => {
@@ -495,5 +500,74 @@ impl RecvHalf {
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pair() -> (Tcp, Tcp) {
+        let (here, there) = tokio::io::duplex(1 << 20);
+        let (limits, tasks, stop) = (Limits::default(), TaskTracker::new(), CancellationToken::new());
+        let made = |dialler| Made {
+            remote: SocketAddr::from(([127, 0, 0, 1], 1)),
+            kind: Kind::Tcp,
+            via: None,
+            dialler,
+            shaken: None,
+            chain: Vec::new(),
+        };
+        tokio::try_join!(
+            Tcp::start(here, made(true), &limits, &tasks, &stop),
+            Tcp::start(there, made(false), &limits, &tasks, &stop)
+        )
+        .unwrap()
+    }
+
+    async fn answered(from: &Tcp, by: &Tcp) {
+        let asked = async {
+            let (send, mut recv) = from.open_bi().await.unwrap();
+            send.write(&mut [Bytes::from_static(b"a question")]).await.unwrap();
+            send.finish();
+            recv.read().await
+        };
+        let answer = async {
+            // What was given up may be in the queue before it.
+            loop {
+                let (send, mut recv) = by.accept_bi().await.unwrap();
+                if let Ok(Some(question)) = recv.read().await {
+                    send.write(&mut [question]).await.unwrap();
+                    send.finish();
+                    return;
+                }
+            }
+        };
+        let ((asked, ()), _) = tokio::time::timeout(Duration::from_secs(10), async { tokio::join!(asked, answer) })
+            .await
+            .map(|both| (both, ()))
+            .expect("no answer");
+        assert!(matches!(&asked, Ok(Some(bytes)) if bytes == &b"a question"[..]), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn calls_given_up_before_they_came_harm_no_others() {
+        let (one, two) = pair().await;
+        for round in 0..20 {
+            let calls: Vec<_> = {
+                let mut calls = Vec::new();
+                for _ in 0..40 {
+                    calls.push(one.open_bi().await.unwrap());
+                }
+                calls
+            };
+            for (send, _) in &calls {
+                send.reset();
+            }
+            drop(calls);
+            answered(&one, &two).await;
+            assert!(two.end.borrow().is_none() && one.end.borrow().is_none(), "round {round}: {:?}", two.end.borrow());
+        }
+        answered(&two, &one).await;
     }
 }
