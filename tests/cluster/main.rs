@@ -7,6 +7,7 @@ mod harness;
 #[path = "../wan/mod.rs"]
 mod wan;
 
+mod auto_encrypt;
 mod cli;
 mod clitable;
 mod dev;
@@ -26,6 +27,7 @@ mod relay;
 mod replication;
 mod snapshot;
 mod start;
+mod tls_reload;
 mod tools;
 mod views;
 mod watches;
