@@ -166,6 +166,9 @@ options! {
     DNS_ONLY_PASSING = "dns_config.only_passing", Flag, "false", None, Reloaded, "Whether instances in warning are left out.";
     DNS_UDP_ANSWER_LIMIT = "dns_config.udp_answer_limit", Number, "3", None, Reloaded, "Answers in a UDP reply to a client without EDNS.";
     DNS_A_RECORD_LIMIT = "dns_config.a_record_limit", Number, "0", None, Reloaded, "Address records in any reply; 0: all.";
+    DNS_TCP_MAX_CONNECTIONS = "dns_config.tcp_max_connections", Number, "512", None, Reloaded, "TCP connections for DNS at a time; beyond it the one that was idle for longest is closed, and a new one only where answers are awaited on all.";
+    DNS_TCP_MAX_CONNECTIONS_PER_CLIENT = "dns_config.tcp_max_connections_per_client", Number, "128", None, Reloaded, "The same for one address (of IPv6, one /64).";
+    DNS_TCP_IDLE_TIMEOUT = "dns_config.tcp_idle_timeout", Duration, "10s", None, Reloaded, "A TCP connection on which nothing is asked for so long is closed; 1s at least.";
     DNS_RECURSOR_TIMEOUT = "dns_config.recursor_timeout", Duration, "2s", None, Reloaded, "Time a recursor has.";
     DNS_RECURSOR_STRATEGY = "dns_config.recursor_strategy", Text, "sequential", None, Reloaded, "`sequential` or `random`.";
     DNS_DISABLE_COMPRESSION = "dns_config.disable_compression", Flag, "false", None, Reloaded, "Whether names are written out.";

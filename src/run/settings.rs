@@ -59,6 +59,9 @@ pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
     let size = |def: &'static crate::options::Def| -> Result<usize, ConfigError> {
         Ok(usize::try_from(s.bounded(def, 0..=100_000)?).unwrap_or(0))
     };
+    let count = |def: &'static crate::options::Def| -> Result<usize, ConfigError> {
+        Ok(usize::try_from(s.bounded(def, 1..=100_000)?).unwrap_or(1))
+    };
     Ok(dns::Config {
         datacenter: plan.datacenter.clone(),
         domain: plan.domain.clone(),
@@ -85,6 +88,11 @@ pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
         allow_stale: s.on(&t::DNS_ALLOW_STALE),
         max_stale: s.duration(&t::DNS_MAX_STALE),
         translate_wan_addrs: s.on(&t::TRANSLATE_WAN_ADDRS),
+        tcp: dns::tcp::Limits {
+            connections: count(&t::DNS_TCP_MAX_CONNECTIONS)?,
+            per_client: count(&t::DNS_TCP_MAX_CONNECTIONS_PER_CLIENT)?,
+            idle: s.duration(&t::DNS_TCP_IDLE_TIMEOUT).max(Duration::from_secs(1)),
+        },
     })
 }
 

@@ -12,6 +12,7 @@ mod cli;
 mod clitable;
 mod dev;
 mod distance;
+mod dns_tcp;
 mod events;
 mod exports;
 mod failover;
