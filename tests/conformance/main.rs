@@ -9,9 +9,11 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod cli;
 mod client;
 mod differences;
 mod recursor;
+mod rows;
 mod script;
 mod snapshot;
 mod subject;
@@ -60,6 +62,13 @@ fn dns() {
 fn prepared_queries() {
     let subject = Subject::start("query");
     script::run(&subject, &["query"]);
+}
+
+/// The subject's own command line on the subject's own agents.
+#[test]
+fn command_line() {
+    let subject = Subject::start("cli");
+    script::run(&subject, &["cli"]);
 }
 
 /// Over IPv4 and IPv6, for names of others.
