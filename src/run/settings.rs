@@ -268,8 +268,9 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
         ("AdvertiseAddrLAN", text(plan.advertise.to_string())),
         ("AdvertiseAddrWAN", text(plan.advertise_wan.to_string())),
         ("BindAddr", text(plan.bind.to_string())),
-        ("Bootstrap", Setting::Bool(plan.bootstrap)),
-        ("BootstrapExpect", Setting::Int(plan.bootstrap_expect as i64)),
+        // One that expects itself alone elects itself, and so Consul shows it.
+        ("Bootstrap", Setting::Bool(plan.bootstrap || plan.bootstrap_expect == 1)),
+        ("BootstrapExpect", Setting::Int(if plan.bootstrap_expect == 1 { 0 } else { plan.bootstrap_expect as i64 })),
         ("CheckOutputMaxSize", Setting::Int(s.number(&t::CHECK_OUTPUT_MAX_SIZE))),
         ("CheckUpdateInterval", go(s.duration(&t::CHECK_UPDATE_INTERVAL))),
         ("ConnectEnabled", Setting::Bool(false)),

@@ -212,4 +212,10 @@ pub const DIFFERENCES: &[Difference] = &[
         "`tls cert create -gateway`",
         "gateways prove what they are",
     ),
+    row(
+        "wan-members",
+        "an agent that is no server knows no members of the WAN",
+        "it lists the servers of all sites, as a server does",
+        "whoever is asked, the answer is the same",
+    ),
 ];

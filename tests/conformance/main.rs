@@ -92,7 +92,7 @@ fn archives() {
 #[test]
 fn agents_and_overviews() {
     let subject = Subject::start("itself");
-    script::run(&subject, &["http"]);
+    script::run(&subject, &["http", "itself"]);
 }
 
 #[test]

@@ -19,7 +19,8 @@ struct Step {
     before: Vec<String>,
     /// `[@node] METHOD /path`, `[@node] DIG name type [tcp] [v6] [edns=size] [count]` or `[@node] CLI [NAME=value] words`.
     ask: String,
-    /// Lines below the question that say how to ask, as written: `> body`, `^ header`, `until text`, `absent text`, `set name from`.
+    /// Lines below the question that say how to ask, as written: `> body`, `^ header`, `until text`, `absent text`, `set name from`,
+    /// `pick places`: of the answer the first line, and what is at these places of the JSON.
     how: Vec<String>,
     /// Consul's answer.
     theirs: Vec<String>,
@@ -235,7 +236,11 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
     // From a node that nobody knows nothing is nearer than anything else, and the order is chance.
     let near = words[1].contains("near=") && !words[1].contains("near=nobody");
     let ordered = near || ["/v1/kv", "/v1/txn"].iter().any(|p| words[1].starts_with(p));
-    client::show(&answer, ordered, &replace)
+    let shown = client::show(&answer, ordered, &replace);
+    let Some(picked) = step.how.iter().find_map(|l| l.strip_prefix("pick")) else { return shown };
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let at = |place: &str| format!("{place} {}", body.pointer(place).map_or("-".into(), |v| replace(&v.to_string())));
+    shown.into_iter().take(1).chain(picked.split_whitespace().map(at)).collect()
 }
 
 /// Replaces the nodes' ports by what they are for.
