@@ -169,7 +169,6 @@ mod tests {
         let waiting = |key: &str| {
             key.starts_with("acl")
                 || key.starts_with("enable_acl")
-                || key.starts_with("auto_encrypt.")
                 || key == "disable_remote_exec"
         };
         for def in table::ALL {
