@@ -84,7 +84,8 @@ pub fn subject(datacenter: &str, domain: &str, names: &[String], ips: &[String])
         }
     }
     let address = |text: &String| {
-        text.parse::<IpAddr>().map_err(|_| IssueError(format!("auto_encrypt.ip_san names {text:?}, which is no address")))
+        text.parse::<IpAddr>()
+            .map_err(|_| IssueError(format!("auto_encrypt.ip_san names {text:?}, which is no address")))
     };
     Ok(Subject {
         kind: Kind::Client,

@@ -102,7 +102,11 @@ impl Material {
     /// Reads these files, and checks them as [`Material::load`] does. Nothing is taken up until [`Material::adopt`], so that
     /// several can be read before one is changed.
     pub fn stage(&self, files: Files) -> Result<Staged, LoadError> {
-        Ok(Staged { current: driver::load(&files, &self.domain, self.own_is_trusted)?, files, domain: self.domain.clone() })
+        Ok(Staged {
+            current: driver::load(&files, &self.domain, self.own_is_trusted)?,
+            files,
+            domain: self.domain.clone(),
+        })
     }
 
     /// Takes up what was staged; `true` where something changed.
@@ -201,10 +205,7 @@ fn require(wanted: &Identity, has: &[Identity], files: &Files) -> Result<(), Loa
         Role::Agent => "-client",
     };
     let Some(cert) = &files.cert else {
-        return Err(LoadError(format!(
-            "no certificate is configured, and one for {} is needed",
-            wanted.dns_name()
-        )));
+        return Err(LoadError(format!("no certificate is configured, and one for {} is needed", wanted.dns_name())));
     };
     let has: Vec<_> = has.iter().map(Identity::dns_name).collect();
     Err(LoadError(format!(

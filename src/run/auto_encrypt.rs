@@ -183,8 +183,7 @@ fn jittered(time: Duration) -> Duration {
 /// Its owner's alone, and whole or not at all.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let half = path.with_extension("pem.tmp");
-    let mut file =
-        std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&half)?;
+    let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&half)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&half, path)

@@ -253,8 +253,7 @@ impl Node {
             let listener = bind(SocketAddr::new(plan.bind, plan.rpc_port), "RPC (ports.server)").await?;
             let (door, limits, stop) = (in_force.before(server.door()), rpc_limits.clone(), stop.clone());
             let knows = later_gossip.clone();
-            let proven: Proven =
-                Arc::new(move |of, proof| knows.get().is_some_and(|gossip| gossip.proves(of, proof)));
+            let proven: Proven = Arc::new(move |of, proof| knows.get().is_some_and(|gossip| gossip.proves(of, proof)));
             let tls = rpc_tls(&material).map(|tls| serve::Tls { signing: server.signing(proven), ..tls });
             tasks.spawn(async move { serve::serve(listener, tls, door, limits, stop.cancelled_owned()).await });
         }
@@ -402,7 +401,8 @@ impl Node {
                 Ok(tls) => checks_tls.set(tls),
                 Err(e) => tracing::warn!("{e}"),
             };
-            let own = materials.https.as_ref().filter(|_| plan.https_tls.as_ref().is_some_and(|h| h.files.cert.is_none()));
+            let own =
+                materials.https.as_ref().filter(|_| plan.https_tls.as_ref().is_some_and(|h| h.files.cert.is_none()));
             let keeper = auto_encrypt::Keeper {
                 asks: asks.clone(),
                 node: plan.node_name.clone(),
@@ -482,7 +482,15 @@ impl Node {
             },
         };
         let http = api::router(context);
-        serve_http(&plan, http.clone(), https_material.as_ref().zip(tls_rules.https.as_ref()), &in_force, &stop, &tasks).await?;
+        serve_http(
+            &plan,
+            http.clone(),
+            https_material.as_ref().zip(tls_rules.https.as_ref()),
+            &in_force,
+            &stop,
+            &tasks,
+        )
+        .await?;
         let _ = reloader.watches.set(watches::start(&plan, http));
         if let Some(path) = plan.settings.some_text(&t::PID_FILE) {
             std::fs::write(&path, format!("{}\n", std::process::id()))

@@ -149,7 +149,8 @@ async fn an_agent_is_given_a_certificate_and_nobody_anything_else() {
     config["cert_file"] = json!(file);
     config["key_file"] = json!(file);
     fs::write(dir.0.join("config.json"), config.to_string()).unwrap();
-    let out = Command::new(causeway()).arg("agent").arg("-config-file").arg(dir.0.join("config.json")).output().unwrap();
+    let out =
+        Command::new(causeway()).arg("agent").arg("-config-file").arg(dir.0.join("config.json")).output().unwrap();
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(!out.status.success() && text.contains("is not signed by an authority"), "{text}");
 

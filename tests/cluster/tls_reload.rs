@@ -180,7 +180,8 @@ fn a_reload_takes_up_tls_and_drops_no_connection() {
     change(server, &json!({"cert_file": second, "key_file": second_key}));
     server.put("/v1/agent/reload", "").ok().unwrap();
     assert_eq!(anyone().call(https).unwrap().shown(), der(&second));
-    let apart = json!({"internal_rpc": {"verify_incoming": true}, "https": {"cert_file": client, "key_file": client_key}});
+    let apart =
+        json!({"internal_rpc": {"verify_incoming": true}, "https": {"cert_file": client, "key_file": client_key}});
     change(server, &json!({"tls": apart}));
     server.put("/v1/agent/reload", "").ok().unwrap();
     assert_eq!(anyone().call(https).unwrap().shown(), der(&client));

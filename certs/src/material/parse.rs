@@ -40,12 +40,7 @@ pub(crate) struct Current {
 }
 
 /// Checks everything and builds what is used in handshakes.
-pub(super) fn parse(
-    raw: &Raw,
-    domain: &str,
-    own_is_trusted: bool,
-    now: SystemTime,
-) -> Result<Current, LoadError> {
+pub(super) fn parse(raw: &Raw, domain: &str, own_is_trusted: bool, now: SystemTime) -> Result<Current, LoadError> {
     let (roots, ca_validity) = authorities(&raw.ca, now)?;
     let roots = Arc::new(roots);
     let callers = if roots.is_empty() {

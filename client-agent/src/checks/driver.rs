@@ -341,9 +341,7 @@ async fn run_once(definition: &CheckDefinition, context: &Context) -> Outcome {
             let run = docker::run(&context.docker, container, shell, script, limit);
             (timeout(within, run).await, format!("Timed out ({}) running check", go_duration(within)))
         }
-        CheckKind::Http(check) => {
-            (timeout(within, http::run(check, limit, &in_use)).await, http::timed_out(check))
-        }
+        CheckKind::Http(check) => (timeout(within, http::run(check, limit, &in_use)).await, http::timed_out(check)),
         CheckKind::Grpc { address, tls } => {
             let run = grpc::run(address, tls, &in_use);
             (timeout(within, run).await, format!("gRPC check {address}: context deadline exceeded"))

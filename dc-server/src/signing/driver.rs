@@ -37,7 +37,9 @@ impl Service for Signing {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignReply>, Status> {
         let request = request.into_inner();
         if !self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
-            return Err(Reason::Overloaded.status("too many agents ask for certificates at once; ask again in a moment"));
+            return Err(
+                Reason::Overloaded.status("too many agents ask for certificates at once; ask again in a moment")
+            );
         }
         if !(self.proven)(&request.csr, &request.proof) {
             let text = "an agent gets a certificate for the gossip key of this datacenter: set \"encrypt\" to it";
@@ -45,15 +47,16 @@ impl Service for Signing {
         }
         let state = self.store.state();
         let Some(kept) = state.authority() else {
-            return Err(Reason::NoLeader.status("no leader has made the authority of agents yet; ask again in a moment"));
+            return Err(
+                Reason::NoLeader.status("no leader has made the authority of agents yet; ask again in a moment")
+            );
         };
         let invalid = |e: IssueError| Reason::Invalid.status(e.to_string());
         let subject = agents::subject(&self.datacenter, &self.domain, &request.dns_names, &request.ips);
         let subject = subject.map_err(invalid)?;
         let authority = Authority::from_pem(kept.certificate.as_bytes(), kept.key.as_bytes())
             .map_err(|e| Reason::Internal.status(e.to_string()))?;
-        let certificate =
-            authority.sign_for(&request.csr, &subject, self.life, SystemTime::now()).map_err(invalid)?;
+        let certificate = authority.sign_for(&request.csr, &subject, self.life, SystemTime::now()).map_err(invalid)?;
         metrics::counter!("causeway_agent_certificates_total").increment(1);
         tracing::info!(node = request.node, "made a certificate for an agent");
         Ok(Response::new(SignReply { certificate, authority: kept.certificate.clone() }))

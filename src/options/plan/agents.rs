@@ -36,11 +36,12 @@ pub fn asks(
         return Ok((None, None));
     }
     if server {
-        return Err(s.error(&t::AUTO_ENCRYPT_TLS, "is for agents that are no servers: a server needs cert_file and key_file"));
+        return Err(
+            s.error(&t::AUTO_ENCRYPT_TLS, "is for agents that are no servers: a server needs cert_file and key_file")
+        );
     }
     let (names, ips) = (s.list(&t::AUTO_ENCRYPT_DNS_SAN), s.list(&t::AUTO_ENCRYPT_IP_SAN));
-    agents::subject(datacenter, domain, &names, &ips)
-        .map_err(|e| ConfigError::new("configuration", e.to_string()))?;
+    agents::subject(datacenter, domain, &names, &ips).map_err(|e| ConfigError::new("configuration", e.to_string()))?;
     let (Some(dir), None) = (data_dir, &files.cert) else { return Ok((None, None)) };
     if files.ca.is_empty() {
         let text = "needs \"ca_file\" (or \"ca_path\"), by which the servers are known: no certificate is asked for";
@@ -55,7 +56,10 @@ pub fn signs(s: &Settings, server: bool, tls: bool) -> Result<(Option<Duration>,
         return Ok((None, None));
     }
     if !server {
-        return Err(s.error(&t::AUTO_ENCRYPT_ALLOW_TLS, "is for servers: an agent asks for its certificate with auto_encrypt.tls"));
+        return Err(s.error(
+            &t::AUTO_ENCRYPT_ALLOW_TLS,
+            "is for servers: an agent asks for its certificate with auto_encrypt.tls",
+        ));
     }
     let life = s.duration(&t::AUTO_ENCRYPT_CERTIFICATE_TTL);
     if !LIVES.contains(&life) {
