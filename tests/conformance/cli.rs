@@ -57,8 +57,10 @@ pub fn run(subject: &Subject, node: &Node, line: &str, input: &str) -> String {
         command.env_remove(name);
     }
     let mut all = words(line).into_iter().peekable();
-    while let Some((name, value)) =
-        all.peek().and_then(|w| w.split_once('=')).filter(|(n, _)| n.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+    while let Some((name, value)) = all
+        .peek()
+        .and_then(|w| w.split_once('='))
+        .filter(|(n, _)| n.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
     {
         command.env(name, value.replace("{http}", &node.http.to_string()));
         all.next();
