@@ -111,8 +111,10 @@ impl State {
 /// How a connection ended, as far as it matters for dialling again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Lost or closed; dial again soon.
+    /// Closed, or the other host says that nobody is there; dial again soon.
     Gone,
+    /// Given up here, since nothing was heard: that says something of the network, and nothing of who is at the other end.
+    Silent,
     /// The other end has a newer one from this node: leave it alone for a while, or two would replace each other forever.
     Superseded,
     /// The other end is of our own site; it is not one to link to.
@@ -644,7 +646,8 @@ impl Links {
     fn closed(&mut self, now: Instant, id: ConnId, end: End, why: String) {
         let Some(conn) = self.conns.remove(&id) else { return };
         self.effects.push(Effect::State(id, State::Closed));
-        if end == End::Gone && matches!(conn.kind, Kind::Tcp | Kind::Proxy) && conn.gateway.is_some() {
+        let talked = matches!(conn.kind, Kind::Tcp | Kind::Proxy) && conn.gateway.is_some();
+        if end == End::Gone && talked && conn.state != State::Draining {
             // The kernel of a gateway that was killed says so on TCP at once; QUIC is asked whether it is so.
             for other in self.conns.values_mut().filter(|c| {
                 c.datacenter == conn.datacenter && c.gateway == conn.gateway && c.life == conn.life && c.kind.is_quic()
