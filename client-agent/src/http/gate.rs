@@ -208,6 +208,8 @@ const READ_DELETE: &[(&str, Access)] = &[("GET", Access::Read), ("DELETE", Acces
 /// Consul's order.
 const KEYRING: &[(&str, Access)] =
     &[("GET", Access::Read), ("POST", Access::Write), ("PUT", Access::Write), ("DELETE", Access::Write)];
+const ANY: &[(&str, Access)] =
+    &[("GET", Access::Read), ("PUT", Access::Write), ("POST", Access::Write), ("DELETE", Access::Write)];
 
 const fn row(
     pattern: &'static str,
@@ -223,36 +225,7 @@ const fn row(
 /// Every endpoint.
 pub(crate) const TABLE: &[Row] = &[
     row("/", GET, Endpoint::Root, "Says `Consul Agent`."),
-    row("/v1/acl/auth-method", PUT, Endpoint::Acl, "Makes one of the auth methods: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/auth-method/", KV, Endpoint::Acl, "One of the auth methods: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/auth-methods", GET, Endpoint::Acl, "Lists auth methods: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/binding-rule", PUT, Endpoint::Acl, "Makes one of the binding rules: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/binding-rule/", KV, Endpoint::Acl, "One of the binding rules: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/binding-rules", GET, Endpoint::Acl, "Lists binding rules: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/bootstrap", PUT, Endpoint::Acl, "Makes the first token: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/clone/", PUT, Endpoint::Acl, "Of Consul before 1.4: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/create", PUT, Endpoint::Acl, "Of Consul before 1.4: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/destroy/", PUT, Endpoint::Acl, "Of Consul before 1.4: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/info/", GET, Endpoint::Acl, "Of Consul before 1.4: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/list", GET, Endpoint::Acl, "Of Consul before 1.4: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/login", POST, Endpoint::Acl, "Logs in by an auth method: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/logout", POST, Endpoint::Acl, "Ends a login: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/policies", GET, Endpoint::Acl, "Lists policies: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/policy", PUT, Endpoint::Acl, "Makes one of the policies: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/policy/", KV, Endpoint::Acl, "One of the policies: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/policy/name/", GET, Endpoint::Acl, "By its name: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/replication", GET, Endpoint::Acl, "How far the copy from the primary is: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/role", PUT, Endpoint::Acl, "Makes one of the roles: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/role/", KV, Endpoint::Acl, "One of the roles: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/role/name/", GET, Endpoint::Acl, "By its name: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/roles", GET, Endpoint::Acl, "Lists roles: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/rules/translate", POST, Endpoint::Acl, "Rules of Consul before 1.4: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/rules/translate/", GET, Endpoint::Acl, "The rules of a token of Consul before 1.4: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/token", PUT, Endpoint::Acl, "Makes one of the tokens: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/token/", KV, Endpoint::Acl, "One of the tokens: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/token/self", GET, Endpoint::Acl, "The token that asks: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/tokens", GET, Endpoint::Acl, "Lists tokens: 401 `ACL support disabled`.").codes(&[401]),
-    row("/v1/acl/update", PUT, Endpoint::Acl, "Of Consul before 1.4: 401 `ACL support disabled`.").codes(&[401]),
+    row("/v1/acl/", ANY, Endpoint::Acl, "Access control: 401 `ACL support disabled`, whatever is asked.").codes(&[401]),
     row("/v1/agent/check/deregister/", PUT, Endpoint::AgentCheckDeregister, "Removes a check of this agent.").spaced().codes(&[500]),
     row("/v1/agent/check/fail/", PUT, Endpoint::AgentCheckFail, "A TTL check says `critical`.").params(&["note"]).spaced().codes(&[404, 500]),
     row("/v1/agent/check/pass/", PUT, Endpoint::AgentCheckPass, "A TTL check says `passing`.").params(&["note"]).spaced().codes(&[404, 500]),
@@ -373,9 +346,7 @@ mod tests {
             ("/v1/agent/service/register", Some((Endpoint::AgentServiceRegister, ""))),
             ("/v1/agent/service/web", Some((Endpoint::AgentService, "web"))),
             ("/v1/agent/service/deregister/web", Some((Endpoint::AgentServiceDeregister, "web"))),
-            ("/v1/acl/tokens", Some((Endpoint::Acl, ""))),
-            ("/v1/acl/token/x", Some((Endpoint::Acl, "x"))),
-            ("/v1/acl/nosuch", None),
+            ("/v1/acl/tokens", Some((Endpoint::Acl, "tokens"))),
             ("/v1/agent/selfx", None),
             ("/v1/foo", None),
             ("/foo", None),
