@@ -692,10 +692,12 @@ impl Links {
                 self.effects.push(Effect::Probe(id));
             }
             let bereft = conn.bereft.is_some();
+            // Silent before, or since: it has as long to answer from when the TCP connection broke, which may be when the way is back.
+            let given = conn.bereft.is_some_and(|at| now >= at + BEREFT_WINDOW.max(conn.rtt * 2));
             if conn.state == State::Greeting && conn.dialled.is_some() && conn.misses >= MISSES {
                 // The handshake got through and nothing after it: UDP is half blocked.
                 self.drop_conn(id, CloseCode::Silent);
-            } else if conn.state == State::Up && (conn.misses >= MISSES || bereft && conn.misses > 0) {
+            } else if conn.state == State::Up && (conn.misses >= MISSES || given && conn.misses > 0) {
                 let (datacenter, gateway) = (conn.datacenter.clone(), conn.gateway.clone());
                 self.suspect(now, id);
                 // What takes over is looked at closely from now on.
@@ -704,8 +706,7 @@ impl Links {
                         other.next_probe = other.next_probe.min(now);
                     }
                 }
-            } else if conn.state == State::Suspected
-                && (now >= conn.silent + PATIENCE || bereft && conn.misses > MISSES)
+            } else if conn.state == State::Suspected && (now >= conn.silent + PATIENCE || given && conn.misses > MISSES)
             {
                 self.turn(now, id, State::Lost);
             }
