@@ -626,8 +626,9 @@ impl Links {
         conn.rtt = rtt;
         conn.heard = now;
         let back = std::mem::take(&mut conn.misses) > 0;
-        // What was sent before the gateway died may arrive a round trip later.
-        conn.bereft = conn.bereft.filter(|at| now < *at + BEREFT_WINDOW.max(rtt * 2));
+        // What was sent before the gateway died may arrive as much as a round trip later; what comes after that shows that it lives, and
+        // the next silence is one like any other.
+        conn.bereft = conn.bereft.filter(|at| now < *at + BEREFT_AGAIN.max(rtt));
         if conn.asked.take().is_some() {
             let every = match conn.relayed() {
                 _ if conn.bereft.is_some() => rtt.max(BEREFT_AGAIN),
@@ -691,7 +692,8 @@ impl Links {
                     self.ask_beside(now, id);
                 }
             }
-            let beside = self.fell_silent_beside(now, id);
+            let missed = self.conns.get(&id).is_some_and(|c| c.state == State::Up && c.misses > 0);
+            let beside = missed && self.fell_silent_beside(now, id);
             let Some(conn) = self.conns.get_mut(&id) else { continue };
             if conn.asked.is_none() && conn.next_probe <= now {
                 conn.asked = Some(now);
