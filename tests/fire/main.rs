@@ -1,0 +1,12 @@
+//! Under fire: real servers are used by many while they are killed, paused, cut off and robbed of their disks, and what their clients
+//! were told is judged. Prints its seed.
+//!
+//! ```text
+//! cargo test --test fire                                            short, as part of `cargo test`
+//! FIRE=10m cargo test --test fire -- linear --nocapture             long; SEED=n, SERVERS=3 or 5
+//! FIRE=1000 cargo test --test fire -- crash --nocapture             so many rounds of crashes
+//! tests/fire/bugs.sh                                                known bugs are put back, each is to be found
+//! ```
+#![allow(clippy::disallowed_methods, reason = "tests touch the world")]
+
+mod check;
