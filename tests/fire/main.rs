@@ -8,5 +8,14 @@
 //! tests/fire/bugs.sh                                                known bugs are put back, each is to be found
 //! ```
 #![allow(clippy::disallowed_methods, reason = "tests touch the world")]
+#![allow(unreachable_pub, reason = "a crate of its own")]
 
 mod check;
+mod clients;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod http;
+#[path = "../lab/mod.rs"]
+mod lab;
+mod linear;
+mod site;

@@ -73,9 +73,7 @@ impl Model for Lock {
                     Some(Answer::Done(true)) => Some(State { holder: Some(*session), ..state.clone() }),
                     Some(Answer::Done(false)) => (!free || state.delayed).then(|| state.clone()),
                     Some(_) => state.is_dead(*session).then(|| state.clone()),
-                    None if free && !state.is_dead(*session) => {
-                        Some(State { holder: Some(*session), ..state.clone() })
-                    }
+                    None if free && !state.is_dead(*session) => Some(State { holder: Some(*session), ..state.clone() }),
                     None => same(),
                 }
             }
@@ -168,7 +166,8 @@ pub fn exclusive(history: &[Operation], ttl: Option<Time>, delay: Time) -> Resul
     let mut holds: Vec<Hold> = Vec::new();
     for op in history {
         let (Call::Acquire(session), Some(Answer::Done(true))) = (&op.call, &op.answer) else { continue };
-        let end = ends.get(session).into_iter().flatten().filter(|end| **end >= op.start).min().copied().unwrap_or(OPEN);
+        let end =
+            ends.get(session).into_iter().flatten().filter(|end| **end >= op.start).min().copied().unwrap_or(OPEN);
         let until = end.min(alive_until(*session, op.end));
         holds.push(Hold { session: *session, asked: op.start, from: op.end, until });
     }
@@ -260,8 +259,12 @@ mod tests {
 
     #[test]
     fn a_session_lives_for_its_time_after_each_renewal() {
-        let mut history =
-            vec![done(0, 1, Call::Create(1)), acquire(2, 3, 1, true), done(50, 51, Call::Renew(1)), acquire(120, 130, 2, true)];
+        let mut history = vec![
+            done(0, 1, Call::Create(1)),
+            acquire(2, 3, 1, true),
+            done(50, 51, Call::Renew(1)),
+            acquire(120, 130, 2, true),
+        ];
         assert!(exclusive(&history, Some(100), 0).is_err(), "it was renewed at 50");
         history[3] = acquire(140, 160, 2, true);
         assert_eq!(exclusive(&history, Some(100), 0), Ok(2));

@@ -229,7 +229,8 @@ mod tests {
         check(&[]).unwrap();
         check(&[put(0, 10, 1), get(11, 20, Some(1))]).unwrap();
         // Beside a write, a reader sees the old or the new.
-        check(&[put(0, 10, 1), put(20, 40, 2), get(21, 25, Some(1)), get(26, 30, Some(2)), get(41, 50, Some(2))]).unwrap();
+        check(&[put(0, 10, 1), put(20, 40, 2), get(21, 25, Some(1)), get(26, 30, Some(2)), get(41, 50, Some(2))])
+            .unwrap();
         // What is open may have happened late, or never.
         check(&[put(0, 10, 1), open(2, 11, Call::Put(0, 2)), get(12, 20, Some(1)), get(21, 30, Some(2))]).unwrap();
         check(&[put(0, 10, 1), open(2, 11, Call::Put(0, 2)), get(12, 20, Some(1))]).unwrap();
