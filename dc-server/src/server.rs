@@ -217,6 +217,9 @@ impl MemoryReads for Memory {
     }
 }
 
+/// What an answer says of its age where nobody knows it (Consul's: the longest that its clients can hold).
+const AGELESS: Duration = Duration::from_nanos(i64::MAX as u64);
+
 /// The replicated log as the services see it.
 struct Node {
     consensus: Arc<Consensus>,
@@ -254,7 +257,7 @@ impl rpc::Log for Node {
         Contact {
             is_leader: matches!(leadership, Leadership::Here(_)),
             known_leader: leadership != Leadership::Unknown,
-            last_contact: self.consensus.last_contact(leadership),
+            last_contact: self.consensus.age(leadership).min(AGELESS),
         }
     }
 
@@ -352,12 +355,12 @@ impl Server {
         agent: Agent,
     ) -> Result<Self, StartError> {
         let uuid = config.node_uuid.clone();
-        let id = raft_id(&config.node_uuid).ok_or_else(|| StartError::Identity(config.node_uuid.clone()))?;
+        raft_id(&config.node_uuid).ok_or_else(|| StartError::Identity(config.node_uuid.clone()))?;
         let store = Arc::new(Store::new());
         let timers = Arc::new(Timers::default());
         let addresses = Addresses::default();
         let settings = Settings {
-            id,
+            uuid: config.node_uuid.clone(),
             dir: config.data_dir.join("raft"),
             multiplier: config.raft_multiplier,
             snapshot_threshold: config.snapshot_threshold,
@@ -473,6 +476,11 @@ impl Server {
     /// What is copied from other sites, to be changed.
     pub fn copies(&self) -> Copies {
         self.copies.clone()
+    }
+
+    /// Its name among the voters, to be told by gossip.
+    pub fn raft_id(&self) -> u64 {
+        self.node.consensus.id()
     }
 
     /// What it says of itself.

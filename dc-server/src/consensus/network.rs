@@ -115,6 +115,7 @@ impl Link {
             last_log: rpc.last_log_id.as_ref().map(log_id_out),
             pre_vote,
             leader_transfer: rpc.leadership_transfer,
+            to: self.target,
         };
         let mut client = self.client()?;
         let reply = self.call(deadline, client.vote(request)).await?;
@@ -152,6 +153,7 @@ impl RaftNetworkV2<Types> for Link {
             prev: rpc.prev_log_id.as_ref().map(log_id_out),
             entries: rpc.entries.iter().map(entry_out).collect(),
             commit: rpc.leader_commit.as_ref().map(log_id_out),
+            to: self.target,
         };
         let mut client = self.client()?;
         // A message with entries waits for the follower's disk, which may be slow without being dead.
@@ -197,7 +199,8 @@ impl RaftNetworkV2<Types> for Link {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         use wire::snapshot_piece::Piece;
-        let head = file::head(&snapshot.meta, Some(&vote), snapshot.snapshot.size);
+        let mut head = file::head(&snapshot.meta, Some(&vote), snapshot.snapshot.size);
+        head.to = self.target;
         // Two pieces at most are read ahead of what the follower takes.
         let (pieces, stream) = tokio::sync::mpsc::channel::<wire::SnapshotPiece>(2);
         let (moved, mut progress) = tokio::sync::watch::channel(());

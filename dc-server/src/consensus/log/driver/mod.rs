@@ -135,6 +135,12 @@ impl Log {
         Ok(Self(shared))
     }
 
+    /// Whether nothing was ever kept here.
+    pub fn is_blank(&self) -> bool {
+        let memory = lock(&self.0.memory);
+        memory.last().is_none() && memory.marks == Marks::default()
+    }
+
     /// Writes what is queued, syncs it and ends the thread.
     pub async fn close(&self) {
         let _ = self.0.jobs.send(Job::Stop);
