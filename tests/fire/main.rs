@@ -12,6 +12,7 @@
 
 mod check;
 mod clients;
+mod crash;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod http;

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -189,6 +190,54 @@ static int synced(int fd, int (*sync)(int))
 
 int fsync(int fd) { begin(); return synced(fd, real_fsync); }
 int fdatasync(int fd) { begin(); return synced(fd, real_fdatasync); }
+
+/* A read-only disk opens nothing to be written. */
+static int refused(const char *path, int flags)
+{
+	begin();
+	if (control->error != EROFS || !dir_len || strncmp(path, dir, dir_len))
+		return 0;
+	if (!(flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC)))
+		return 0;
+	errno = EROFS;
+	return 1;
+}
+
+int open64(const char *path, int flags, ...)
+{
+	static int (*real)(const char *, int, ...);
+	va_list list;
+	va_start(list, flags);
+	mode_t mode = flags & O_CREAT ? va_arg(list, mode_t) : 0;
+	va_end(list);
+	if (!real)
+		real = (int (*)(const char *, int, ...))dlsym(RTLD_NEXT, "open64");
+	return refused(path, flags) ? -1 : real(path, flags, mode);
+}
+
+int rename(const char *from, const char *to)
+{
+	static int (*real)(const char *, const char *);
+	if (!real)
+		real = (int (*)(const char *, const char *))dlsym(RTLD_NEXT, "rename");
+	return refused(to, O_CREAT) ? -1 : real(from, to);
+}
+
+int unlink(const char *path)
+{
+	static int (*real)(const char *);
+	if (!real)
+		real = (int (*)(const char *))dlsym(RTLD_NEXT, "unlink");
+	return refused(path, O_WRONLY) ? -1 : real(path);
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+	static int (*real)(const char *, mode_t);
+	if (!real)
+		real = (int (*)(const char *, mode_t))dlsym(RTLD_NEXT, "mkdir");
+	return refused(path, O_CREAT) ? -1 : real(path, mode);
+}
 
 static int64_t offset(clockid_t clock)
 {
