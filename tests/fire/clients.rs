@@ -22,12 +22,16 @@ use crate::site::Way;
 
 /// A client gives up a call after this time.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// And a read, of which it may ask again at once. What waits at a server that is paused was then asked a moment before it goes on.
+const READ_PATIENCE: Duration = Duration::from_millis(250);
 /// Pairs of keys that are used at a time.
 pub const PAIRS: usize = 6;
 /// Locks that are fought for at a time, and those of sessions that expire.
 pub const LOCKS: usize = 2;
 /// Of sessions that expire, and of lock delays.
 pub const TTL: Duration = Duration::from_secs(2);
+/// A lock of sessions that expire is fought for during so many rounds.
+const EXPIRES_IN: usize = 8;
 pub const DELAY: Duration = Duration::from_millis(600);
 
 /// What all clients know.
@@ -123,13 +127,14 @@ pub struct KeyClient {
     world: Arc<World>,
     id: usize,
     http: Client,
+    reads: Client,
     pub log: Registers,
 }
 
 impl KeyClient {
     pub fn new(way: Way, world: Arc<World>, id: usize) -> Self {
-        let http = way.client(PATIENCE);
-        Self { way, world, id, http, log: Registers::default() }
+        let (http, reads) = (way.client(PATIENCE), way.client(READ_PATIENCE));
+        Self { way, world, id, http, reads, log: Registers::default() }
     }
 
     /// Uses keys by chance until it is told to end.
@@ -139,7 +144,7 @@ impl KeyClient {
         let mut known: BTreeMap<(PairId, Slot), (Option<Value>, Index)> = BTreeMap::new();
         while self.world.goes_on() {
             let pair = (self.world.round.load(Ordering::SeqCst), rng.random_range(0..PAIRS));
-            known.retain(|((round, _), _), _| (*round == pair.0));
+            known.retain(|((round, _), _), _| *round == pair.0);
             let slot = rng.random_range(0..2);
             let seen = |slot| known.get(&(pair, slot)).copied().unwrap_or((None, 0));
             let mode = ["", "?consistent"][rng.random_range(0..2)];
@@ -251,7 +256,7 @@ impl KeyClient {
     pub fn read(&mut self, pair: PairId, slot: Slot, mode: &str) -> (bool, Option<(Option<Value>, Index)>) {
         let start = self.world.now();
         let mut seen = None;
-        let answer = match came(self.http.ask("GET", &format!("/v1/kv/{}{mode}", key(pair, slot)), b"")) {
+        let answer = match came(self.reads.ask("GET", &format!("/v1/kv/{}{mode}", key(pair, slot)), b"")) {
             Came::Answer(answer) if answer.code != 409 => {
                 let entry = if answer.code == 200 { entry(&answer.json()[0]) } else { None };
                 self.saw(pair, slot, entry);
@@ -266,7 +271,7 @@ impl KeyClient {
 
     fn stale(&mut self, pair: PairId) -> bool {
         let (start, server) = (self.world.now(), (self.way.server, self.way.life()));
-        let Came::Answer(answer) = came(self.http.ask("GET", &format!("/v1/kv/{}?stale", key(pair, 0)), b"")) else {
+        let Came::Answer(answer) = came(self.reads.ask("GET", &format!("/v1/kv/{}?stale", key(pair, 0)), b"")) else {
             return false;
         };
         let entry = if answer.code == 200 { entry(&answer.json()[0]) } else { None };
@@ -295,8 +300,11 @@ pub fn locker(way: &Way, world: &World, id: usize, seed: u64) -> Vec<(LockId, lo
     let mut own: BTreeMap<LockId, (String, locks::Session)> = BTreeMap::new();
     let mut made: BTreeMap<LockId, usize> = BTreeMap::new();
     while world.goes_on() {
-        let lock = (world.round.load(Ordering::SeqCst), rng.random_range(0..=LOCKS));
-        own.retain(|(round, _), _| (*round == lock.0));
+        let round = world.round.load(Ordering::SeqCst);
+        let current = |n| if n == LOCKS { (round - round % EXPIRES_IN, n) } else { (round, n) };
+        let lock = current(rng.random_range(0..=LOCKS));
+        own.retain(|lock, _| *lock == current(lock.1));
+        let expires = lock.1 == LOCKS;
         let path = format!("/v1/kv/lock/{}/{}", lock.0, lock.1);
         let mut note = |start: Time, call, answer: Option<locks::Answer>| {
             let end = if answer.is_none() { OPEN } else { world.now() };
@@ -310,7 +318,7 @@ pub fn locker(way: &Way, world: &World, id: usize, seed: u64) -> Vec<(LockId, lo
                 harness::pause();
                 continue;
             }
-            let ttl = if lock.1 == LOCKS { json!(format!("{}ms", TTL.as_millis())) } else { json!("") };
+            let ttl = if expires { json!(format!("{}ms", TTL.as_millis())) } else { json!("") };
             let body =
                 json!({"NodeChecks": [], "LockDelay": format!("{}ms", DELAY.as_millis()), "TTL": ttl}).to_string();
             let start = world.now();
@@ -328,8 +336,13 @@ pub fn locker(way: &Way, world: &World, id: usize, seed: u64) -> Vec<(LockId, lo
         let (method, path, call) = match rng.random_range(0..20) {
             0..8 => ("PUT", format!("{path}?acquire={session}"), locks::Call::Acquire(number)),
             8..12 => ("PUT", format!("{path}?release={session}"), locks::Call::Release(number)),
-            12..14 => ("PUT", format!("/v1/session/destroy/{session}"), locks::Call::Destroy(number)),
-            14..17 if lock.1 == LOCKS => ("PUT", format!("/v1/session/renew/{session}"), locks::Call::Renew(number)),
+            // Its client is gone without a word: it has to expire.
+            12 if expires && rng.random_range(0..20) == 0 => {
+                own.remove(&lock);
+                continue;
+            }
+            12..14 if !expires => ("PUT", format!("/v1/session/destroy/{session}"), locks::Call::Destroy(number)),
+            12..17 if expires => ("PUT", format!("/v1/session/renew/{session}"), locks::Call::Renew(number)),
             _ => {
                 let start = world.now();
                 let answer = match came(http.ask("GET", &path, b"")) {

@@ -35,8 +35,8 @@ impl Answer {
 pub enum Silence {
     /// It was never sent.
     Unsent,
-    /// It was, or may have been.
-    Unknown(String),
+    /// It was, or may have been; why is for a person to read.
+    Unknown(#[allow(dead_code, reason = "shown when it is printed")] String),
 }
 
 pub struct Client {

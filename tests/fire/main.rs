@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo test --test fire                                            short, as part of `cargo test`
-//! FIRE=10m cargo test --test fire -- linear --nocapture             long; SEED=n, SERVERS=3 or 5
+//! FIRE=10m cargo test --test fire -- linear --nocapture             long; SEED=n, SERVERS=5, FAULTS=Pause,Cut
 //! FIRE=1000 cargo test --test fire -- crash --nocapture             so many rounds of crashes
 //! tests/fire/bugs.sh                                                known bugs are put back, each is to be found
 //! ```

@@ -163,6 +163,16 @@ pub fn exclusive(history: &[Operation], ttl: Option<Time>, delay: Time) -> Resul
         }
         until
     };
+    for op in history {
+        let (Call::Renew(session) | Call::Acquire(session), Some(Answer::NoSession)) = (&op.call, &op.answer) else {
+            continue;
+        };
+        let last = renewed.get(session).into_iter().flatten().filter(|start| **start < op.start).max();
+        let until = last.map_or(0, |last| ttl.map_or(OPEN, |ttl| last + ttl));
+        if op.end < until && ends_before(history, *session, op.end).is_none() {
+            return Err(format!("session {session} was alive until {until}, and was gone: {op:?}"));
+        }
+    }
     let mut holds: Vec<Hold> = Vec::new();
     for op in history {
         let (Call::Acquire(session), Some(Answer::Done(true))) = (&op.call, &op.answer) else { continue };
@@ -197,6 +207,11 @@ pub fn exclusive(history: &[Operation], ttl: Option<Time>, delay: Time) -> Resul
         }
     }
     Ok(holds.len())
+}
+
+/// Whether anyone asked before `at` that it be destroyed.
+fn ends_before(history: &[Operation], session: Session, at: Time) -> Option<&Operation> {
+    history.iter().find(|op| op.call == Call::Destroy(session) && op.start <= at && op.answer != Some(Answer::Refused))
 }
 
 #[cfg(test)]
@@ -268,6 +283,11 @@ mod tests {
         assert!(exclusive(&history, Some(100), 0).is_err(), "it was renewed at 50");
         history[3] = acquire(140, 160, 2, true);
         assert_eq!(exclusive(&history, Some(100), 0), Ok(2));
+        let gone = op(141, 142, Call::Renew(1), Answer::NoSession);
+        let with = |more: Operation| [history.clone(), vec![more]].concat();
+        assert!(exclusive(&with(gone), Some(100), 0).is_err(), "it was to live until 150");
+        let gone = op(151, 152, Call::Renew(1), Answer::NoSession);
+        assert_eq!(exclusive(&with(gone), Some(100), 0), Ok(2));
         // The renewal's answer never came, so it is no promise.
         history[2] = open(50, Call::Renew(1));
         history[3] = acquire(120, 130, 2, true);
