@@ -14,7 +14,7 @@ cp "$fire" "$here/target/fire-of-bugs"
 git worktree remove --force "$work" 2>/dev/null
 git worktree add --quiet --detach "$work" HEAD || exit 1
 trap 'cd "$here"; git worktree remove --force "$work"; rm -f "$here/target/fire-of-bugs"' EXIT
-# What is of the registry is built already.
+# What is of the registry is built already, for tests.
 if [[ ! -d $target ]]; then
   mkdir -p "$target/debug" && cp -al "$CARGO_TARGET_DIR"/debug/{deps,build,.fingerprint} "$target/debug/"
 fi
@@ -24,7 +24,7 @@ for patch in tests/fire/bugs/*.patch; do
   [[ $# == 0 || " $* " == *" $name "* ]] || continue
   read -r _ _ test settings < <(sed -n 2p "$patch")
   git -C "$work" checkout --quiet . && git -C "$work" apply "$here/$patch" || { missed+=("$name: the patch does not apply"); continue; }
-  (cd "$work" && CARGO_TARGET_DIR=$target cargo build --locked --bin causeway 2>&1 | grep -E '^error' -A9) && { missed+=("$name: does not build"); continue; }
+  (cd "$work" && CARGO_TARGET_DIR=$target cargo test --locked --test fire --no-run 2>&1 | grep -E '^error' -A9) && { missed+=("$name: does not build"); continue; }
   log=$here/target/bug-$name.log
   if env $settings CAUSEWAY_BIN="$target/debug/causeway" "$here/target/fire-of-bugs" "$test" --nocapture >"$log" 2>&1; then
     missed+=("$name: not found, see $log")

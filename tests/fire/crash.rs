@@ -191,9 +191,6 @@ fn crash_alone() {
     println!("SEED={seed}: {rounds} rounds of one server");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut site = prepare("crash", 1);
-    if !site.has_shim() {
-        println!("SKIPPED: what is not synced is not lost here");
-    }
     let raft = site.node(0).dir.join("data/raft");
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     // One key of each round stays.

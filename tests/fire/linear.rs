@@ -96,11 +96,7 @@ fn begin(site: &mut Site, fault: Fault, leader: usize, rng: &mut StdRng) -> Vec<
             let minutes = rng.random_range(10..50) * if rng.random_range(0..2) == 0 { 1 } else { -1 };
             site.turn(leader, Knob::Day, minutes * 60_000_000_000);
         }
-        Monotonic => {
-            let seconds =
-                rng.random_range(1..5) + i64::try_from(site.lives[leader].load(Ordering::SeqCst)).unwrap() * 5;
-            site.turn(leader, Knob::Monotonic, seconds * 1_000_000_000);
-        }
+        Monotonic => site.advance(leader, Knob::Monotonic, rng.random_range(1..5) * 1_000_000_000),
         Transfer => {
             let _ = site.ask(other, "PUT", "/v1/operator/raft/transfer-leader", b"");
         }

@@ -90,8 +90,8 @@ impl Way {
 
 /// Built once for all tests of this process; the reason where it cannot be.
 fn shim(dir: &Path) -> Result<PathBuf, String> {
-    if !cfg!(all(target_os = "linux", target_env = "gnu")) {
-        return Err("not Linux with glibc".into());
+    if !cfg!(target_env = "gnu") {
+        return Err("not glibc".into());
     }
     let library = dir.join("shim.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fire/shim.c");
@@ -112,14 +112,13 @@ impl Site {
     pub fn prepare(name: &str, servers: usize, apart: bool, more: &Value) -> Self {
         let mut federation = Federation::prepare(name, 1, servers);
         federation.nodes.retain(|n| n.part == Part::Server);
-        let shim =
-            shim(&federation.dir.0).inspect_err(|why| println!("SKIPPED: faults of disks and clocks: {why}")).ok();
+        let shim = shim(&federation.dir.0).inspect_err(|why| crate::skip("disks and clocks", why)).ok();
         let lacking = if apart { lab::lacking() } else { Some("not wanted".into()) };
         let net = match lacking {
             None => Some(Net::new(name, servers)),
             Some(why) => {
                 if apart {
-                    println!("SKIPPED: cutting servers off: {why}");
+                    crate::skip("servers that are cut off (needs root, ip and nft)", &why);
                 }
                 None
             }
@@ -226,6 +225,14 @@ impl Site {
             let file = fs::File::options().write(true).open(self.node(i).dir.join("control")).unwrap();
             file.write_all_at(&value.to_ne_bytes(), knob as u64 * 8).unwrap();
         }
+    }
+
+    /// Adds to what a knob is at.
+    pub fn advance(&self, i: usize, knob: Knob, more: i64) {
+        let at = knob as usize * 8;
+        let control = fs::read(self.node(i).dir.join("control")).unwrap_or_default();
+        let now = control.get(at..at + 8).map_or(0, |b| i64::from_ne_bytes(b.try_into().unwrap()));
+        self.turn(i, knob, now + more);
     }
 
     /// Asks a server, as a client does.

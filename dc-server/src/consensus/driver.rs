@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::OpenError;
-use super::fresh::Fresh;
+use super::fresh::{Call, Fresh};
 use super::log::{Log, Options};
 use super::machine::Machine;
 use super::machine::driver::{Applied, Hook};
@@ -96,10 +96,10 @@ impl Heard {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(NEVER - 1)
     }
 
-    /// A call of the leader came at this moment; it had committed this much, and so much is applied here now.
-    pub fn touch(&self, at: u64, committed: u64, applied: u64) {
-        self.at.store(at, Ordering::Relaxed);
-        let fresh = self.state.lock().unwrap_or_else(PoisonError::into_inner).heard(at, committed, applied);
+    /// A call of the leader came, and so much is applied here now.
+    pub(super) fn touch(&self, call: Call, applied: u64) {
+        self.at.store(call.came, Ordering::Relaxed);
+        let fresh = self.state.lock().unwrap_or_else(PoisonError::into_inner).heard(call, applied);
         self.fresh.store(fresh.unwrap_or(NEVER), Ordering::Relaxed);
     }
 
@@ -215,7 +215,9 @@ impl Consensus {
         let applied = machine.last_applied();
         let config = config(&settings).map_err(raft_error)?;
         let lease = Duration::from_millis(config.election_timeout_max);
-        let network = Network::new(doors, addresses);
+        let heard = Arc::new(Heard::new());
+        let clock = Arc::clone(&heard);
+        let network = Network::new(doors, addresses, Arc::new(move || clock.now() + 1));
         let raft = Raft::new(id, Arc::new(config), network.clone(), log.clone(), machine)
             .await
             .map_err(|e| OpenError::Raft { dir: settings.dir.clone(), why: e.to_string() })?;
@@ -232,7 +234,7 @@ impl Consensus {
             log,
             network,
             applied,
-            heard: Arc::new(Heard::new()),
+            heard,
             lease,
             askers,
             _rounds: rounds,

@@ -11,6 +11,7 @@ use openraft::type_config::alias::SnapshotOf;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::driver::Heard;
+use super::fresh::Call;
 use super::machine::driver::{Applied, Incoming};
 use super::machine::{Machine, SnapshotFile, file};
 use super::types::{Malformed, SnapshotMeta, Types, entry_in, log_id_opt, log_id_out, vote_in, vote_out};
@@ -97,7 +98,13 @@ impl Service for RaftService {
         use wire::append_reply::Outcome;
         let (request, came) = (request.into_inner(), self.heard.now());
         self.is_me(request.to)?;
-        let committed = request.commit.as_ref().map_or(0, |id| id.index);
+        let leader = request.vote.as_ref().and_then(|vote| vote.leader).unwrap_or_default();
+        let call = Call {
+            leader: (leader.term, leader.node),
+            sent: request.sent_ms,
+            came,
+            committed: request.commit.as_ref().map_or(0, |id| id.index),
+        };
         let rpc = AppendEntriesRequest {
             vote: vote_in(request.vote.as_ref()).map_err(malformed)?,
             prev_log_id: log_id_opt(request.prev.as_ref()).map_err(malformed)?,
@@ -111,7 +118,7 @@ impl Service for RaftService {
             AppendEntriesResponse::HigherVote(vote) => (Outcome::HigherVote, None, Some(vote)),
         };
         if outcome != Outcome::HigherVote {
-            self.heard.touch(came, committed, self.applied.index());
+            self.heard.touch(call, self.applied.index());
         }
         Ok(Response::new(wire::AppendReply {
             outcome: outcome.into(),
