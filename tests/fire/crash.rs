@@ -51,7 +51,8 @@ fn writer(way: &Way, name: &str, seed: u64, stop: &AtomicBool, acknowledged: &Ac
 
 /// Keys below a prefix, as a server has them.
 fn below(site: &Site, server: usize, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
-    let answer = site.ask(server, "GET", &format!("/v1/kv/{prefix}?recurse"), b"")?;
+    let path = format!("/v1/kv/{prefix}?recurse");
+    let answer = site.ask_within(server, Duration::from_secs(10), "GET", &path, b"")?;
     match answer.code {
         200 => {
             let json = answer.json();
@@ -84,6 +85,22 @@ fn verify(site: &Site, server: usize, prefix: &str, acknowledged: &BTreeMap<Stri
             site.node(server).log(),
         );
     }
+}
+
+/// Of a round's keys one value is kept for good; the others go.
+fn keep(
+    site: &Site,
+    server: usize,
+    name: &str,
+    acknowledged: &BTreeMap<String, Vec<u8>>,
+    kept: &mut BTreeMap<String, Vec<u8>>,
+) {
+    let Some(value) = acknowledged.values().next() else { return };
+    let key = format!("kept/{name}");
+    if site.ask(server, "PUT", &format!("/v1/kv/{key}"), value).is_ok_and(|a| a.code == 200) {
+        kept.insert(key, value.clone());
+    }
+    let _ = site.ask(server, "DELETE", &format!("/v1/kv/{name}/?recurse"), b"");
 }
 
 /// Used bytes of a file that ends in zeros.
@@ -193,7 +210,6 @@ fn crash_alone() {
     let mut site = prepare("crash", 1);
     let raft = site.node(0).dir.join("data/raft");
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    // One key of each round stays.
     let mut kept = BTreeMap::new();
     for round in 0..rounds {
         let name = format!("c{round}");
@@ -241,12 +257,9 @@ fn crash_alone() {
             panic!("round {round}, {what}: it does not start again: {refusal}");
         }
         verify(&site, 0, &format!("{name}/"), &acknowledged, &format!("round {round}, {what}"));
-        kept.extend(acknowledged.iter().next().map(|(key, value)| (key.clone(), value.clone())));
-        for (key, _) in acknowledged.iter().skip(1).filter(|_| round % 20 == 19) {
-            let _ = site.ask(0, "DELETE", &format!("/v1/kv/{key}"), b"");
-        }
+        keep(&site, 0, &name, &acknowledged, &mut kept);
         if round % 20 == 19 || round + 1 == rounds {
-            verify(&site, 0, "c", &kept, "many rounds");
+            verify(&site, 0, "kept/", &kept, "many rounds");
             println!("{:4} rounds: {counts:?}", round + 1);
         }
     }
@@ -319,9 +332,9 @@ fn crash_of_three() {
         *counts.entry(what).or_default() += 1;
         let reader = rng.random_range(0..3);
         verify(&site, reader, &format!("{name}/"), &acknowledged, &format!("round {round}, {what}"));
-        kept.extend(acknowledged.iter().next().map(|(key, value)| (key.clone(), value.clone())));
+        keep(&site, reader, &name, &acknowledged, &mut kept);
         if round % 20 == 19 || round + 1 == rounds {
-            verify(&site, reader, "c", &kept, "many rounds");
+            verify(&site, reader, "kept/", &kept, "many rounds");
             println!("{:4} rounds of three: {counts:?}", round + 1);
         }
     }

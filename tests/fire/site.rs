@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{self, Federation, Node, Part, wait};
-use crate::http::Client;
+use crate::http::{Answer, Client};
 use crate::lab::{self, Space};
 
 /// What is dropped on its way between the servers: pairs of source and destination.
@@ -236,11 +236,23 @@ impl Site {
     }
 
     /// Asks a server, as a client does.
-    pub fn ask(&self, i: usize, method: &str, path: &str, body: &[u8]) -> Result<crate::http::Answer, String> {
+    pub fn ask(&self, i: usize, method: &str, path: &str, body: &[u8]) -> Result<Answer, String> {
+        self.ask_within(i, Duration::from_secs(1), method, path, body)
+    }
+
+    /// The same, of what takes longer.
+    pub fn ask_within(
+        &self,
+        i: usize,
+        patience: Duration,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Answer, String> {
         let way = self.way(i);
         let asked = || {
             way.enter();
-            way.client(Duration::from_secs(1)).ask(method, path, body).map_err(|e| format!("{e:?}"))
+            way.client(patience).ask(method, path, body).map_err(|e| format!("{e:?}"))
         };
         std::thread::scope(|scope| scope.spawn(asked).join()).unwrap()
     }
