@@ -270,7 +270,9 @@ impl rpc::Log for Node {
     }
 
     async fn renew_session(&self, id: &str) -> Result<(), Status> {
-        if !matches!(self.consensus.leadership(), Leadership::Here(_)) {
+        // Nothing of this is in the log, which would prove it: one that was deposed and does not know it must not say that a session
+        // lives on, while its successor ends it. Whoever succeeds begins all times anew, after this lease is over.
+        if self.consensus.make_current(false).await.is_err() {
             return Err(Reason::NoLeader.status(NO_LEADER));
         }
         // A session without a TTL has no timer, and needs none.

@@ -14,6 +14,8 @@ use causeway_proto::listen::Role;
 use causeway_proto::member::{Member, MemberStatus, Members, tag};
 use causeway_proto::meta::{Consistency, Meta};
 use causeway_proto::rejection::Reason;
+use causeway_proto::session::sessions_client::SessionsClient;
+use causeway_proto::session::{CreateRequest, RenewRequest, Session};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
@@ -304,6 +306,13 @@ async fn without_a_quorum_only_stale_reads_are_answered() {
     }
     let leader = site.wait_leader().await;
     site.put(leader, "a", "1").await.unwrap();
+    let node = format!("s{leader}");
+    until("the leader in the catalog", || site.running[&leader].server.store().state().node(&node)).await;
+    let door = Dialer::new(None, "dc1", "consul").door(site.running[&leader].addr, Role::Server);
+    let mut sessions = SessionsClient::new(door);
+    let session = Session { node, ttl_ms: 600_000, behavior: "release".into(), ..Session::default() };
+    let id = sessions.create(CreateRequest { session: Some(session) }).await.unwrap().into_inner().id;
+    sessions.renew(RenewRequest { id: id.clone() }).await.unwrap();
     for i in 0..3 {
         if i != leader {
             site.kill(i).await;
@@ -323,6 +332,9 @@ async fn without_a_quorum_only_stale_reads_are_answered() {
     }
     let refused = site.get(leader, "a", Consistency::Consistent).await.unwrap_err();
     assert_eq!((Reason::of(&refused), refused.message()), (Reason::NoLeader, "No cluster leader"));
+    // Another may lead by now, and end it.
+    let refused = sessions.renew(RenewRequest { id }).await.unwrap_err();
+    assert_eq!(Reason::of(&refused), Reason::NoLeader, "{refused:?}");
 }
 
 /// The short way answers what the door would, or nothing.

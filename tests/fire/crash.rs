@@ -170,8 +170,7 @@ fn write_for_a_while(site: &Site, name: &str, rng: &mut StdRng, then: impl FnOnc
 }
 
 fn prepare(name: &str, servers: usize) -> Site {
-    let mut site =
-        Site::prepare(name, servers, false, &json!({"raft_snapshot_threshold": 300, "raft_trailing_logs": 50}));
+    let mut site = Site::prepare(name, servers, &json!({"raft_snapshot_threshold": 300, "raft_trailing_logs": 50}));
     for i in 0..servers {
         site.turn(i, Knob::Lose, 1);
         site.turn(i, Knob::Torn, 40);

@@ -172,7 +172,7 @@ struct Harvest {
 pub fn run(servers: usize, length: Duration, seed: u64) {
     println!("SEED={seed} SERVERS={servers} FIRE={}s", length.as_secs());
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut site = Site::prepare(&format!("linear{servers}"), servers, true, &json!({}));
+    let mut site = Site::prepare(&format!("linear{servers}"), servers, &json!({}));
     for i in 0..servers {
         site.turn(i, Knob::Lose, 1);
         site.turn(i, Knob::Torn, 30);

@@ -108,18 +108,16 @@ fn shim(dir: &Path) -> Result<PathBuf, String> {
 }
 
 impl Site {
-    /// So many servers, not started; `apart`: in namespaces, where that is possible.
-    pub fn prepare(name: &str, servers: usize, apart: bool, more: &Value) -> Self {
+    /// So many servers, not started.
+    pub fn prepare(name: &str, servers: usize, more: &Value) -> Self {
         let mut federation = Federation::prepare(name, 1, servers);
         federation.nodes.retain(|n| n.part == Part::Server);
         let shim = shim(&federation.dir.0).inspect_err(|why| crate::skip("disks and clocks", why)).ok();
-        let lacking = if apart { lab::lacking() } else { Some("not wanted".into()) };
-        let net = match lacking {
+        // Apart, nobody else takes a port while its server is dead.
+        let net = match lab::lacking() {
             None => Some(Net::new(name, servers)),
             Some(why) => {
-                if apart {
-                    crate::skip("servers that are cut off (needs root, ip and nft)", &why);
-                }
+                crate::skip("servers that are cut off (needs root, ip and nft)", &why);
                 None
             }
         };
