@@ -19,9 +19,10 @@ if [[ ! -d $target ]]; then
   mkdir -p "$target/debug" && cp -al "$CARGO_TARGET_DIR"/debug/{deps,build,.fingerprint} "$target/debug/"
 fi
 missed=()
-for patch in tests/fire/bugs/*.patch; do
-  name=$(basename "$patch" .patch)
-  [[ $# == 0 || " $* " == *" $name "* ]] || continue
+names=("$@")
+if [[ $# == 0 ]]; then for patch in tests/fire/bugs/*.patch; do names+=("$(basename "$patch" .patch)"); done; fi
+for name in "${names[@]}"; do
+  patch=tests/fire/bugs/$name.patch
   read -r _ _ test settings < <(sed -n 2p "$patch")
   git -C "$work" checkout --quiet . && git -C "$work" apply "$here/$patch" || { missed+=("$name: the patch does not apply"); continue; }
   (cd "$work" && CARGO_TARGET_DIR=$target cargo test --locked --test fire --no-run 2>&1 | grep -E '^error' -A9) && { missed+=("$name: does not build"); continue; }
