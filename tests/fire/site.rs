@@ -6,8 +6,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -88,7 +88,10 @@ impl Way {
     }
 }
 
-/// Built once for all tests of this process; the reason where it cannot be.
+/// Why there are no namespaces; found out once, by a probe of one name.
+static LACKING: LazyLock<Option<String>> = LazyLock::new(lab::lacking);
+
+/// The library that stands between a server and its kernel; the reason where it cannot be built.
 fn shim(dir: &Path) -> Result<PathBuf, String> {
     if !cfg!(target_env = "gnu") {
         return Err("not glibc".into());
@@ -114,10 +117,10 @@ impl Site {
         federation.nodes.retain(|n| n.part == Part::Server);
         let shim = shim(&federation.dir.0).inspect_err(|why| crate::skip("disks and clocks", why)).ok();
         // Apart, nobody else takes a port while its server is dead.
-        let net = match lab::lacking() {
+        let net = match &*LACKING {
             None => Some(Net::new(name, servers)),
             Some(why) => {
-                crate::skip("servers that are cut off (needs root, ip and nft)", &why);
+                crate::skip("servers that are cut off (needs root, ip and nft)", why);
                 None
             }
         };
