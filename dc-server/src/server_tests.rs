@@ -307,7 +307,7 @@ async fn without_a_quorum_only_stale_reads_are_answered() {
     let leader = site.wait_leader().await;
     site.put(leader, "a", "1").await.unwrap();
     let node = format!("s{leader}");
-    until("the leader in the catalog", || site.running[&leader].server.store().state().node(&node)).await;
+    until("the leader in the catalog", || site.running[&leader].server.store().state().node(&node).map(|_| ())).await;
     let door = Dialer::new(None, "dc1", "consul").door(site.running[&leader].addr, Role::Server);
     let mut sessions = SessionsClient::new(door);
     let session = Session { node, ttl_ms: 600_000, behavior: "release".into(), ..Session::default() };

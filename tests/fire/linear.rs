@@ -207,35 +207,44 @@ pub fn run(servers: usize, length: Duration, seed: u64) {
     let mut done: BTreeMap<Fault, (usize, Duration)> = BTreeMap::new();
     let mut turn: Vec<Fault> = Vec::new();
     let mut last_reads = Vec::new();
-    while began.elapsed() < length {
-        let round = world.round.load(Ordering::SeqCst);
-        if turn.is_empty() {
-            turn = possible(&site);
+    let rounds = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        while began.elapsed() < length {
+            let round = world.round.load(Ordering::SeqCst);
+            if turn.is_empty() {
+                turn = possible(&site);
+            }
+            let leader = site.leader().unwrap_or(0);
+            let fault = turn.swap_remove(rng.random_range(0..turn.len()));
+            harness::beat(Instant::now() + Duration::from_millis(rng.random_range(100..600)));
+            println!("{:7.3} round {round}: {fault:?} of {}", world.now() as f64 / 1e9, site.node(leader).name);
+            let dead = begin(&mut site, fault, leader, &mut rng);
+            let name = format!("m:{round:06}");
+            // A mark while it lasts: who does not hear of it then has to hear of it afterwards, without another change.
+            let patience = Duration::from_secs(if dead.len() == servers { 0 } else { 5 });
+            let marked = mark(&site, &name, patience).is_some();
+            harness::beat(Instant::now() + Duration::from_millis(rng.random_range(100..1200)));
+            end(&mut site, fault, leader, dead);
+            let healed = Instant::now();
+            site.settle(WELL);
+            let well = healed.elapsed();
+            if !marked {
+                mark(&site, &name, WELL).expect("a write to each watched key after everything was put right");
+            }
+            await_mark(&lasts, &name);
+            let entry = done.entry(fault).or_default();
+            *entry = (entry.0 + 1, entry.1.max(well));
+            // What this round left behind, as each of the servers says.
+            last_reads.extend((0..PAIRS).map(|pair| (round, pair)));
+            world.round.fetch_add(1, Ordering::SeqCst);
+            read_all(&site, &world, (0..PAIRS).map(|pair| (round, pair)), &mut keys);
         }
-        let leader = site.leader().unwrap_or(0);
-        let fault = turn.swap_remove(rng.random_range(0..turn.len()));
-        harness::beat(Instant::now() + Duration::from_millis(rng.random_range(100..600)));
-        println!("{:7.3} round {round}: {fault:?} of {}", world.now() as f64 / 1e9, site.node(leader).name);
-        let dead = begin(&mut site, fault, leader, &mut rng);
-        let name = format!("m:{round:06}");
-        // A mark while it lasts: who does not hear of it then has to hear of it afterwards, without another change.
-        let patience = Duration::from_secs(if dead.len() == servers { 0 } else { 5 });
-        let marked = mark(&site, &name, patience).is_some();
-        harness::beat(Instant::now() + Duration::from_millis(rng.random_range(100..1200)));
-        end(&mut site, fault, leader, dead);
-        let healed = Instant::now();
-        site.settle(WELL);
-        let well = healed.elapsed();
-        if !marked {
-            mark(&site, &name, WELL).expect("a write to each watched key after everything was put right");
-        }
-        await_mark(&lasts, &name);
-        let entry = done.entry(fault).or_default();
-        *entry = (entry.0 + 1, entry.1.max(well));
-        // What this round left behind, as each of the servers says.
-        last_reads.extend((0..PAIRS).map(|pair| (round, pair)));
-        world.round.fetch_add(1, Ordering::SeqCst);
-        read_all(&site, &world, (0..PAIRS).map(|pair| (round, pair)), &mut keys);
+    }));
+    if let Err(panic) = rounds {
+        // Whoever waits for a change may wait long; what the others were told may say why.
+        world.stop.store(true, Ordering::SeqCst);
+        let keys = keys.into_iter().map(|thread| thread.join().unwrap()).collect();
+        println!("{}", judge(&Harvest { keys, ..Harvest::default() }).join("\n\n"));
+        std::panic::resume_unwind(panic);
     }
     // All that was ever acknowledged is still there.
     read_all(&site, &world, last_reads.into_iter(), &mut keys);
