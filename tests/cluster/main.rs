@@ -7,10 +7,12 @@ mod harness;
 #[path = "../wan/mod.rs"]
 mod wan;
 
+mod auto_encrypt;
 mod cli;
 mod clitable;
 mod dev;
 mod distance;
+mod dns_tcp;
 mod events;
 mod exports;
 mod failover;
@@ -26,6 +28,7 @@ mod relay;
 mod replication;
 mod snapshot;
 mod start;
+mod tls_reload;
 mod tools;
 mod views;
 mod watches;

@@ -96,7 +96,8 @@ fn begin(site: &mut Site, fault: Fault, leader: usize, rng: &mut StdRng) -> Vec<
             let minutes = rng.random_range(10..50) * if rng.random_range(0..2) == 0 { 1 } else { -1 };
             site.turn(leader, Knob::Day, minutes * 60_000_000_000);
         }
-        Monotonic => site.advance(leader, Knob::Monotonic, rng.random_range(1..5) * 1_000_000_000),
+        // Less than a session lives beyond its time, which is as long again.
+        Monotonic => site.advance(leader, Knob::Monotonic, rng.random_range(200..1500) * 1_000_000),
         Transfer => {
             let _ = site.ask(other, "PUT", "/v1/operator/raft/transfer-leader", b"");
         }

@@ -133,7 +133,7 @@ impl Site {
             let join: Vec<&String> = serfs.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, s)| s).collect();
             let mut config = json!({
                 "bind_addr": site.ip(at), "client_addr": site.ip(at), "retry_join": join, "session_ttl_min": "1s",
-                "raft_snapshot_threshold": 500, "raft_trailing_logs": 100,
+                "raft_snapshot_threshold": 60, "raft_trailing_logs": 5,
                 "limits": {"http_max_conns_per_client": 5000},
                 "autopilot": {"server_stabilization_time": "1s"},
             });

@@ -14,8 +14,9 @@ pub(crate) struct Call {
     pub(crate) sent: u64,
     /// When it came, by our own.
     pub(crate) came: u64,
-    /// What the leader had committed.
-    pub(crate) committed: u64,
+    /// What the leader had committed; `None` where it does not know that yet: one that was just elected may have committed less, as far
+    /// as it knows, than the one before it acknowledged, until an entry of its own is.
+    pub(crate) committed: Option<u64>,
 }
 
 /// What a follower knows of the leader's commit position, and when it had caught up with it. Times are milliseconds of clocks that only
@@ -45,11 +46,11 @@ impl Fresh {
             self.at = self.at.max(Some(then));
             self.ahead = None;
         }
-        let Some(at) = self.sent(call) else { return self.at };
-        if call.committed <= applied {
+        let (Some(at), Some(committed)) = (self.sent(call), call.committed) else { return self.at };
+        if committed <= applied {
             self.at = self.at.max(Some(at));
         } else if self.ahead.is_none() {
-            self.ahead = Some((call.committed, at));
+            self.ahead = Some((committed, at));
         }
         self.at
     }
@@ -83,7 +84,7 @@ mod tests {
 
     /// A call that took `delay` and came at `came`; the leader's clock is ahead.
     fn call(came: u64, delay: u64, committed: u64) -> Call {
-        Call { leader: (1, 7), sent: came - delay + AHEAD, came, committed }
+        Call { leader: (1, 7), sent: came - delay + AHEAD, came, committed: Some(committed) }
     }
 
     /// That has heard its leader often enough, at 0 to 30.
@@ -140,6 +141,13 @@ mod tests {
         assert_eq!(fresh.heard(other(3500), 5), Some(3500));
     }
 
+    #[test]
+    fn a_leader_that_was_just_elected_says_nothing() {
+        let mut fresh = known();
+        assert_eq!(fresh.heard(Call { committed: None, ..call(100, 1, 0) }, 5), None);
+        assert_eq!(fresh.heard(call(200, 1, 5), 5), Some(200));
+    }
+
     /// A second a minute apart, for an hour.
     #[test]
     fn clocks_that_drift_apart_make_nobody_old() {
@@ -147,7 +155,7 @@ mod tests {
         let mut worst = 0;
         for came in (100..3_600_000_u64).step_by(100) {
             let sent = AHEAD + came - came / 60;
-            let at = fresh.heard(Call { leader: (1, 7), sent, came, committed: 5 }, 5).unwrap();
+            let at = fresh.heard(Call { leader: (1, 7), sent, came, committed: Some(5) }, 5).unwrap();
             worst = worst.max(came - at);
         }
         assert!(worst <= 1100, "{worst}");

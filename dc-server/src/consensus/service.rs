@@ -99,12 +99,9 @@ impl Service for RaftService {
         let (request, came) = (request.into_inner(), self.heard.now());
         self.is_me(request.to)?;
         let leader = request.vote.as_ref().and_then(|vote| vote.leader).unwrap_or_default();
-        let call = Call {
-            leader: (leader.term, leader.node),
-            sent: request.sent_ms,
-            came,
-            committed: request.commit.as_ref().map_or(0, |id| id.index),
-        };
+        let own = request.commit.as_ref().filter(|id| id.leader.is_some_and(|of| of.term == leader.term));
+        let call =
+            Call { leader: (leader.term, leader.node), sent: request.sent_ms, came, committed: own.map(|id| id.index) };
         let rpc = AppendEntriesRequest {
             vote: vote_in(request.vote.as_ref()).map_err(malformed)?,
             prev_log_id: log_id_opt(request.prev.as_ref()).map_err(malformed)?,
