@@ -124,6 +124,9 @@ fn misuse(text: &str) -> ExitCode {
 }
 
 fn register(input: &Input) -> ExitCode {
+    if input.value("name").is_some() && !input.operands.is_empty() {
+        return misuse("Service registration requires arguments or -id, not both.");
+    }
     let services = match input.value("name") {
         Some(name) => match from_flags(input, name) {
             Ok(service) => vec![service],

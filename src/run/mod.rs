@@ -3,6 +3,7 @@
 
 mod adapters;
 mod auto_encrypt;
+mod check;
 mod debug;
 mod end;
 mod federation;
@@ -17,6 +18,8 @@ mod sinks;
 mod telemetry;
 mod unix;
 mod watches;
+
+pub use check::check;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -169,6 +172,7 @@ async fn bind(addr: SocketAddr, what: &str) -> Result<TcpListener, StartError> {
 impl Node {
     async fn start(plan: Plan, sources: Sources, level: crate::log::Level) -> Result<Self, StartError> {
         // First everything that only looks.
+        let warnings = check(&plan)?;
         let mut data_dir = datadir::inspect(&plan)?;
         let material = plan.tls.as_ref().map(|files| auto_encrypt::load(&plan, files)).transpose()?;
         // One of its own, even where the files are the same: a reload may part them.
@@ -230,7 +234,7 @@ impl Node {
                 material.trust_agents(server.agents());
             }
         }
-        for warning in plan.settings.warnings() {
+        for warning in warnings {
             tracing::warn!("{warning}");
         }
         tracing::info!(node = %plan.node_name, id = %node_id, datacenter = %plan.datacenter, server = plan.server, gateway = plan.gateway.is_some(), version = version::OURS, "starting");

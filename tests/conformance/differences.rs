@@ -218,4 +218,40 @@ pub const DIFFERENCES: &[Difference] = &[
         "it lists the servers of all sites, as a server does",
         "whoever is asked, the answer is the same",
     ),
+    general(
+        "agent-exit",
+        "an agent that ends by SIGINT or SIGTERM without leaving exits with 1",
+        "with 0",
+        "it did as it was told; a supervisor takes 1 for a failure and starts it again",
+    ),
+    general(
+        "validate-data-dir",
+        "`validate` refuses files without `data_dir`",
+        "takes them, and checks the rest",
+        "the agent is often told by a flag",
+    ),
+    general(
+        "kv-delete-all",
+        "`kv delete -recurse` without a key removes all keys",
+        "refuses",
+        "a forgotten word must not empty the store",
+    ),
+    general(
+        "txn-check-type",
+        "a check that a transaction sets has no `Type` unless it says one",
+        "has the one that its definition shows",
+        "as where the agent sets it",
+    ),
+    general(
+        "force-leave-self",
+        "`agent/force-leave` of the agent's own name answers 200 and does nothing",
+        "500, and names `leave`",
+        "an answer that nothing is done behind helps nobody",
+    ),
+    general(
+        "dns-empty",
+        "an answer without data for a node has no additional records; an EDNS size below 512 is taken as it is",
+        "it has the node's metadata as TXT; the size is 512 at least",
+        "RFC 6891, 6.2.3",
+    ),
 ];

@@ -338,7 +338,10 @@ impl Leader {
 
     /// Makes the authority that certifies agents, and the next one in time.
     async fn keep_authority(&self) {
-        while self.signs {
+        if !self.signs {
+            return;
+        }
+        loop {
             match signing::driver::due(&self.store.state()) {
                 Ok(Some(set)) => {
                     tracing::info!("making an authority for the certificates of agents");
