@@ -251,9 +251,11 @@ pub fn run(servers: usize, length: Duration, seed: u64) {
     read_all(&site, &world, last_reads.into_iter(), &mut keys);
     world.stop.store(true, Ordering::SeqCst);
     mark(&site, "m:finished", WELL).expect("a last write to each watched key");
-    let mut harvest = Harvest::default();
-    harvest.keys = keys.into_iter().map(|thread| thread.join().unwrap()).collect();
-    harvest.locks = lockers.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    let mut harvest = Harvest {
+        keys: keys.into_iter().map(|thread| thread.join().unwrap()).collect(),
+        locks: lockers.into_iter().flat_map(|thread| thread.join().unwrap()).collect(),
+        ..Harvest::default()
+    };
     for (path, thread) in watchers {
         let (path, stale) = (path.split('?').next().unwrap().to_owned(), path.contains("stale"));
         harvest.watches.entry((path, stale)).or_default().push(thread.join().unwrap());
