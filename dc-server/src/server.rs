@@ -45,7 +45,7 @@ use crate::events::Events;
 use crate::exports::Policy;
 use crate::exports::driver::Exports;
 use crate::keyring::Keyring;
-use crate::leader::{Leader, Timers};
+use crate::leader::{Leader, Renewal, Timers};
 use crate::query::failover::by_distance;
 use crate::replicate::{Copies, Job, Replicator};
 use crate::route::{Gateways, Limits, Router};
@@ -282,9 +282,13 @@ impl rpc::Log for Node {
         if self.consensus.make_current(false).await.is_err() {
             return Err(Reason::NoLeader.status(NO_LEADER));
         }
-        // A session without a TTL has no timer, and needs none.
-        let _ = self.timers.renew(id);
-        Ok(())
+        match self.timers.renew(id) {
+            // A session without a TTL has no timer, and needs none.
+            Renewal::Lives | Renewal::Untimed => Ok(()),
+            Renewal::Ending => {
+                Err(Reason::Refused.status(format!("the time of session '{id}' is over and it is being ended")))
+            }
+        }
     }
 
     async fn datacenters(&self) -> Vec<String> {

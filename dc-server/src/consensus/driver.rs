@@ -563,6 +563,9 @@ fn open_files(
         return Err(not_whole("its owner's name (owner)"));
     }
     let machine = Machine::open(&snapshots, store, hook)?;
+    if !log.has_committed(machine.applied()) {
+        return Err(not_whole("the end of the log (wal), which was committed,"));
+    }
     if let Some(id) = found {
         return Ok((lock, id, log, machine));
     }

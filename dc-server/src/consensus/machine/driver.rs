@@ -128,7 +128,12 @@ impl Machine {
         }
     }
 
-    /// The last applied entry.
+    /// Position of the last applied entry.
+    pub fn applied(&self) -> Option<LogId> {
+        self.applied
+    }
+
+    /// The last applied entry, to be watched.
     pub fn last_applied(&self) -> Arc<Applied> {
         self.last.clone()
     }
