@@ -417,6 +417,6 @@ fn linear() {
     let var = |name: &str| std::env::var(name).ok();
     let seed = var("SEED").and_then(|s| s.parse().ok()).unwrap_or_else(|| rand::random::<u32>().into());
     let servers = var("SERVERS").and_then(|s| s.parse().ok()).unwrap_or(3);
-    let length = var("FIRE").and_then(|text| length(&text)).unwrap_or(Duration::from_secs(9));
+    let length = var("FIRE").and_then(|text| length(&text)).unwrap_or(Duration::from_secs(6));
     run(servers, length, seed);
 }
