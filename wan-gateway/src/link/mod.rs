@@ -698,8 +698,12 @@ impl Links {
                 self.effects.push(Effect::Probe(id));
             }
             let bereft = conn.bereft.is_some();
-            // Silent before, or since: it has as long to answer from when the TCP connection broke, which may be when the way is back.
-            let given = conn.bereft.is_some_and(|at| now >= at + BEREFT_WINDOW.max(conn.rtt * 2));
+            // It has time to answer from when the TCP connection broke: that may be when the way is back. QUIC tries again after as
+            // long as it was silent, at most (RFC 9002, 6.2.1).
+            let given = conn.bereft.is_some_and(|at| {
+                let silent = at.saturating_duration_since(conn.heard);
+                now >= at + BEREFT_WINDOW.max(conn.rtt * 2).max(silent)
+            });
             if conn.state == State::Greeting && conn.dialled.is_some() && conn.misses >= MISSES {
                 // The handshake got through and nothing after it: UDP is half blocked.
                 self.drop_conn(id, CloseCode::Silent);
