@@ -147,7 +147,7 @@ impl Servers {
     }
 
     fn answer<T>(&self, message: T) -> Response<T> {
-        AnswerMeta { index: *self.index.borrow(), known_leader: true, last_contact: Duration::ZERO }.response(message)
+        AnswerMeta { index: *self.index.borrow(), known_leader: true, ..AnswerMeta::default() }.response(message)
     }
 }
 

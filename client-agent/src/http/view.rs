@@ -63,7 +63,8 @@ pub(crate) async fn service(
 /// The headers of a read out of a view.
 pub(crate) fn headed(reply: Reply, found: &CachedService, options: &Options) -> Reply {
     let age = found.age.unwrap_or_default();
-    let answer = AnswerMeta { index: found.index, known_leader: found.age.is_none(), last_contact: age };
+    let answer =
+        AnswerMeta { index: found.index, known_leader: found.age.is_none(), last_contact: age, filtered: false };
     let mut reply = catalog::headed(reply, &answer, options).header(AGE, &age.as_millis().to_string());
     reply = reply.header(super::reply::BACKEND, "streaming");
     // As in Consul, of a cache only where one was asked for.

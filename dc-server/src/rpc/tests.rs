@@ -42,7 +42,7 @@ impl Log for AtOnce {
     }
 
     fn contact(&self) -> Contact {
-        Contact { is_leader: true, known_leader: true, last_contact: Duration::from_millis(3) }
+        Contact { is_leader: true, known_leader: true, last_contact: Duration::from_millis(3), filtered: false }
     }
 
     fn lock_delay(&self, key: &str) -> bool {

@@ -22,7 +22,7 @@ fn secret_digest(secret: &str) -> Digest {
 
 /// The tables.
 #[derive(Debug, Clone, Default)]
-pub struct Acls {
+pub(super) struct Acls {
     /// By accessor.
     tokens: OrdMap<Name, Arc<Token>>,
     /// Accessors by the digest of the secret.

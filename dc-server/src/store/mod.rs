@@ -28,7 +28,7 @@ use arc_swap::ArcSwap;
 use causeway_proto::command::{self, Outcome};
 use causeway_proto::kv::Verb;
 
-pub(crate) use acl::same as same_acl;
+pub(crate) use acl::{reference as acl_reference, same as same_acl};
 pub(crate) use calls::{CUT, FORGOTTEN};
 pub(crate) use config::same as same_config;
 pub use health::CheckStatus;
