@@ -1,5 +1,6 @@
 //! The one table of endpoints, and the one gate every request passes.
 
+use causeway_proto::access::Access as Grant;
 use http::{Method, StatusCode};
 
 use super::failure::Failure;
@@ -225,7 +226,7 @@ const fn row(
 /// Every endpoint.
 pub(crate) const TABLE: &[Row] = &[
     row("/", GET, Endpoint::Root, "Says `Consul Agent`."),
-    row("/v1/acl/", ANY, Endpoint::Acl, "Access control: 401 `ACL support disabled`, whatever is asked.").codes(&[401]),
+    row("/v1/acl/", ANY, Endpoint::Acl, "Access control: tokens, policies, roles, `bootstrap`, `replication`; 401 `ACL support disabled` where it is off. The endpoints of Consul before 1.4 are gone: 410.").params(&["dc", "policy", "role"]).modes().codes(&[401, 404, 410]),
     row("/v1/agent/check/deregister/", PUT, Endpoint::AgentCheckDeregister, "Removes a check of this agent.").spaced().codes(&[500]),
     row("/v1/agent/check/fail/", PUT, Endpoint::AgentCheckFail, "A TTL check says `critical`.").params(&["note"]).spaced().codes(&[404, 500]),
     row("/v1/agent/check/pass/", PUT, Endpoint::AgentCheckPass, "A TTL check says `passing`.").params(&["note"]).spaced().codes(&[404, 500]),
@@ -250,7 +251,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/agent/service/maintenance/", PUT, Endpoint::AgentServiceMaintenance, "Maintenance of a service, on or off.").params(&["enable", "reason"]).spaced().codes(&[404]),
     row("/v1/agent/service/register", PUT, Endpoint::AgentServiceRegister, "Adds a service to this agent, with its checks.").params(&["replace-existing-checks"]).spaced(),
     row("/v1/agent/services", GET, Endpoint::AgentServices, "Services of this agent, by ID.").params(&["filter"]).spaced(),
-    row("/v1/agent/token/", PUT, Endpoint::AgentToken, "Sets a token of the agent: 401, as all of `/v1/acl/`.").codes(&[401]),
+    row("/v1/agent/token/", PUT, Endpoint::AgentToken, "Sets a token that the agent uses: `default`, `agent`, `agent_master` (`agent_recovery`), `replication`.").codes(&[401, 404]),
     row("/v1/agent/version", GET, Endpoint::AgentVersion, "What runs here."),
     row("/v1/catalog/datacenters", GET, Endpoint::CatalogDatacenters, "All known datacenters, the nearest first.").params(&["cached"]),
     row("/v1/catalog/deregister", PUT, Endpoint::CatalogDeregister, "Takes a node, service or check out of the catalog.").params(&["dc"]).spaced(),
@@ -277,7 +278,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/health/node/", GET, Endpoint::HealthNode, "Checks of a node.").params(&["dc", "filter"]).spaced().read(),
     row("/v1/health/service/", GET, Endpoint::HealthService, "Instances of a service with their checks; those of the nearest site where none here would do (`service-resolver`).").params(&["dc", "tag", "near", "node-meta", "passing", "filter"]).spaced().read(),
     row("/v1/health/state/", GET, Endpoint::HealthState, "Checks in a state (`any`: all).").params(&["dc", "near", "node-meta", "filter"]).spaced().read(),
-    row("/v1/internal/acl/authorize", POST, Endpoint::AclAuthorize, "As all of `/v1/acl/`.").codes(&[401]),
+    row("/v1/internal/acl/authorize", POST, Endpoint::AclAuthorize, "What the token may do: a list of `Resource`, `Access` and `Segment`, each answered with `Allow`.").codes(&[401]),
     row("/v1/internal/exports", GET, Endpoint::InternalExports, "What other sites may ask of this one."),
     row("/v1/internal/federation", GET, Endpoint::InternalFederation, "Each link of the gateway, and why it is as it is."),
     row("/v1/internal/federation-state/", GET, Endpoint::FederationState, "Consul's mesh gateways: there are none.").codes(&[404]),
@@ -320,7 +321,105 @@ pub(crate) fn find(path: &str) -> Option<(&'static Row, &str)> {
     })
 }
 
-/// Whether this caller may do this. One function for every request; it admits all until ACLs come.
+/// What a request needs of the caller's token, where there is access control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Nothing, as in Consul.
+    Open,
+    /// The servers look: nothing but what they say is answered.
+    Servers,
+    /// A known token; the handler looks at what it is about, or leaves out what may not be seen.
+    Known,
+    /// This agent.
+    Agent(Grant),
+    /// The servers and sites.
+    Operator(Grant),
+    /// This node.
+    Node(Grant),
+}
+
+/// The gate's other half: what each endpoint needs. Every endpoint has its line, or this does not compile.
+pub(crate) fn need(endpoint: Endpoint, method: &Method) -> Need {
+    use Endpoint as E;
+    use Grant::{Read, Write};
+    let by_method = |need: fn(Grant) -> Need| if *method == Method::GET { need(Read) } else { need(Write) };
+    match endpoint {
+        // Consul's own: who leads, which datacenters there are, where they are.
+        E::Root | E::StatusLeader | E::StatusPeers | E::CatalogDatacenters | E::CoordinateDatacenters => Need::Open,
+        // That there are none.
+        E::FederationState | E::FederationStates | E::MeshGateways => Need::Operator(Read),
+        E::AgentSelf | E::AgentMetrics | E::AgentMonitor | E::AgentVersion => Need::Agent(Read),
+        E::AgentJoin | E::AgentLeave | E::AgentReload | E::AgentToken => Need::Agent(Write),
+        E::AgentForceLeave => Need::Operator(Write),
+        E::AgentHost => Need::Operator(Read),
+        E::AgentMaintenance => Need::Node(Write),
+        E::AgentMembers
+        | E::AgentServices
+        | E::AgentService
+        | E::AgentChecks
+        | E::AgentHealthById
+        | E::AgentHealthByName
+        | E::AgentServiceRegister
+        | E::AgentServiceDeregister
+        | E::AgentServiceMaintenance
+        | E::AgentCheckRegister
+        | E::AgentCheckDeregister
+        | E::AgentCheckPass
+        | E::AgentCheckWarn
+        | E::AgentCheckFail
+        | E::AgentCheckUpdate
+        | E::EventFire
+        | E::EventList
+        | E::AclAuthorize => Need::Known,
+        // By the gateway in this process, or of what servers tell anyone of their site.
+        E::FederationSites | E::FederationDoctor | E::InternalFederation | E::InternalExports => Need::Operator(Read),
+        E::FederationToken | E::FederationRemove | E::FederationReadmit => Need::Operator(Write),
+        // Servers tell each other without a token.
+        E::OperatorRaft => by_method(Need::Operator),
+        E::CatalogRegister
+        | E::CoordinateNode
+        | E::CoordinateNodes
+        | E::CoordinateUpdate
+        | E::CatalogDeregister
+        | E::CatalogNodes
+        | E::CatalogServices
+        | E::CatalogService
+        | E::CatalogNode
+        | E::CatalogNodeServices
+        | E::HealthNode
+        | E::HealthChecks
+        | E::HealthService
+        | E::HealthState
+        | E::Kv
+        | E::SessionCreate
+        | E::SessionDestroy
+        | E::SessionRenew
+        | E::SessionInfo
+        | E::SessionNode
+        | E::SessionList
+        | E::Snapshot
+        | E::Txn
+        | E::OperatorAutopilot
+        | E::OperatorHealth
+        | E::OperatorKeyring
+        | E::OperatorState
+        | E::OperatorRaftPeer
+        | E::OperatorTransfer
+        | E::OperatorUsage
+        | E::UiNode
+        | E::UiNodes
+        | E::UiOverview
+        | E::UiServices
+        | E::InternalReplication
+        | E::Queries
+        | E::Query
+        | E::Config
+        | E::Configs
+        | E::Acl => Need::Servers,
+    }
+}
+
+/// Whether there is such a method here. Who may use it is told by [`need`], once the token is known.
 pub(crate) fn admit(row: &Row, method: &Method, path: &str, token: Option<&str>) -> Result<Access, Failure> {
     let _ = (path, token);
     row.access(method).ok_or_else(|| Failure {

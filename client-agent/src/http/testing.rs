@@ -634,6 +634,8 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
     let context = Context {
         door: servers.door(),
         memory: None,
+        acls: None,
+        tokens: None,
         registry: registry.clone(),
         members: Arc::new(FakeMembers),
         views: Some(Arc::new(FakeViews)),
