@@ -447,7 +447,12 @@ impl Server {
             acls.clone(),
         );
         let router = Arc::new(router);
-        let memory = Arc::new(Memory { node: node.clone(), router: router.clone(), kv_get: method::find(KV_GET), acls: acls.clone() });
+        let memory = Arc::new(Memory {
+            node: node.clone(),
+            router: router.clone(),
+            kv_get: method::find(KV_GET),
+            acls: acls.clone(),
+        });
         let replicator = Replicator {
             copies: copies.clone(),
             consensus: consensus.clone(),

@@ -34,7 +34,7 @@ const fn row(path: &'static str, kind: Kind, crosses: bool) -> Method {
 
 /// Every method, by path.
 pub const TABLE: &[Method] = &[
-    row("/causeway.acl.v1.Acl/Bootstrap", Kind::Write, true),
+    row("/causeway.acl.v1.Acl/Bootstrap", Kind::Write, false),
     row("/causeway.acl.v1.Acl/Delete", Kind::Write, true),
     row("/causeway.acl.v1.Acl/Get", Kind::Read, true),
     row("/causeway.acl.v1.Acl/List", Kind::Read, true),

@@ -14,8 +14,8 @@ macro_rules! refused {
 }
 
 refused! {
-    AUTH_METHOD = "acl auth-method", "Logins by other authorities: not built yet", |input| ask(input, "Failed: acl auth-method", "GET", "/v1/acl/auth-methods");
-    BINDING_RULE = "acl binding-rule", "What such a login gives: not built yet", |input| ask(input, "Failed: acl binding-rule", "GET", "/v1/acl/binding-rules");
+    AUTH_METHOD = "acl auth-method", "Logins by other authorities: not built yet", |input| ask(input, &acl("auth method", input), "GET", "/v1/acl/auth-methods");
+    BINDING_RULE = "acl binding-rule", "What such a login gives: not built yet", |input| ask(input, &acl("binding rule", input), "GET", "/v1/acl/binding-rules");
     CONNECT = "connect", "The mesh of Consul: not in this product", mesh;
     INTENTION = "intention", "Permissions of the mesh of Consul: not in this product", mesh;
     LOGIN = "login", "A token by an auth method: not built yet", |input| ask(input, "Error logging in", "POST", "/v1/acl/login");
@@ -27,6 +27,14 @@ fn mesh(_: &Input) -> ExitCode {
         "The service mesh (connect, intentions) is not in this product: services are found, not proxied. See README, \"Differences\"."
     );
     ExitCode::FAILURE
+}
+
+/// Consul's words before those of the agent.
+fn acl(what: &str, input: &Input) -> String {
+    match input.operands.first().map(String::as_str) {
+        Some("list") => format!("Failed to retrieve the {what} list"),
+        _ => format!("Failed: acl {}", what.replace(' ', "-")),
+    }
 }
 
 /// The agent's own words.

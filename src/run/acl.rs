@@ -145,7 +145,9 @@ impl Acl {
                 Box::pin(async move {
                     let Some(file) = file else { return Ok(()) };
                     let written = tokio::task::spawn_blocking(move || keep(&tokens, &file)).await;
-                    written.map_err(|e| e.to_string())?.map_err(|e| format!("the tokens are in use, and cannot be kept: {e}"))
+                    written
+                        .map_err(|e| e.to_string())?
+                        .map_err(|e| format!("the tokens are in use, and cannot be kept: {e}"))
                 })
             });
             TokenPort { tokens: self.tokens.clone(), changed }

@@ -75,7 +75,8 @@ mod tests {
         let of = |text: &str| {
             let mut settings = Settings::default();
             settings.read_text("x.hcl", text, true).unwrap();
-            let config = server_config(&plan::plan(&settings).ok().unwrap(), "88133ad3-f8d9-e86f-d3f8-ea3a36ae09aa", None);
+            let config =
+                server_config(&plan::plan(&settings).ok().unwrap(), "88133ad3-f8d9-e86f-d3f8-ea3a36ae09aa", None);
             (config.limits.hold, config.write_limits.session_ttl_min_ms)
         };
         assert_eq!(of("data_dir = \"/d\" server = true"), (Duration::from_secs(7), 10_000));

@@ -123,16 +123,23 @@ const PATHS: &[(&str, &str)] = &[
 #[test]
 fn who_is_not_known_gets_nothing_and_who_is_gets_what_the_rules_say() {
     let mut federation = Federation::prepare("acl", 1, 1);
-    federation.configure(|_| json!({ "acl": {
+    federation.configure(|_| {
+        json!({ "acl": {
         "enabled": true, "default_policy": "deny", "enable_token_persistence": true, "token_ttl": "1s",
-    } }));
+    } })
+    });
     for node in &mut federation.nodes {
         node.start();
     }
     let server = federation.node("dc1-server-1");
     let root = bootstrap(server);
     let again = ask(server, "PUT", "/v1/acl/bootstrap", "", "");
-    assert!(again.code == 403 && again.text().starts_with("Permission denied: ACL bootstrap no longer allowed (reset index: "), "{}", again.text());
+    assert!(
+        again.code == 403
+            && again.text().starts_with("Permission denied: ACL bootstrap no longer allowed (reset index: "),
+        "{}",
+        again.text()
+    );
 
     // A token that was made up is refused at every door, at its first request. Each gets one of its own.
     for (at, (method, path)) in PATHS.iter().enumerate() {
@@ -143,10 +150,22 @@ fn who_is_not_known_gets_nothing_and_who_is_gets_what_the_rules_say() {
         }
     }
     // And who shows none sees nothing.
-    for (path, empty) in [("/v1/catalog/nodes", "[]"), ("/v1/catalog/services", "{}"), ("/v1/agent/members", "[]"), ("/v1/agent/services", "{}")] {
+    for (path, empty) in [
+        ("/v1/catalog/nodes", "[]"),
+        ("/v1/catalog/services", "{}"),
+        ("/v1/agent/members", "[]"),
+        ("/v1/agent/services", "{}"),
+    ] {
         assert_eq!(said(&get(server, path, "")), (200, empty.into()), "{path}");
     }
-    for (method, path) in [("GET", "/v1/kv/a"), ("PUT", "/v1/kv/a"), ("GET", "/v1/agent/self"), ("GET", "/v1/acl/tokens"), ("GET", "/v1/snapshot"), ("GET", "/v1/operator/raft/configuration")] {
+    for (method, path) in [
+        ("GET", "/v1/kv/a"),
+        ("PUT", "/v1/kv/a"),
+        ("GET", "/v1/agent/self"),
+        ("GET", "/v1/acl/tokens"),
+        ("GET", "/v1/snapshot"),
+        ("GET", "/v1/operator/raft/configuration"),
+    ] {
         assert_eq!(said(&ask(server, method, path, "", "x")), (403, "Permission denied".into()), "{method} {path}");
     }
     // Ways around the gate lead nowhere, or to the gate.
@@ -174,7 +193,13 @@ fn who_is_not_known_gets_nothing_and_who_is_gets_what_the_rules_say() {
     });
 
     // Services: a token for one of them registers that one alone.
-    let (_, web) = token(server, &root, "web", "service \"web\" { policy = \"write\" } key_prefix \"web/\" { policy = \"write\" }", &json!({}));
+    let (_, web) = token(
+        server,
+        &root,
+        "web",
+        "service \"web\" { policy = \"write\" } key_prefix \"web/\" { policy = \"write\" }",
+        &json!({}),
+    );
     let register = |name: &str, id: &str, token: &str| {
         let body = json!({ "Name": name, "ID": id, "Port": 80, "Token": token, "Address": "127.0.0.1" });
         ask(agent, "PUT", "/v1/agent/service/register", token, &body.to_string())
@@ -183,7 +208,8 @@ fn who_is_not_known_gets_nothing_and_who_is_gets_what_the_rules_say() {
     assert_eq!(said(&register("db", "d", &web)), (403, "Permission denied".into()));
     assert_eq!(register("db", "d", &root).code, 200);
     assert_eq!(said(&register("web", "d", &web)), (403, "Permission denied".into()), "another service's ID");
-    let deregister = |id: &str, token: &str| ask(agent, "PUT", &format!("/v1/agent/service/deregister/{id}"), token, "");
+    let deregister =
+        |id: &str, token: &str| ask(agent, "PUT", &format!("/v1/agent/service/deregister/{id}"), token, "");
     assert_eq!(said(&deregister("d", &web)), (403, "Permission denied".into()));
     wait("both services", SOON, || {
         let all = get(server, "/v1/catalog/services", &root).json()?;
@@ -191,11 +217,20 @@ fn who_is_not_known_gets_nothing_and_who_is_gets_what_the_rules_say() {
     });
 
     // Lists lose what may not be seen, and say so.
-    let (reader_id, reader) = token(server, &root, "reader", "service \"web\" { policy = \"read\" } node_prefix \"\" { policy = \"read\" } key_prefix \"pub/\" { policy = \"read\" } event \"ok\" { policy = \"write\" }", &json!({}));
+    let (reader_id, reader) = token(
+        server,
+        &root,
+        "reader",
+        "service \"web\" { policy = \"read\" } node_prefix \"\" { policy = \"read\" } key_prefix \"pub/\" { policy = \"read\" } event \"ok\" { policy = \"write\" }",
+        &json!({}),
+    );
     for node in [server, agent] {
         let seen = get(node, "/v1/catalog/services", &reader);
         let names: BTreeSet<String> = seen.json().unwrap().as_object().unwrap().keys().cloned().collect();
-        assert_eq!((names, seen.header("x-consul-results-filtered-by-acls")), (BTreeSet::from(["web".to_owned()]), Some("true")));
+        assert_eq!(
+            (names, seen.header("x-consul-results-filtered-by-acls")),
+            (BTreeSet::from(["web".to_owned()]), Some("true"))
+        );
         let whole = get(node, "/v1/catalog/services", &root);
         assert_eq!(whole.header("x-consul-results-filtered-by-acls"), None);
         assert_eq!(get(node, "/v1/health/service/db", &reader).text(), "[]");
@@ -215,10 +250,18 @@ fn who_is_not_known_gets_nothing_and_who_is_gets_what_the_rules_say() {
         assert_eq!(said(&get(node, "/v1/kv/top/secret", &reader)), (403, "Permission denied".into()));
         assert_eq!(said(&ask(node, "PUT", "/v1/kv/pub/a", &reader, "w")), (403, "Permission denied".into()));
         let keys = get(node, "/v1/kv/?keys", &reader);
-        assert_eq!((keys.text().as_str(), keys.header("x-consul-results-filtered-by-acls")), ("[\"pub/a\"]", Some("true")));
+        assert_eq!(
+            (keys.text().as_str(), keys.header("x-consul-results-filtered-by-acls")),
+            ("[\"pub/a\"]", Some("true"))
+        );
         let txn = r#"[{"KV":{"Verb":"set","Key":"web/a","Value":"dg=="}},{"KV":{"Verb":"set","Key":"top/secret","Value":"dg=="}}]"#;
         let answer = ask(node, "PUT", "/v1/txn", &web, txn);
-        assert_eq!((answer.code, answer.text().contains(r#"{"OpIndex":1,"What":"Permission denied"}"#)), (409, true), "{}", answer.text());
+        assert_eq!(
+            (answer.code, answer.text().contains(r#"{"OpIndex":1,"What":"Permission denied"}"#)),
+            (409, true),
+            "{}",
+            answer.text()
+        );
         assert_eq!(ask(node, "DELETE", "/v1/kv/web/?recurse", &reader, "").code, 403);
         assert_eq!(ask(node, "DELETE", "/v1/kv/?recurse", &web, "").code, 403);
     }
@@ -241,7 +284,8 @@ fn who_is_not_known_gets_nothing_and_who_is_gets_what_the_rules_say() {
     let index = get(server, "/v1/kv/pub/a", &reader).index();
     let before = server.log().matches("Kv/Get").count();
     let (port, path, secret) = (server.http, format!("/v1/kv/pub/a?index={index}&wait=60s"), reader.clone());
-    let blocked = std::thread::spawn(move || http::request_with(port, "GET", &path, &[("X-Consul-Token", &secret)], b""));
+    let blocked =
+        std::thread::spawn(move || http::request_with(port, "GET", &path, &[("X-Consul-Token", &secret)], b""));
     wait("the blocked read", SOON, || {
         if server.log().matches("Kv/Get").count() > before { Ok(()) } else { Err("not seen in the log".into()) }
     });
@@ -281,10 +325,12 @@ fn who_is_not_known_gets_nothing_and_who_is_gets_what_the_rules_say() {
 fn two_sites(name: &str, down: &str) -> (Federation, String) {
     let root = "5e0b7a52-6d1c-4f0e-9a53-0d7a4b1f2c3d";
     let mut federation = Federation::prepare(name, 2, 1);
-    federation.configure(|_| json!({ "primary_datacenter": "dc1", "acl": {
+    federation.configure(|_| {
+        json!({ "primary_datacenter": "dc1", "acl": {
         "enabled": true, "default_policy": "deny", "down_policy": down, "token_ttl": "1s",
         "tokens": { "initial_management": root, "agent": root, "replication": root },
-    } }));
+    } })
+    });
     for node in &mut federation.nodes {
         node.start();
     }
@@ -305,7 +351,9 @@ fn tokens_hold_in_all_sites_but_local_ones_and_unknown_ones_are_refused_with_the
     let (_, there) = token(two, &root, "there", rules, &json!({}));
     let (own_id, own) = token(two, &root, "own", rules, &json!({ "Local": true }));
     wait("the copies", SOON, || {
-        for (node, secret) in [(one, &everywhere), (two, &everywhere), (one, &there), (two, &there), (two, &own), (one, &local)] {
+        for (node, secret) in
+            [(one, &everywhere), (two, &everywhere), (one, &there), (two, &there), (two, &own), (one, &local)]
+        {
             ask(node, "PUT", "/v1/kv/a", secret, "1").ok()?;
         }
         Ok(())
@@ -324,7 +372,10 @@ fn tokens_hold_in_all_sites_but_local_ones_and_unknown_ones_are_refused_with_the
     let unknown = get(one, "/v1/kv/a?dc=dc2", UNKNOWN);
     assert!(unknown.code == 403 && unknown.text().ends_with("ACL not found"), "{}", unknown.text());
     let replication = get(two, "/v1/acl/replication", &root).json().unwrap();
-    assert_eq!((&replication["Enabled"], &replication["Running"], &replication["SourceDatacenter"]), (&json!(true), &json!(true), &json!("dc1")));
+    assert_eq!(
+        (&replication["Enabled"], &replication["Running"], &replication["SourceDatacenter"]),
+        (&json!(true), &json!(true), &json!("dc1"))
+    );
     assert!(replication["LagMilliseconds"].is_u64(), "{replication}");
 
     // The primary goes away: known tokens go on, one that was made up is refused at its first request, to read and to write.
@@ -334,9 +385,15 @@ fn tokens_hold_in_all_sites_but_local_ones_and_unknown_ones_are_refused_with_the
     let two = federation.agent("dc2");
     let server = federation.nodes.iter().find(|n| n.dc == "dc2" && n.part == Part::Server).unwrap();
     assert_eq!(said(&get(server, "/v1/kv/a", "7d1c9f00-0000-4000-8000-00000000000a")), (403, "ACL not found".into()));
-    assert_eq!(said(&ask(server, "PUT", "/v1/kv/a", "7d1c9f00-0000-4000-8000-00000000000b", "evil")), (403, "ACL not found".into()));
+    assert_eq!(
+        said(&ask(server, "PUT", "/v1/kv/a", "7d1c9f00-0000-4000-8000-00000000000b", "evil")),
+        (403, "ACL not found".into())
+    );
     assert_eq!(said(&get(two, "/v1/kv/a", "7d1c9f00-0000-4000-8000-00000000000c")), (403, "ACL not found".into()));
-    assert_eq!(said(&get(two, "/v1/agent/self", "7d1c9f00-0000-4000-8000-00000000000d")), (403, "ACL not found".into()));
+    assert_eq!(
+        said(&get(two, "/v1/agent/self", "7d1c9f00-0000-4000-8000-00000000000d")),
+        (403, "ACL not found".into())
+    );
     assert_eq!(get(two, "/v1/kv/a?raw", &everywhere).text(), "1");
     ask(two, "PUT", "/v1/kv/b", &own, "2").ok().unwrap();
     // What holds everywhere cannot be made now, what holds here can.

@@ -90,7 +90,8 @@ impl Acls {
         match tokio::time::timeout(PATIENCE, self.ask(secret)).await {
             Ok(Ok(reply)) => {
                 let now = Instant::now();
-                let until = (reply.expires_in_ms > 0).then(|| now.checked_add(Duration::from_millis(reply.expires_in_ms)));
+                let until =
+                    (reply.expires_in_ms > 0).then(|| now.checked_add(Duration::from_millis(reply.expires_in_ms)));
                 let who = self.identify(&reply);
                 self.remember(key, Told { who: who.clone(), at: now, until: until.flatten() });
                 who
@@ -106,8 +107,7 @@ impl Acls {
     }
 
     async fn ask(&self, secret: Option<&str>) -> Result<ResolveReply, Status> {
-        let meta =
-            Meta { token: secret.map(str::to_owned), consistency: Consistency::Stale, ..Meta::default() };
+        let meta = Meta { token: secret.map(str::to_owned), consistency: Consistency::Stale, ..Meta::default() };
         let mut client = AclClient::new(self.0.door.clone());
         match client.resolve(meta.request(ResolveRequest {})).await {
             // A follower may be a moment behind whoever made the token.

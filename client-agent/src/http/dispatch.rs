@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use causeway_proto::access::{Authorizer, DENIED, Use};
+use causeway_proto::access::{Access, Authorizer, DENIED, Use};
 use causeway_proto::door::Door;
 use causeway_proto::meta::{AnswerMeta, Consistency, MAX_WAIT, Meta};
 use causeway_proto::trace::Trace;
@@ -14,7 +14,6 @@ use http::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 
 use super::access;
-use crate::acl::{AclError, Acls, Who};
 use super::failure::Failure;
 use super::filter::Filter;
 use super::gate::{self, Endpoint, Need, Row};
@@ -27,6 +26,7 @@ use super::{
     acl, agent, autopilot, catalog, config, coordinate, event, federation, health, internal, keyring, kv, operator,
     prepared, session, sight, snapshot, status, txn, ui,
 };
+use crate::acl::{AclError, Acls, Who};
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
 const CALL: Duration = Duration::from_secs(10);
@@ -357,6 +357,10 @@ async fn guarded(call: &mut Call<'_>, acls: &Acls, endpoint: Endpoint) -> Result
         Need::Agent(access) => call.must(|who| who.agent(node, access)),
         Need::Operator(access) => call.must(|who| who.operator(access)),
         Need::Node(access) => call.must(|who| who.node(node, access)),
+        Need::Keyring(access) if call.may(|who| who.keyring(access)) => Ok(()),
+        // Consul's texts, and its code.
+        Need::Keyring(Access::Read) => Err(Failure::internal("Reading keyring denied by ACLs")),
+        Need::Keyring(_) => Err(Failure::internal("Modifying keyring denied due to ACLs")),
     }
 }
 

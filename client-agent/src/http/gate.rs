@@ -336,6 +336,8 @@ pub(crate) enum Need {
     Operator(Grant),
     /// This node.
     Node(Grant),
+    /// Keys of gossip.
+    Keyring(Grant),
 }
 
 /// The gate's other half: what each endpoint needs. Every endpoint has its line, or this does not compile.
@@ -374,6 +376,8 @@ pub(crate) fn need(endpoint: Endpoint, method: &Method) -> Need {
         // By the gateway in this process, or of what servers tell anyone of their site.
         E::FederationSites | E::FederationDoctor | E::InternalFederation | E::InternalExports => Need::Operator(Read),
         E::FederationToken | E::FederationRemove | E::FederationReadmit => Need::Operator(Write),
+        // It asks every site, which look again.
+        E::OperatorKeyring => by_method(Need::Keyring),
         // Servers tell each other without a token.
         E::OperatorRaft => by_method(Need::Operator),
         E::CatalogRegister
@@ -401,7 +405,6 @@ pub(crate) fn need(endpoint: Endpoint, method: &Method) -> Need {
         | E::Txn
         | E::OperatorAutopilot
         | E::OperatorHealth
-        | E::OperatorKeyring
         | E::OperatorState
         | E::OperatorRaftPeer
         | E::OperatorTransfer

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::{Bytes, BytesMut};
 use causeway_proto::access::{ANONYMOUS, ANONYMOUS_SECRET, Authorizer, GLOBAL_MANAGEMENT_ID, NOT_FOUND, Ruleset, Use};
 use causeway_proto::acl::acl_client::AclClient;
-use causeway_proto::acl::{Change, DeleteReply, DeleteRequest, ItemReply, Kind, ListRequest, OwnRequest, ReplicationReply, ResolveRequest, SetRequest};
+use causeway_proto::acl::{
+    Change, DeleteReply, DeleteRequest, ItemReply, Kind, ListRequest, OwnRequest, ReplicationReply, ResolveRequest,
+    SetRequest,
+};
 use causeway_proto::command::{Command, command};
 use causeway_proto::door::{Door, Request, Response};
 use causeway_proto::meta::{AnswerMeta, FILTERED, Meta, TOKEN};
@@ -224,12 +227,8 @@ impl Acls {
         let Ok(_one) = inner.questions.try_acquire() else {
             return self.without_primary(before, &Reason::Overloaded.status("too many questions to the primary"));
         };
-        let meta = Meta {
-            datacenter: Some(primary.to_owned()),
-            token: Some(secret.to_owned()),
-            hops: 1,
-            ..Meta::default()
-        };
+        let meta =
+            Meta { datacenter: Some(primary.to_owned()), token: Some(secret.to_owned()), hops: 1, ..Meta::default() };
         let gateways = &inner.gateways;
         match by_gateways!(AclClient, gateways, meta, PATIENCE, ResolveRequest {}, resolve) {
             Ok(reply) => {
@@ -250,7 +249,11 @@ impl Acls {
     /// What holds while the primary cannot be asked: only who was known may go on.
     fn without_primary(&self, before: Option<Arc<Identity>>, why: &Status) -> Result<Arc<Identity>, Status> {
         let known = before.filter(|who| !over(who) && self.0.settings.down == Down::Extend);
-        tracing::debug!(error = why.message(), known = known.is_some(), "the primary datacenter cannot be asked of a token");
+        tracing::debug!(
+            error = why.message(),
+            known = known.is_some(),
+            "the primary datacenter cannot be asked of a token"
+        );
         known.ok_or_else(not_found)
     }
 
@@ -264,15 +267,21 @@ impl Acls {
         }
     }
 
+    /// The gateways, past which no token goes that holds here only.
+    fn out(&self) -> Gateways {
+        let acls = self.clone();
+        self.0.gateways.with(move |door| acls.leaving(door))
+    }
+
     /// Has the primary do a write.
     pub(crate) async fn hand_on_set(&self, meta: &Meta, request: SetRequest) -> Result<ItemReply, Status> {
-        let gateways = &self.0.gateways;
+        let gateways = self.out();
         by_gateways!(AclClient, gateways, meta, HANDED_ON, request, set).map(tonic::Response::into_inner)
     }
 
     /// Has the primary delete something.
     pub(crate) async fn hand_on_delete(&self, meta: &Meta, request: DeleteRequest) -> Result<DeleteReply, Status> {
-        let gateways = &self.0.gateways;
+        let gateways = self.out();
         by_gateways!(AclClient, gateways, meta, HANDED_ON, request, delete).map(tonic::Response::into_inner)
     }
 
@@ -319,7 +328,11 @@ impl Acls {
                     (index, failures) = (0, failures.saturating_add(1));
                     let mut copied = lock(&inner.copied);
                     if copied.error != status.message() {
-                        tracing::warn!(primary, error = status.message(), "tokens, policies and roles cannot be copied");
+                        tracing::warn!(
+                            primary,
+                            error = status.message(),
+                            "tokens, policies and roles cannot be copied"
+                        );
                     }
                     (copied.error_ms, copied.error) = (now_ms(), status.message().to_owned());
                 }
@@ -509,7 +522,13 @@ struct Following {
 }
 
 /// A view without what its reader may not see. It ends when that changes, so that its follower asks again.
-pub fn follow(response: Response, sees: Option<Sees>, who: Arc<Identity>, secret: Option<String>, acls: Acls) -> Response {
+pub fn follow(
+    response: Response,
+    sees: Option<Sees>,
+    who: Arc<Identity>,
+    secret: Option<String>,
+    acls: Acls,
+) -> Response {
     response.map(|body| {
         let was = who.clone();
         let lapse = Box::pin(async move { acls.lapse(secret.as_deref(), &was).await });
@@ -562,4 +581,3 @@ impl Following {
         Ok(Frame::trailers(trailers))
     }
 }
-

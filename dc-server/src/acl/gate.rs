@@ -19,7 +19,8 @@ use causeway_proto::health::{ChecksReply, ServiceHealthReply};
 use causeway_proto::keyring::{OperateRequest, Verb as KeyVerb};
 use causeway_proto::kv;
 use causeway_proto::query::{
-    ApplyRequest as QueryApply, ExecuteReply, ExecuteRequest, ExplainReply, GetRequest, PreparedQuery, QueriesReply};
+    ApplyRequest as QueryApply, ExecuteReply, ExecuteRequest, ExplainReply, GetRequest, PreparedQuery, QueriesReply,
+};
 use causeway_proto::rejection::Reason;
 use causeway_proto::session::{self, SessionsReply};
 use causeway_proto::txn::{OpError, Result as Done, TxnReply, TxnRequest, op, result};
@@ -413,9 +414,7 @@ fn may_op(who: &Authorizer, op: &causeway_proto::txn::Op, state: &State) -> bool
                 _ => who.key(key, Write),
             }
         }
-        Some(op::Op::Node(op)) => {
-            reads(&op.verb) || op.node.as_ref().is_none_or(|node| who.node(&node.name, Write))
-        }
+        Some(op::Op::Node(op)) => reads(&op.verb) || op.node.as_ref().is_none_or(|node| who.node(&node.name, Write)),
         Some(op::Op::Service(op)) => {
             let service = op.service.clone().unwrap_or_default();
             let id = if service.id.is_empty() { &service.name } else { &service.id };
@@ -432,7 +431,8 @@ fn may_op(who: &Authorizer, op: &causeway_proto::txn::Op, state: &State) -> bool
         Some(op::Op::Check(op)) => {
             let check = op.check.clone().unwrap_or_default();
             let row = state.node(&check.node);
-            let service = |id: &str| row.as_ref().and_then(|row| row.services().find(|s| s.id == id).map(|s| s.name.clone()));
+            let service =
+                |id: &str| row.as_ref().and_then(|row| row.services().find(|s| s.id == id).map(|s| s.name.clone()));
             let old = row.as_ref().and_then(|row| row.checks().find(|c| c.id == check.id).cloned());
             let may = |check: &Check, service: Option<String>| match service {
                 Some(name) => who.service(&name, Write),

@@ -93,7 +93,12 @@ fn without_rules_nothing_is_written_and_nothing_seen_whole() {
             let method = method::find(path).unwrap();
             let named = !matches!(
                 need,
-                Need::CoordinateUpdate | Need::SessionCreate | Need::SessionDestroy | Need::SessionRenew | Need::QueryApply | Need::Txn
+                Need::CoordinateUpdate
+                    | Need::SessionCreate
+                    | Need::SessionDestroy
+                    | Need::SessionRenew
+                    | Need::QueryApply
+                    | Need::Txn
             );
             match entry {
                 Ok(Entry::Whole) if named => panic!("{path} is open"),
@@ -111,7 +116,8 @@ fn keys() {
     assert_eq!(enter_with(Need::KvGet, read, &get), Ok(Entry::Whole));
     assert_eq!(enter_with(Need::KvGet, "", &get), Err(DENIED.into()));
     let apply = |verb: kv::Verb| kv::ApplyRequest { key: "a".into(), verb: verb.into(), ..Default::default() };
-    for verb in [kv::Verb::Set, kv::Verb::Cas, kv::Verb::Lock, kv::Verb::Unlock, kv::Verb::Delete, kv::Verb::DeleteCas] {
+    for verb in [kv::Verb::Set, kv::Verb::Cas, kv::Verb::Lock, kv::Verb::Unlock, kv::Verb::Delete, kv::Verb::DeleteCas]
+    {
         assert_eq!(enter_with(Need::KvApply, read, &apply(verb)), Err(DENIED.into()));
         assert_eq!(enter_with(Need::KvApply, "key \"a\" { policy = \"write\" }", &apply(verb)), Ok(Entry::Whole));
     }
@@ -177,7 +183,10 @@ fn registrations() {
 fn transactions_say_which_operation_is_refused() {
     use causeway_proto::txn::{KvOp, Op};
     let kv = |verb: &str, key: &str| Op {
-        op: Some(op::Op::Kv(KvOp { verb: verb.into(), entry: Some(KvEntry { key: key.into(), ..KvEntry::default() }) })),
+        op: Some(op::Op::Kv(KvOp {
+            verb: verb.into(),
+            entry: Some(KvEntry { key: key.into(), ..KvEntry::default() }),
+        })),
     };
     let rules = "key_prefix \"a\" { policy = \"write\" } key \"r\" { policy = \"read\" }";
     let ops = vec![kv("set", "a"), kv("set", "r"), kv("get", "x"), kv("check-index", "x"), kv("delete-tree", "")];

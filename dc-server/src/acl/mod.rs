@@ -128,8 +128,7 @@ pub fn identify_remote(
     datacenter: &str,
     default: DefaultPolicy,
 ) -> Result<Identity, RuleError> {
-    let authorizer =
-        compile(datacenter, &reply.policies, &reply.service_identities, &reply.node_identities, default)?;
+    let authorizer = compile(datacenter, &reply.policies, &reply.service_identities, &reply.node_identities, default)?;
     let expires_ms = if reply.expires_in_ms == 0 { 0 } else { now_ms.saturating_add(reply.expires_in_ms) };
     Ok(Identity {
         accessor: reply.accessor_id.clone(),

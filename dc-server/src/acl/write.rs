@@ -117,7 +117,13 @@ fn prepare_role(state: &State, mut role: Role, create: bool, drawn: Drawn) -> Re
     Ok(role)
 }
 
-fn prepare_token(state: &State, mut token: Token, create: bool, drawn: Drawn, again: bool) -> Result<Token, WriteError> {
+fn prepare_token(
+    state: &State,
+    mut token: Token,
+    create: bool,
+    drawn: Drawn,
+    again: bool,
+) -> Result<Token, WriteError> {
     token.origin.clear();
     let of = |item| if let Of::Token(token) = item { Some(token) } else { None };
     let before = |id: &str| old(state, Kind::Token, id, of);
@@ -378,7 +384,8 @@ mod tests {
 
     fn store() -> Store {
         let store = Store::new();
-        let policy = Policy { id: "11111111-1111-1111-1111-111111111111".into(), name: "kv".into(), ..Policy::default() };
+        let policy =
+            Policy { id: "11111111-1111-1111-1111-111111111111".into(), name: "kv".into(), ..Policy::default() };
         let token = Token {
             accessor_id: "22222222-1111-1111-1111-111111111111".into(),
             secret_id: "33333333-1111-1111-1111-111111111111".into(),
@@ -414,7 +421,11 @@ mod tests {
             (Token { policies: link("nope"), ..t() }, true, "No such ACL policy with name \"nope\""),
             (Token { policies: link(""), ..t() }, true, "No such ACL policy with name \"\""),
             (Token { roles: link("nope"), ..t() }, true, "No such ACL role with name \"nope\""),
-            (Token { expiration_ttl_ns: 1_000_000_000, ..t() }, true, "ExpirationTime cannot be less than 1m0s in the future (was 1s)"),
+            (
+                Token { expiration_ttl_ns: 1_000_000_000, ..t() },
+                true,
+                "ExpirationTime cannot be less than 1m0s in the future (was 1s)",
+            ),
             (
                 Token { expiration_ttl_ns: 172_800_000_000_000, ..t() },
                 true,
@@ -437,9 +448,18 @@ mod tests {
                 "Invalid Token: UUIDs with the prefix \"00000000-0000-0000-0000-0000000000\" are reserved",
             ),
             (Token { secret_id: "nouuid".into(), ..t() }, true, "Invalid Token: SecretID is not a valid UUID"),
-            (Token { accessor_id: existing.into(), ..t() }, false, "cannot toggle local mode of 22222222-1111-1111-1111-111111111111"),
             (
-                Token { accessor_id: existing.into(), local: true, secret_id: "44444444-1111-1111-1111-111111111111".into(), ..t() },
+                Token { accessor_id: existing.into(), ..t() },
+                false,
+                "cannot toggle local mode of 22222222-1111-1111-1111-111111111111",
+            ),
+            (
+                Token {
+                    accessor_id: existing.into(),
+                    local: true,
+                    secret_id: "44444444-1111-1111-1111-111111111111".into(),
+                    ..t()
+                },
                 false,
                 "Changing a tokens SecretID is not permitted",
             ),
@@ -456,7 +476,10 @@ mod tests {
             (
                 Token {
                     local: true,
-                    service_identities: vec![ServiceIdentity { service_name: "web".into(), datacenters: vec!["dc1".into()] }],
+                    service_identities: vec![ServiceIdentity {
+                        service_name: "web".into(),
+                        datacenters: vec!["dc1".into()],
+                    }],
                     ..t()
                 },
                 true,
@@ -476,14 +499,24 @@ mod tests {
     #[test]
     fn policies_and_roles_are_refused_in_consuls_words() {
         let state = store().state();
-        let of = |item, create| prepare(&state, Item { item: Some(item) }, create, drawn(), false).map_err(|e| e.to_string());
+        let of = |item, create| {
+            prepare(&state, Item { item: Some(item) }, create, drawn(), false).map_err(|e| e.to_string())
+        };
         let policy = |id: &str, name: &str, rules: &str| {
             Of::Policy(Policy { id: id.into(), name: name.into(), rules: rules.into(), ..Policy::default() })
         };
         for (item, create, text) in [
             (policy("", "", ""), true, "Invalid Policy: no Name is set"),
-            (policy("", "bad name", ""), true, "Invalid Policy: invalid Name. Only alphanumeric characters, '-' and '_' are allowed"),
-            (policy("11111111-1111-1111-1111-111111111112", "z", ""), false, "cannot find policy 11111111-1111-1111-1111-111111111112"),
+            (
+                policy("", "bad name", ""),
+                true,
+                "Invalid Policy: invalid Name. Only alphanumeric characters, '-' and '_' are allowed",
+            ),
+            (
+                policy("11111111-1111-1111-1111-111111111112", "z", ""),
+                false,
+                "cannot find policy 11111111-1111-1111-1111-111111111112",
+            ),
             (
                 policy(GLOBAL_MANAGEMENT_ID, "gm", ""),
                 false,
@@ -491,7 +524,11 @@ mod tests {
             ),
             (Of::Role(Role::default()), true, "Invalid Role: no Name is set"),
             (
-                Of::Role(Role { name: "r".into(), service_identities: vec![ServiceIdentity::default()], ..Role::default() }),
+                Of::Role(Role {
+                    name: "r".into(),
+                    service_identities: vec![ServiceIdentity::default()],
+                    ..Role::default()
+                }),
                 true,
                 "Service identity is missing the service name field on this role",
             ),
@@ -525,7 +562,9 @@ mod tests {
         let text = |kind, id| may_delete(kind, id, "22222222-1111-1111-1111-111111111111").map_err(|e| e.to_string());
         assert!(text(Kind::Token, ANONYMOUS).is_err() && text(Kind::Policy, GLOBAL_MANAGEMENT_ID).is_err());
         assert!(text(Kind::Token, "22222222-1111-1111-1111-111111111111").unwrap_err().contains("authorization token"));
-        assert!(text(Kind::Token, "x").is_err() && text(Kind::Role, "x").is_err() && text(Kind::Unspecified, "x").is_err());
+        assert!(
+            text(Kind::Token, "x").is_err() && text(Kind::Role, "x").is_err() && text(Kind::Unspecified, "x").is_err()
+        );
         assert_eq!(text(Kind::Token, "22222222-1111-1111-1111-111111111112"), Ok(()));
     }
 

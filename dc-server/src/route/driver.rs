@@ -164,7 +164,21 @@ impl Router {
     ) -> Self {
         let (calls, waits) = (Arc::new(Semaphore::new(limits.calls)), Arc::new(Semaphore::new(limits.waits)));
         let away = Rooms::new(limits.calls / 4, limits.waits / 4);
-        Self { consensus, services, gateways, datacenter, tls, limits, calls, waits, away, draining, exports, store, acls }
+        Self {
+            consensus,
+            services,
+            gateways,
+            datacenter,
+            tls,
+            limits,
+            calls,
+            waits,
+            away,
+            draining,
+            exports,
+            store,
+            acls,
+        }
     }
 
     /// The router as a door.
@@ -397,10 +411,13 @@ impl Router {
             } else {
                 let state = self.store.state();
                 let entry = acl::gate::enter(need, rights, &call.body, &state, acls.settings().key_list);
-                acl::gate::refine(path, entry.inspect_err(|status| {
-                    metrics::counter!("causeway_acl_refused_total").increment(1);
-                    tracing::debug!(accessor = who.accessor, path, why = status.message(), "refused");
-                })?)
+                acl::gate::refine(
+                    path,
+                    entry.inspect_err(|status| {
+                        metrics::counter!("causeway_acl_refused_total").increment(1);
+                        tracing::debug!(accessor = who.accessor, path, why = status.message(), "refused");
+                    })?,
+                )
             };
             if let Entry::Answer(message) = entry {
                 return Ok(Tried::Answer(acl::driver::answer(message)));

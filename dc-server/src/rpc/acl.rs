@@ -1,6 +1,6 @@
 //! Service `Acl`. Whether the caller may do this was decided before a handler runs ([`crate::acl::gate`]).
 
-use causeway_proto::access::{DefaultPolicy, DISABLED, NOT_FOUND};
+use causeway_proto::access::{DISABLED, DefaultPolicy, NOT_FOUND};
 use causeway_proto::acl::acl_server::Acl;
 use causeway_proto::acl::item::Item as Of;
 use causeway_proto::acl::{
@@ -77,11 +77,8 @@ impl<L: Log> Acl for Service<L> {
         let reset_index = reset_index(reset_file).await;
         let accessor = uuid(call.map_or_else(|| (self.chance)(), |call| call.id));
         let token = write::management(accessor, uuid((self.chance)()), "Bootstrap Token (Global Management)", now_ns());
-        let change = Change {
-            bootstrap: Some(Bootstrap { reset_index }),
-            set: vec![token.clone()],
-            ..Change::default()
-        };
+        let change =
+            Change { bootstrap: Some(Bootstrap { reset_index }), set: vec![token.clone()], ..Change::default() };
         self.write(call, Command::Acl(change)).await.map_err(|status| match Reason::of(&status) {
             Reason::Refused => Reason::Denied.status(format!("Permission denied: {}", status.message())),
             _ => status,
@@ -181,9 +178,8 @@ impl<L: Log> Acl for Service<L> {
                 return (ItemsReply { items, redacted: false }, state.acl_index(Kind::Unspecified));
             }
             let (mut items, index) = state.acls(kind);
-            let names = |links: &[causeway_proto::acl::Link], id: &str| {
-                id.is_empty() || links.iter().any(|link| link.id == id)
-            };
+            let names =
+                |links: &[causeway_proto::acl::Link], id: &str| id.is_empty() || links.iter().any(|link| link.id == id);
             items.retain(|item| match &item.item {
                 Some(Of::Token(token)) => names(&token.policies, policy) && names(&token.roles, role),
                 Some(Of::Role(it)) => names(&it.policies, policy),
@@ -201,8 +197,7 @@ impl<L: Log> Acl for Service<L> {
         if who.local && meta.from.is_some() {
             return Err(not_found());
         }
-        let expires_in_ms =
-            if who.expires_ms == 0 { 0 } else { who.expires_ms.saturating_sub(now_ms()).max(1) };
+        let expires_in_ms = if who.expires_ms == 0 { 0 } else { who.expires_ms.saturating_sub(now_ms()).max(1) };
         let default_allow = acls.settings().default == DefaultPolicy::Allow;
         if let Some(told) = &who.told {
             let told = ResolveReply::clone(told);

@@ -160,7 +160,8 @@ impl State {
 
     /// Tokens whose time has passed.
     pub fn acl_expired(&self, now_ms: u64) -> Vec<Ref> {
-        let over = |it: &&Arc<Token>| it.expiration_time_ms != 0 && it.expiration_time_ms <= now_ms && it.origin.is_empty();
+        let over =
+            |it: &&Arc<Token>| it.expiration_time_ms != 0 && it.expiration_time_ms <= now_ms && it.origin.is_empty();
         let of = |it: &Arc<Token>| Ref { kind: Kind::Token.into(), id: it.accessor_id.clone() };
         self.acls.tokens.values().filter(over).map(of).collect()
     }
@@ -242,9 +243,7 @@ impl Writer<'_> {
             (0, _) => Ok(()),
             (last, 0) => refused(format!("ACL bootstrap no longer allowed (reset index: {last})")),
             (last, asked) if last == asked => Ok(()),
-            (last, asked) => {
-                refused(format!("Invalid bootstrap reset index (specified {asked}, reset index: {last})"))
-            }
+            (last, asked) => refused(format!("Invalid bootstrap reset index (specified {asked}, reset index: {last})")),
         }
     }
 
@@ -389,7 +388,10 @@ mod tests {
         let error = set(&store, 6, &[a_policy("p2", "two"), a_token("a1", "s1", &["p9"])]);
         assert_eq!(error, "No such policy with ID: p9");
         assert!(store.state().acl_policy("p2").is_none() && store.state().acl_index(Kind::Policy) == 5);
-        assert_eq!(set(&store, 7, &[a_policy("p2", "ONE")]), "Invalid Policy: A Policy with Name \"ONE\" already exists");
+        assert_eq!(
+            set(&store, 7, &[a_policy("p2", "ONE")]),
+            "Invalid Policy: A Policy with Name \"ONE\" already exists"
+        );
     }
 
     #[test]

@@ -61,8 +61,7 @@ pub struct Authorizer {
     everything: bool,
 }
 
-const KINDS: [Kind; 7] =
-    [Kind::Agent, Kind::Event, Kind::Key, Kind::Node, Kind::Query, Kind::Service, Kind::Session];
+const KINDS: [Kind; 7] = [Kind::Agent, Kind::Event, Kind::Key, Kind::Node, Kind::Query, Kind::Service, Kind::Session];
 
 impl Authorizer {
     /// By these rules, and where none says anything by the default.
@@ -292,7 +291,8 @@ mod tests {
 
     #[test]
     fn intentions_follow_the_service_to_read_at_most() {
-        let a = deny("service \"web\" { policy = \"write\" } service \"db\" { policy = \"read\" intentions = \"write\" }");
+        let a =
+            deny("service \"web\" { policy = \"write\" } service \"db\" { policy = \"read\" intentions = \"write\" }");
         assert!(a.intention("web", Read) && !a.intention("web", Write));
         assert!(a.intention("db", Write) && !a.intention("x", Read));
     }

@@ -8,8 +8,8 @@ mod rules;
 mod tokens;
 
 pub use authorizer::{Authorizer, DefaultPolicy, node_identity, service_identity};
-pub use tokens::{Tokens, Use};
 pub use rules::{Access, GLOBAL_MANAGEMENT, Kind, RuleError, Ruleset};
+pub use tokens::{Tokens, Use};
 
 /// Consul's text for a token that there is none of.
 pub const NOT_FOUND: &str = "ACL not found";

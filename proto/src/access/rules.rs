@@ -151,11 +151,9 @@ impl Ruleset {
 
     /// Adds the rules of another policy of the same token.
     pub fn merge(&mut self, other: &Self) {
-        for (slot, access) in [
-            (&mut self.acl, other.acl),
-            (&mut self.keyring, other.keyring),
-            (&mut self.operator, other.operator),
-        ] {
+        for (slot, access) in
+            [(&mut self.acl, other.acl), (&mut self.keyring, other.keyring), (&mut self.operator, other.operator)]
+        {
             if let Some(access) = access {
                 add(slot, access);
             }
@@ -214,7 +212,14 @@ impl Ruleset {
     }
 
     /// A block with a name: `key "a" { policy = "read" }`, `key = { a = { ... } }`, `"key": { "a": { ... } }`, `"key": [ ... ]`.
-    fn named(&mut self, block: &str, kind: Kind, prefix: bool, keys: &[String], value: &Value) -> Result<(), RuleError> {
+    fn named(
+        &mut self,
+        block: &str,
+        kind: Kind,
+        prefix: bool,
+        keys: &[String],
+        value: &Value,
+    ) -> Result<(), RuleError> {
         let shape = || RuleError::Shape(block.to_owned());
         match (keys, value) {
             ([], Value::Object(items)) => {

@@ -131,7 +131,9 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Reply, Failure> {
         (Asked::All(kind), _) => all(call, kind).await,
         (Asked::One(kind, id), "PUT") => change(call, kind, id).await,
         (Asked::One(kind, id), "DELETE") => delete(call, kind, id).await,
-        (Asked::One(kind, id), _) => one(call, GetRequest { kind: kind.into(), id: id.to_owned(), name: String::new() }).await,
+        (Asked::One(kind, id), _) => {
+            one(call, GetRequest { kind: kind.into(), id: id.to_owned(), name: String::new() }).await
+        }
         (Asked::Named(kind, name), _) => {
             one(call, GetRequest { kind: kind.into(), id: String::new(), name: name.to_owned() }).await
         }
@@ -377,8 +379,11 @@ pub(crate) fn authorize(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut questions = Vec::new();
     for question in asked {
         let fields = Fields::of(question, false).map_err(bad)?;
-        let (resource, segment, access) =
-            (fields.text("Resource").map_err(bad)?, fields.text("Segment").map_err(bad)?, fields.text("Access").map_err(bad)?);
+        let (resource, segment, access) = (
+            fields.text("Resource").map_err(bad)?,
+            fields.text("Segment").map_err(bad)?,
+            fields.text("Access").map_err(bad)?,
+        );
         let level = match access.as_str() {
             "read" => Some(Access::Read),
             "list" if resource == "key" => Some(Access::List),

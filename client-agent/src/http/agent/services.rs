@@ -21,7 +21,11 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     let options = call.options()?;
     let local = call.ctx.registry.snapshot();
     let seen = |name: &str| call.may(|who| who.service(name, Access::Read));
-    let entries = local.services.iter().filter(|(_, service)| seen(&service.name)).map(|(id, service)| (id, AgentServiceJson { service, hash: None }));
+    let entries = local
+        .services
+        .iter()
+        .filter(|(_, service)| seen(&service.name))
+        .map(|(id, service)| (id, AgentServiceJson { service, hash: None }));
     match &options.filter {
         None => call.json(&Object(entries)),
         Some(filter) => {
