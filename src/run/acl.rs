@@ -208,8 +208,9 @@ mod tests {
     #[test]
     fn tokens_are_kept_for_this_user_alone() {
         use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(KEPT);
+        let dir = std::env::temp_dir().join(format!("causeway-kept-tokens-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join(KEPT);
         assert_eq!(kept(&file), Ok(Vec::new()));
         let tokens = Tokens::default();
         tokens.set(Use::Agent, "secret");
@@ -219,5 +220,6 @@ mod tests {
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::write(&file, "{").unwrap();
         assert!(kept(&file).is_err());
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
