@@ -45,7 +45,7 @@ mod suite {
     use serde_json::{Value, json};
 
     use crate::harness::http::Answer;
-    use crate::harness::{Federation, causeway, http, pause, wait};
+    use crate::harness::{Federation, Node, Part, causeway, http, pause, wait};
     use crate::lab::{Lab, Space, enter};
 
     const SOON: Duration = Duration::from_secs(30);
@@ -90,6 +90,8 @@ mod suite {
         // Before the namespaces that they are in.
         federation: Federation,
         lab: Lab,
+        /// The token of each site that joined.
+        tokens: Vec<(String, String)>,
         missed: Vec<String>,
     }
 
@@ -105,7 +107,7 @@ mod suite {
             config["gateway"]["listen"] = json!(Lab::HUB);
             config["gateway"]["ca_key_file"] = json!(certs.join("consul-agent-ca-key.pem"));
             gateway.write_config(&config);
-            let mut world = Self { federation, lab, missed: Vec::new() };
+            let mut world = Self { federation, lab, tokens: Vec::new(), missed: Vec::new() };
             for part in ["server-1", "gateway", "agent"] {
                 world.start(&format!("dc1-{part}"));
             }
@@ -224,6 +226,7 @@ mod suite {
                 self.command("dc1", &["federation", "token", "create", &hub, "--datacenter", dc, "-format=json"]);
             let token: Value = serde_json::from_str(token.lines().collect::<String>().as_str()).unwrap();
             let token = token["Token"].as_str().unwrap();
+            self.tokens.push((dc.to_owned(), token.to_owned()));
             let out = self.federation.dir.0.join(format!("{dc}-joined"));
             let begun = Instant::now();
             let joined = self.command(dc, &["federation", "join", token, &format!("-out={}", out.display())]);
@@ -278,6 +281,13 @@ mod suite {
                 std::thread::spawn(move || reads(&space, port, &path, first, every * 2, &stop))
             });
             Load { stop, threads }
+        }
+
+        /// Handshakes that the gateway of the hub refused.
+        fn refused_handshakes(&self) -> f64 {
+            let metrics = self.get("dc1-gateway", "/v1/agent/metrics?format=prometheus").text();
+            let lines = metrics.lines().filter(|l| l.starts_with("causeway_gateway_handshakes_refused_total"));
+            lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
         }
 
         /// Only port 443 was spoken to, by anyone.
@@ -371,6 +381,9 @@ mod suite {
         let back = back.join().unwrap().unwrap();
         world.show("S4 back on UDP after it was restored", back, seconds(30), seconds(45));
         survives_rebinding(&mut world);
+        survives_a_blackout(&mut world);
+        refuses_tokens_and_certificates(&mut world);
+        survives_killed_gateways(&mut world);
         passes_a_black_hole(&mut world);
 
         world.only_one_port();
@@ -455,6 +468,122 @@ mod suite {
         assert_eq!(world.path("dc2", "dc1").unwrap(), "quic");
         let ports = world.lab.callers() - callers;
         assert!(ports >= 3, "the hub saw {ports} new ports");
+    }
+
+    /// S3: nothing passes for 3 s.
+    fn survives_a_blackout(world: &mut World) {
+        let load = world.load("dc1", "dc2");
+        pass(Duration::from_millis(600));
+        world.lab.spokes[0].blackout(true);
+        pass(Duration::from_secs(3));
+        world.lab.spokes[0].blackout(false);
+        pass(Duration::from_secs(3));
+        let worst = load.unharmed("S3 blackout of 3 s");
+        world.show("S3 the worst read", worst, Duration::from_secs(5), Duration::from_secs(5));
+    }
+
+    /// R2, X1: a token that was used, or altered; a gateway with the certificate of another site, and one of another authority.
+    fn refuses_tokens_and_certificates(world: &mut World) {
+        let out = world.federation.dir.0.join("again");
+        for (dc, token) in &world.tokens {
+            let mut altered = token.clone().into_bytes();
+            let middle = altered.len() / 2;
+            altered[middle] = if altered[middle] == b'A' { b'B' } else { b'A' };
+            let altered = String::from_utf8(altered).unwrap();
+            for (token, words) in [(token, "was used already"), (&altered, "altered or cut short")] {
+                let mut command = Command::new(causeway());
+                command.args(["federation", "join", token, &format!("-out={}", out.display())]);
+                let outcome = world.space(dc).within(|| command.output()).unwrap();
+                assert!(!outcome.status.success() && said(&outcome).contains(words), "{dc}: {}", said(&outcome));
+                assert!(!out.exists(), "{} was left behind", out.display());
+            }
+        }
+        println!("R2: tokens used a second time, or altered, joined nothing");
+
+        let dir = world.federation.dir.0.clone();
+        let foreign = dir.join("foreign");
+        fs::create_dir_all(&foreign).unwrap();
+        for args in [&["tls", "ca", "create"][..], &["tls", "cert", "create", "-gateway", "-dc", "dc2"]] {
+            let out = Command::new(causeway()).args(args).current_dir(&foreign).output().unwrap();
+            assert!(out.status.success(), "{}", said(&out));
+        }
+        let written = fs::read(world.federation.node("dc2-gateway").config_path()).unwrap();
+        let base: Value = serde_json::from_slice(&written).unwrap();
+        // One with the certificate of dc2 that says it is dc4; one of another authority that says it is dc2.
+        for (name, dc) in [("liar", "dc4"), ("stranger", "dc2")] {
+            let mut impostor = Node::new(name, dc, Part::Gateway, &dir);
+            let mut config = base.clone();
+            config["node_name"] = json!(name);
+            config["datacenter"] = json!(dc);
+            config["data_dir"] = json!(impostor.dir.join("data"));
+            config["retry_join"] = json!([]);
+            config["ports"] =
+                json!({"serf_lan": impostor.serf, "http": impostor.http, "dns": impostor.dns, "server": impostor.rpc});
+            config["gateway"]["lan_port"] = json!(impostor.lan);
+            if name == "stranger" {
+                let file = |name: &str| json!(foreign.join(name));
+                let own = json!({
+                    "ca_file": file("consul-agent-ca.pem"), "cert_file": file("dc2-gateway-consul-0.pem"),
+                    "key_file": file("dc2-gateway-consul-0-key.pem"),
+                });
+                let gateway = config["gateway"].as_object_mut().unwrap();
+                gateway.retain(|key, _| !own.as_object().unwrap().contains_key(key));
+                config.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+            }
+            impostor.write_config(&config);
+            let before = world.refused_handshakes();
+            world.lab.spokes[0].site.within(|| impostor.start());
+            // Either it does not start at all, or it dials over and over.
+            wait(&format!("{name} to try"), SOON, || {
+                let over = impostor.child.as_mut().is_some_and(|c| c.try_wait().unwrap().is_some());
+                let refused = world.refused_handshakes() - before;
+                if over || refused >= 3.0 { Ok(()) } else { Err(format!("{refused} handshakes were refused")) }
+            });
+            let seen = world.get("dc1-gateway", "/v1/federation/sites").text();
+            assert!(seen.contains("dc2-gateway") && !seen.contains(name) && !seen.contains("dc4"), "{seen}");
+            let unknown = world.get("dc1-agent", "/v1/catalog/nodes?dc=dc4");
+            assert_eq!((unknown.code, unknown.text().as_str()), (500, "No path to datacenter"));
+            println!("X1: {name} was not let in");
+        }
+        world.read("dc1", "dc2", SMALL).unwrap();
+    }
+
+    /// T2: the hub has two gateways; each in turn is killed with `kill -9`, so also the one that carries the reads.
+    fn survives_killed_gateways(world: &mut World) {
+        let first = world.federation.node("dc1-gateway");
+        let mut config: Value = serde_json::from_slice(&fs::read(first.config_path()).unwrap()).unwrap();
+        let second = Node::new("dc1-second", "dc1", Part::Gateway, &world.federation.dir.0);
+        config["node_name"] = json!(second.name);
+        config["data_dir"] = json!(second.dir.join("data"));
+        config["ports"] =
+            json!({"serf_lan": second.serf, "http": second.http, "dns": second.dns, "server": second.rpc});
+        config["retry_join"] = json!([format!("127.0.0.1:{}", world.federation.node("dc1-server-1").serf)]);
+        config["gateway"] = json!({"listen": Lab::SECOND, "lan_port": second.lan});
+        second.write_config(&config);
+        world.federation.nodes.push(second);
+        world.start("dc1-second");
+        for (killed, left) in [("dc1-second", "dc1-gateway"), ("dc1-gateway", "dc1-second")] {
+            for dc in ["dc2", "dc3"] {
+                wait(&format!("{dc} to be linked to {killed}"), SOON, || {
+                    let linked = world.get(killed, "/v1/federation/sites");
+                    match path_in(&linked, dc)?.as_str() {
+                        "quic" | "tcp" => Ok(()),
+                        path => Err(format!("by {path:?}: {}", linked.text())),
+                    }
+                });
+            }
+            let load = world.load("dc1", "dc2");
+            pass(Duration::from_millis(1500));
+            world.federation.node_mut(killed).kill();
+            pass(Duration::from_millis(2500));
+            let worst = load.unharmed(&format!("T2 {killed} killed with kill -9"));
+            let more = worst.saturating_sub(2 * ONE_WAY);
+            world.show("T2 the worst read beyond its round trip", more, 4 * ONE_WAY, Duration::from_secs(3));
+            world.start(killed);
+            assert_eq!(world.path("dc2", "dc1").unwrap(), "quic", "by {left}");
+        }
+        // As many as before, for what follows.
+        world.federation.node_mut("dc1-second").kill();
     }
 
     /// R7: packets of more than 1280 bytes vanish without a word, for QUIC (dc2) and for TCP (dc3).

@@ -130,7 +130,6 @@ fn formats_are_known_in_one_place_each() {
     for (word, home) in [
         ("serde_json", "client-agent/src/http"),
         ("hickory_proto", "client-agent/src/dns"),
-        ("hickory_server", "client-agent/src/dns"),
         ("quinn::", "wan-gateway/src"),
         ("openraft", "dc-server/src"),
     ] {

@@ -53,7 +53,7 @@ impl Authority {
         name.push(DnType::CommonName, format!("Causeway Agent CA {short}"));
 
         let mut params = CertificateParams::default();
-        set_validity(&mut params, days, now)?;
+        set_validity(&mut params, self::days(days)?, now);
         params.distinguished_name = name;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
@@ -108,24 +108,36 @@ impl Authority {
         &self.cert_pem
     }
 
+    /// Until when its certificate is valid.
+    pub fn ends(&self) -> Result<SystemTime, IssueError> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.der)
+            .map_err(|e| IssueError(format!("the CA's certificate cannot be read: {e}")))?;
+        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+        Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799)))
+    }
+
     /// Its private key, PEM (PKCS #8). A secret.
     pub fn key_pem(&self) -> &str {
         &self.key_pem
     }
 }
 
-/// From [`SET_BACK`] before now to `days` after now.
-pub(crate) fn set_validity(params: &mut CertificateParams, days: u32, now: SystemTime) -> Result<(), IssueError> {
+/// How long so many days are, where a certificate may be valid for them.
+pub(crate) fn days(days: u32) -> Result<Duration, IssueError> {
     if days == 0 || days > MAX_DAYS {
         return Err(IssueError(format!("-days must be between 1 and {MAX_DAYS}")));
     }
+    Ok(Duration::from_secs(u64::from(days) * 24 * 3600))
+}
+
+/// From [`SET_BACK`] before now to `life` after now.
+pub(crate) fn set_validity(params: &mut CertificateParams, life: Duration, now: SystemTime) {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     // Whole seconds: certificates know no finer time. The bound (the year 2100) keeps a mad clock within the range of dates.
     let now = Duration::from_secs(since.as_secs().min(4_102_444_800));
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + now.saturating_sub(SET_BACK);
-    params.not_after = epoch + (now + Duration::from_secs(u64::from(days) * 24 * 3600));
-    Ok(())
+    params.not_after = epoch + (now + life);
 }
 
 /// Wraps a bare EC key (RFC 5915, as Consul writes it) into PKCS #8 (RFC 5208), the one form that ring takes.

@@ -65,13 +65,27 @@ impl Dialer {
         self.0.doors.lock().unwrap_or_else(PoisonError::into_inner).retain(|(addr, _), _| addrs.contains(addr));
     }
 
+    /// A door to what a server signs certificates of agents with ([`crate::agents`]), on a connection of its own; `None` without TLS.
+    pub fn signing_door(&self, addr: SocketAddr) -> Option<Door> {
+        self.0.tls.is_some().then(|| self.make_with(addr, Role::Server, link::sign_client))
+    }
+
     fn make(&self, addr: SocketAddr, role: Role) -> Door {
+        self.make_with(addr, role, link::rpc_client)
+    }
+
+    fn make_with(
+        &self,
+        addr: SocketAddr,
+        role: Role,
+        config: impl Fn(&Arc<Material>, &Identity) -> Arc<rustls::ClientConfig>,
+    ) -> Door {
         let expect = Identity { role, datacenter: self.0.datacenter.clone(), domain: self.0.domain.clone() };
         let name = expect.dns_name();
         let tls = match &self.0.tls {
             None => None,
             Some(material) => match ServerName::try_from(name.clone()) {
-                Ok(server_name) => Some((TlsConnector::from(link::rpc_client(material, &expect)), server_name)),
+                Ok(server_name) => Some((TlsConnector::from(config(material, &expect)), server_name)),
                 Err(_) => {
                     let text = format!(
                         "{name:?} is not a DNS name, so no certificate can prove it: look at datacenter and domain"

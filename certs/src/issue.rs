@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use crate::authority::{Authority, IssueError, set_validity};
+use crate::authority::{self, Authority, IssueError, set_validity};
 use crate::verify;
 
 /// What a certificate is for.
@@ -102,7 +102,7 @@ impl Authority {
     /// makes sure that whoever trusts this authority accepts it.
     pub fn issue(&self, subject: &Subject, days: u32, now: SystemTime) -> Result<Issued, IssueError> {
         let key = KeyPair::generate()?;
-        let cert = params(subject, days, now)?.signed_by(&key, &self.issuer)?;
+        let cert = params(subject, authority::days(days)?, now)?.signed_by(&key, &self.issuer)?;
         self.accepts(cert.der(), now)?;
         Ok(Issued { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
@@ -132,9 +132,9 @@ impl Authority {
 }
 
 /// What a certificate for this subject says, but for its key.
-pub(crate) fn params(subject: &Subject, days: u32, now: SystemTime) -> Result<CertificateParams, IssueError> {
+pub(crate) fn params(subject: &Subject, life: Duration, now: SystemTime) -> Result<CertificateParams, IssueError> {
     let mut params = CertificateParams::default();
-    set_validity(&mut params, days, now)?;
+    set_validity(&mut params, life, now);
     params.distinguished_name = DistinguishedName::new();
     let common = format!("{}.{}.{}", subject.kind.as_str(), subject.datacenter, subject.domain);
     params.distinguished_name.push(DnType::CommonName, common);

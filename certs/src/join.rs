@@ -34,7 +34,7 @@ pub fn pin(certificate: &[u8]) -> [u8; PIN] {
 /// As [`crate::link::wan_server`], and a caller may speak [`JOIN_ALPN`] without a certificate. TLS cannot demand a certificate of
 /// one protocol only: who speaks [`WAN_ALPN`] and shows none must be closed by the caller of this, before any stream is read.
 pub fn wan_server(material: &Arc<Material>, authority: &Authority) -> Arc<ServerConfig> {
-    let verifier = Arc::new(Clients { material: material.clone(), rule: Rule::Gateway(None), mandatory: false });
+    let verifier = Arc::new(Clients { material: material.clone(), rule: Rule::Gateway(None), mandatory: false.into() });
     let own = Joinable { material: material.clone(), authority: CertificateDer::from(authority.der().to_vec()) };
     let mut config = material.begun().listener().with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(own));
     config.alpn_protocols = vec![WAN_ALPN.to_vec(), JOIN_ALPN.to_vec()];

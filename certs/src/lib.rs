@@ -6,6 +6,7 @@
 //! [`material`] holds what a party shows and trusts and takes up renewed files; [`link`] makes one rustls configuration for each
 //! kind of link from it; [`verify`] decides who may be at the other end. [`authority`], [`issue`] and [`tls`] make certificates.
 
+pub mod agents;
 pub mod authority;
 pub mod dial;
 pub mod issue;

@@ -17,8 +17,9 @@ use rustls::{
 };
 use rustls_pki_types::ServerName;
 
+use crate::agents::SIGN_ALPN;
 use crate::material::{LoadError, Material};
-use crate::verify::{self, Clients, Rule, Servers};
+use crate::verify::{self, Clients, Demand, Rule, Servers};
 
 pub use crate::verify::peer_identities;
 
@@ -83,6 +84,29 @@ pub fn rpc_server(material: &Arc<Material>, verify_incoming: bool) -> Arc<Server
     server(material, Rule::Authority, verify_incoming, material.begun().server_13.clone(), RPC_ALPN)
 }
 
+/// The same, where that may change. `sign`: agents may ask for their certificates ([`SIGN_ALPN`]) without one. TLS cannot demand a
+/// certificate of one protocol only: then it demands none, and whoever shows none and speaks another protocol must be turned away
+/// by the caller of this, as [`Demand`] says, before anything is read.
+pub(crate) fn rpc_server_by(material: &Arc<Material>, demand: &Demand, sign: bool) -> Arc<ServerConfig> {
+    let mandatory = if sign { Demand::default() } else { demand.clone() };
+    let begun = material.begun().server_13.clone();
+    let mut config = server_config(material, Rule::Authority, mandatory, begun, RPC_ALPN);
+    if sign {
+        config.alpn_protocols.push(SIGN_ALPN.to_vec());
+    }
+    Arc::new(config)
+}
+
+/// For an agent that asks for its certificate: the other end must prove `expect`, and is shown nothing.
+pub(crate) fn sign_client(material: &Arc<Material>, expect: &Identity) -> Arc<ClientConfig> {
+    let verifier = Arc::new(Servers { material: material.clone(), rule: Rule::Identity(expect.clone()) });
+    let begun = material.begun().client_13.clone();
+    let mut config = begun.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    config.alpn_protocols = vec![SIGN_ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
 /// For calls in the own datacenter: the other end must prove `expect`.
 pub fn rpc_client(material: &Arc<Material>, expect: &Identity) -> Arc<ClientConfig> {
     client(material, Rule::Identity(expect.clone()), material.begun().client_13.clone(), RPC_ALPN)
@@ -106,7 +130,7 @@ pub fn https_server(material: &Arc<Material>, verify_incoming: bool) -> Arc<Serv
 
 /// The same, by rules of the operator.
 pub fn https_server_by(material: &Arc<Material>, verify_incoming: bool, rules: &Https) -> Arc<ServerConfig> {
-    let mut config = server_config(material, Rule::Authority, verify_incoming, rules.begun.clone(), HTTPS_ALPN);
+    let mut config = server_config(material, Rule::Authority, verify_incoming.into(), rules.begun.clone(), HTTPS_ALPN);
     config.ignore_client_order = rules.prefer_server;
     Arc::new(config)
 }
@@ -197,13 +221,13 @@ fn server(
     begun: ConfigBuilder<ServerConfig, WantsVerifier>,
     alpn: &[u8],
 ) -> Arc<ServerConfig> {
-    Arc::new(server_config(material, rule, mandatory, begun, alpn))
+    Arc::new(server_config(material, rule, mandatory.into(), begun, alpn))
 }
 
 fn server_config(
     material: &Arc<Material>,
     rule: Rule,
-    mandatory: bool,
+    mandatory: Demand,
     begun: ConfigBuilder<ServerConfig, WantsVerifier>,
     alpn: &[u8],
 ) -> ServerConfig {

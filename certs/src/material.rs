@@ -4,12 +4,13 @@ mod driver;
 mod parse;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use causeway_proto::listen::{Identity, Role};
 
+use crate::agents::{AgentRoots, Agents};
 use crate::link::Begun;
 
 pub(crate) use parse::Current;
@@ -34,6 +35,7 @@ pub struct LoadError(pub String);
 /// Files that were read and found good, and not taken up yet: see [`Material::stage`].
 pub struct Staged {
     files: Files,
+    domain: String,
     current: Current,
 }
 
@@ -44,6 +46,9 @@ pub struct Material {
     current: ArcSwap<Current>,
     changes: tokio::sync::watch::Sender<u64>,
     begun: Begun,
+    /// Whether our own certificate must be of an authority that we trust.
+    own_is_trusted: bool,
+    agents: OnceLock<Agents>,
 }
 
 impl Material {
@@ -51,14 +56,35 @@ impl Material {
     ///
     /// Reads the disk; a clock may be an hour off ([`crate::verify::TOLERANCE`]). Authorities that expired are left out.
     pub fn load(files: Files, domain: &str) -> Result<Arc<Self>, LoadError> {
-        let current = driver::load(&files, domain)?;
+        Self::of(files, domain, true)
+    }
+
+    /// The same for an agent whose certificate the servers make ([`crate::agents`]): of an authority that only they know.
+    pub fn for_agent(files: Files, domain: &str) -> Result<Arc<Self>, LoadError> {
+        Self::of(files, domain, false)
+    }
+
+    fn of(files: Files, domain: &str, own_is_trusted: bool) -> Result<Arc<Self>, LoadError> {
+        let current = driver::load(&files, domain, own_is_trusted)?;
         Ok(Arc::new(Self {
             files: ArcSwap::from_pointee(files),
             domain: domain.to_owned(),
             current: ArcSwap::from_pointee(current),
             changes: tokio::sync::watch::Sender::new(0),
             begun: Begun::new()?,
+            own_is_trusted,
+            agents: OnceLock::new(),
         }))
+    }
+
+    /// Lets agents in that this authority certified, where anyone of our authority is let in.
+    pub fn trust_agents(&self, agents: Agents) {
+        // Once, while everything is put together.
+        let _ = self.agents.set(agents);
+    }
+
+    pub(crate) fn agents(&self) -> Option<Arc<AgentRoots>> {
+        self.agents.get().and_then(|agents| agents())
     }
 
     /// Trusts the authorities that the operating system trusts and shows nothing: for checks and commands that speak to the
@@ -70,13 +96,17 @@ impl Material {
     /// Reads the files again; `Ok(true)` where something changed. What is in use stays in use on an error.
     pub fn reload(&self) -> Result<bool, LoadError> {
         let files = self.files.load_full();
-        Ok(self.take(driver::load(&files, &self.domain)?))
+        Ok(self.take(driver::load(&files, &self.domain, self.own_is_trusted)?))
     }
 
     /// Reads these files, and checks them as [`Material::load`] does. Nothing is taken up until [`Material::adopt`], so that
     /// several can be read before one is changed.
     pub fn stage(&self, files: Files) -> Result<Staged, LoadError> {
-        Ok(Staged { current: driver::load(&files, &self.domain)?, files })
+        Ok(Staged {
+            current: driver::load(&files, &self.domain, self.own_is_trusted)?,
+            files,
+            domain: self.domain.clone(),
+        })
     }
 
     /// Takes up what was staged; `true` where something changed.
@@ -130,6 +160,11 @@ impl Material {
         !self.current.load().roots.is_empty()
     }
 
+    /// The files that are in use.
+    pub fn files(&self) -> Files {
+        Files::clone(&self.files.load())
+    }
+
     /// The federation's domain, as given.
     pub fn domain(&self) -> &str {
         &self.domain
@@ -139,29 +174,7 @@ impl Material {
     /// file shows at start and not as refused handshakes later.
     pub fn require(&self, role: Role, datacenter: &str) -> Result<(), LoadError> {
         let wanted = Identity { role, datacenter: datacenter.to_owned(), domain: self.domain.clone() };
-        let current = self.current.load();
-        if current.identities.contains(&wanted) {
-            return Ok(());
-        }
-        let kind = match role {
-            Role::Server => "-server",
-            Role::Gateway => "-gateway",
-            Role::Agent => "-client",
-        };
-        let files = self.files.load();
-        let Some(cert) = &files.cert else {
-            return Err(LoadError(format!(
-                "no certificate is configured, and one for {} is needed",
-                wanted.dns_name()
-            )));
-        };
-        let has: Vec<_> = current.identities.iter().map(Identity::dns_name).collect();
-        Err(LoadError(format!(
-            "{}: speaks for [{}], and {} is needed: issue one with `causeway tls cert create {kind} -dc {datacenter}`",
-            cert.display(),
-            has.join(", "),
-            wanted.dns_name(),
-        )))
+        require(&wanted, &self.current.load().identities, &self.files.load())
     }
 
     pub(crate) fn begun(&self) -> &Begun {
@@ -171,6 +184,36 @@ impl Material {
     pub(crate) fn current(&self) -> arc_swap::Guard<Arc<Current>> {
         self.current.load()
     }
+}
+
+impl Staged {
+    /// As [`Material::require`], before it is taken up.
+    pub fn require(&self, role: Role, datacenter: &str) -> Result<(), LoadError> {
+        let wanted = Identity { role, datacenter: datacenter.to_owned(), domain: self.domain.clone() };
+        require(&wanted, &self.current.identities, &self.files)
+    }
+}
+
+fn require(wanted: &Identity, has: &[Identity], files: &Files) -> Result<(), LoadError> {
+    let datacenter = &wanted.datacenter;
+    if has.contains(wanted) {
+        return Ok(());
+    }
+    let kind = match wanted.role {
+        Role::Server => "-server",
+        Role::Gateway => "-gateway",
+        Role::Agent => "-client",
+    };
+    let Some(cert) = &files.cert else {
+        return Err(LoadError(format!("no certificate is configured, and one for {} is needed", wanted.dns_name())));
+    };
+    let has: Vec<_> = has.iter().map(Identity::dns_name).collect();
+    Err(LoadError(format!(
+        "{}: speaks for [{}], and {} is needed: issue one with `causeway tls cert create {kind} -dc {datacenter}`",
+        cert.display(),
+        has.join(", "),
+        wanted.dns_name(),
+    )))
 }
 
 impl std::fmt::Debug for Material {

@@ -1,12 +1,12 @@
 //! Keys that stay where they are made: a request carries the public half, an authority signs it. Of the request nothing but the key
 //! is believed; what the certificate says is decided by who signs.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, CertificateSigningRequestParams, DistinguishedName, KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateSigningRequestDer;
 
-use crate::authority::{Authority, IssueError};
+use crate::authority::{self, Authority, IssueError};
 use crate::issue::{Subject, params};
 
 /// A key and the request to have it certified.
@@ -51,8 +51,19 @@ pub fn public_key(csr: &[u8]) -> Result<Vec<u8>, IssueError> {
 impl Authority {
     /// Certifies the key of a request for this subject, valid for `days` from `now`; gives PEM. Names in the request are ignored.
     pub fn sign(&self, csr: &[u8], subject: &Subject, days: u32, now: SystemTime) -> Result<String, IssueError> {
+        self.sign_for(csr, subject, authority::days(days)?, now)
+    }
+
+    /// The same, valid for this long.
+    pub fn sign_for(
+        &self,
+        csr: &[u8],
+        subject: &Subject,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<String, IssueError> {
         let key = parsed(csr)?.public_key;
-        let cert = params(subject, days, now)?.signed_by(&key, &self.issuer)?;
+        let cert = params(subject, life, now)?.signed_by(&key, &self.issuer)?;
         self.accepts(cert.der(), now)?;
         Ok(cert.pem())
     }

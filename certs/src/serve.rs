@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use causeway_proto::bound::Bound;
+use causeway_proto::door::Door;
 
 use crate::material::Material;
 
+pub use crate::verify::Demand;
 pub use driver::serve;
 
 /// What a listener allows.
@@ -37,8 +39,21 @@ pub struct Tls {
     /// What is shown and trusted.
     pub material: Arc<Material>,
     /// Whether a peer must show a certificate of our authority (`verify_incoming`).
-    pub verify_incoming: bool,
+    pub verify_incoming: Demand,
+    /// What answers agents that ask for their certificates ([`crate::agents::SIGN_ALPN`]) and show none: nothing else of this
+    /// process is behind it. `None`: nobody is let in for that.
+    pub signing: Option<Door>,
 }
+
+impl Tls {
+    /// Signs nothing.
+    pub fn new(material: Arc<Material>, verify_incoming: impl Into<Demand>) -> Self {
+        Self { material, verify_incoming: verify_incoming.into(), signing: None }
+    }
+}
+
+/// How long an agent that asks for its certificate may stay.
+const SIGNING: Duration = Duration::from_secs(10);
 
 /// Connections that a listener holds in all; beyond it nobody new gets in.
 const MAX_CONNECTIONS: usize = 20_000;

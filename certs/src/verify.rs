@@ -3,6 +3,7 @@
 //! The roots are read at each handshake, so renewed authorities count at once. Names are compared as whole labels with
 //! [`Identity`]; a wildcard in a certificate never makes a role.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -217,13 +218,35 @@ pub(crate) struct Servers {
     pub(crate) rule: Rule,
 }
 
+/// Whether those who dial us must show a certificate: may change at any time, and counts for whoever connects from then on.
+#[derive(Debug, Clone, Default)]
+pub struct Demand(Arc<AtomicBool>);
+
+impl Demand {
+    /// So it is now.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// So it is from now on.
+    pub fn set(&self, on: bool) {
+        self.0.store(on, Ordering::Relaxed);
+    }
+}
+
+impl From<bool> for Demand {
+    fn from(on: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(on)))
+    }
+}
+
 /// Verifies those who dial us.
 #[derive(Debug)]
 pub(crate) struct Clients {
     pub(crate) material: Arc<Material>,
     pub(crate) rule: Rule,
     /// Whether they must show a certificate; one that is shown is verified in any case.
-    pub(crate) mandatory: bool,
+    pub(crate) mandatory: Demand,
 }
 
 impl ServerCertVerifier for Servers {
@@ -266,11 +289,11 @@ impl ServerCertVerifier for Servers {
 impl ClientCertVerifier for Clients {
     fn offer_client_auth(&self) -> bool {
         // Without authorities nothing could be verified, so nothing is asked for.
-        self.mandatory || self.material.has_authorities()
+        self.mandatory.is_on() || self.material.has_authorities()
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.mandatory
+        self.mandatory.is_on()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -284,7 +307,15 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        chain_of_client(&self.material.current(), end_entity, intermediates, now)?;
+        if let Err(unknown) = chain_of_client(&self.material.current(), end_entity, intermediates, now) {
+            // Where anyone may call, agents may; nobody else is believed for what their authority says.
+            return match self.material.agents().filter(|_| self.rule == Rule::Authority) {
+                Some(agents) => agents
+                    .verify(end_entity, intermediates, now, self.material.domain())
+                    .map(|()| ClientCertVerified::assertion()),
+                None => Err(unknown),
+            };
+        }
         satisfies(&self.rule, end_entity, self.material.domain(), None)?;
         Ok(ClientCertVerified::assertion())
     }

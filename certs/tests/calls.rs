@@ -48,7 +48,7 @@ impl Server {
 }
 
 fn tls(material: &Arc<Material>, verify_incoming: bool) -> Option<Tls> {
-    Some(Tls { material: material.clone(), verify_incoming })
+    Some(Tls::new(material.clone(), verify_incoming))
 }
 
 async fn leader(door: &Door) -> Result<String, tonic::Status> {

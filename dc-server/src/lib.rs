@@ -20,6 +20,7 @@ pub mod rpc;
 pub mod server;
 #[cfg(test)]
 mod server_tests;
+pub mod signing;
 pub mod status;
 pub mod store;
 

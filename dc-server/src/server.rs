@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use causeway_certs::agents::Agents;
 use causeway_certs::dial::Dialer;
 use causeway_proto::access::Access;
 use causeway_proto::command;
@@ -51,6 +52,7 @@ use crate::query::failover::by_distance;
 use crate::replicate::{Copies, Job, Replicator};
 use crate::route::{Gateways, Limits, Router};
 use crate::rpc::{self, Contact, Handlers};
+use crate::signing::{self, Proven};
 use crate::status::StatusService;
 use crate::store::Store;
 
@@ -105,6 +107,8 @@ pub struct ServerConfig {
     pub coordinate_period: Duration,
     /// Access control; `None`: it is off.
     pub acl: Option<acl::Settings>,
+    /// How long the certificates are valid that it makes for agents; `None`: it makes none. See [`Server::signing`].
+    pub sign_agents: Option<Duration>,
 }
 
 impl ServerConfig {
@@ -135,6 +139,7 @@ impl ServerConfig {
             replicate: Vec::new(),
             coordinate_period: Duration::from_secs(5),
             acl: None,
+            sign_agents: None,
         }
     }
 }
@@ -192,6 +197,8 @@ pub struct Server {
     router: Arc<Router>,
     exports: Exports,
     copies: Copies,
+    /// For which datacenter, of which domain, and for how long.
+    signs: Option<(String, String, Duration)>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -460,6 +467,7 @@ impl Server {
             gateways: copying.clone(),
             datacenter: config.datacenter.clone(),
         };
+        let signs = config.sign_agents.map(|life| (config.datacenter.clone(), config.domain.clone(), life));
         let leader = Leader {
             replicator,
             consensus,
@@ -480,11 +488,12 @@ impl Server {
             coordinates,
             coordinate_period: config.coordinate_period,
             acls,
+            signs: signs.is_some(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(leader.run(stop.child_token()));
         let door = router.clone().door();
-        Ok(Self { node, uuid, door, router, memory, draining, exports, copies, stop, tasks })
+        Ok(Self { node, uuid, door, router, memory, draining, exports, copies, signs, stop, tasks })
     }
 
     /// The full stack: routing and services.
@@ -495,6 +504,17 @@ impl Server {
     /// The short way for reads from within this process.
     pub fn memory(&self) -> Arc<dyn MemoryReads> {
         self.memory.clone()
+    }
+
+    /// What makes certificates for agents, where it does; for those who prove to know a key of gossip. Nothing else is behind it.
+    pub fn signing(&self, proven: Proven) -> Option<Door> {
+        let (datacenter, domain, life) = self.signs.as_ref()?;
+        Some(signing::driver::door(self.node.store.clone(), datacenter, domain, *life, proven))
+    }
+
+    /// Whose certificates are those of agents; also where another server of this datacenter makes them.
+    pub fn agents(&self) -> Agents {
+        signing::driver::agents(self.node.store.clone())
     }
 
     /// What other sites may ask, to be changed.

@@ -39,6 +39,7 @@ package!(health, "causeway.health.v1", "Service `Health`.");
 package!(view, "causeway.view.v1", "Live copies of topics; service `Views`.");
 package!(kv, "causeway.kv.v1", "Key/value entries; service `Kv`.");
 package!(session, "causeway.session.v1", "Sessions; service `Sessions`.");
+package!(signing, "causeway.signing.v1", "Certificates for agents; service `Signing`.");
 package!(snapshot, "causeway.snapshot.v1", "Whole states, saved and put back; service `Snapshots`.");
 package!(txn, "causeway.txn.v1", "Transactions; service `Txn`.");
 package!(status, "causeway.status.v1", "Service `Status`.");
@@ -51,3 +52,10 @@ package!(event, "causeway.event.v1", "User events; service `Events`.");
 package!(raft, "causeway.raft.v1", "Raft between the servers of a datacenter; service `Raft`.");
 package!(command, "causeway.command.v1", "What the replicated log and snapshots carry.");
 package!(federation, "causeway.federation.v1", "Between sites; services `Gossip` and `Directory`.");
+
+impl std::fmt::Debug for signing::Authority {
+    /// Never shows the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("index", &self.index).finish_non_exhaustive()
+    }
+}

@@ -91,6 +91,8 @@ pub const TABLE: &[Method] = &[
     row("/causeway.session.v1.Sessions/Get", Kind::Read, true),
     row("/causeway.session.v1.Sessions/List", Kind::Read, true),
     row("/causeway.session.v1.Sessions/Renew", Kind::Write, true),
+    // On connections of its own: see `causeway_certs::agents`.
+    row("/causeway.signing.v1.Signing/Sign", Kind::Local, false),
     row("/causeway.snapshot.v1.Snapshots/Restore", Kind::Write, true),
     row("/causeway.snapshot.v1.Snapshots/Save", Kind::Read, true),
     row("/causeway.status.v1.Status/Exports", Kind::Local, true),

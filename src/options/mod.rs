@@ -166,12 +166,8 @@ mod tests {
     /// What is accepted without effect has a reason, which the page shows; what waits to be built is known.
     #[test]
     fn keys_without_effect_say_why() {
-        let waiting = |key: &str| {
-            key.starts_with("acl")
-                || key.starts_with("enable_acl")
-                || key.starts_with("auto_encrypt.")
-                || key == "disable_remote_exec"
-        };
+        let waiting =
+            |key: &str| key.starts_with("acl") || key.starts_with("enable_acl") || key == "disable_remote_exec";
         for def in table::ALL {
             match def.standing {
                 Standing::Later => assert!(waiting(def.key), "{} has no effect yet", def.key),

@@ -1,6 +1,6 @@
 //! The HTTP API: what it is told, and where it listens.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use causeway_agent::http::access::{Access, Network};
 use causeway_agent::http::ports::{Action, FollowLog, LogLevel, Reads};
@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::end::End;
 use super::limits::InForce;
-use super::reload::Reloader;
+use super::reload::{HttpsInForce, Reloader};
 use super::{StartError, bind, unix};
 use crate::options::plan::{Listen, Plan};
 use crate::options::{ConfigError, table as t};
@@ -83,7 +83,7 @@ pub(super) fn response_headers(plan: &Plan) -> Result<Vec<(::http::HeaderName, :
 }
 
 /// Bytes of a request's head; 0: ours.
-fn max_header_bytes(plan: &Plan) -> Result<usize, ConfigError> {
+pub(super) fn max_header_bytes(plan: &Plan) -> Result<usize, ConfigError> {
     let most = plan.settings.bounded(&t::HTTP_MAX_HEADER_BYTES, 0..=16 << 20)?;
     Ok(match usize::try_from(most).unwrap_or(0) {
         0 => api::Limits::default().max_header_bytes,
@@ -95,7 +95,7 @@ fn max_header_bytes(plan: &Plan) -> Result<usize, ConfigError> {
 pub(super) async fn serve_http(
     plan: &Plan,
     router: api::Api,
-    material: Option<&Arc<Material>>,
+    https: Option<(&Arc<Material>, &HttpsInForce)>,
     in_force: &InForce,
     stop: &CancellationToken,
     tasks: &TaskTracker,
@@ -121,11 +121,13 @@ pub(super) async fn serve_http(
             }
         }
     }
-    if let (Some(material), Some(https)) = (material, &plan.https_tls) {
-        let rules = https.rules.settle()?;
+    if let Some((material, in_force)) = https {
         for addr in &plan.https {
-            let (material, verify, rules) = (material.clone(), plan.verify_incoming_https, rules.clone());
-            let current = Arc::new(move || causeway_certs::link::https_server_by(&material, verify, &rules));
+            let (material, in_force) = (material.clone(), in_force.clone());
+            let current = Arc::new(move || {
+                let (verify, rules) = &*in_force.read().unwrap_or_else(PoisonError::into_inner);
+                causeway_certs::link::https_server_by(&material, *verify, rules)
+            });
             listeners.push(Listener::Tls(bind(*addr, "HTTPS (ports.https)").await?, current));
         }
     }

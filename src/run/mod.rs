@@ -3,6 +3,8 @@
 
 mod acl;
 mod adapters;
+mod auto_encrypt;
+mod check;
 mod debug;
 mod end;
 mod federation;
@@ -17,6 +19,8 @@ mod sinks;
 mod telemetry;
 mod unix;
 mod watches;
+
+pub use check::check;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -46,6 +50,7 @@ use causeway_proto::door::{Broken, Door};
 use causeway_proto::listen::Role;
 use causeway_proto::member::Members;
 use causeway_server::server::{Server, World};
+use causeway_server::signing::Proven;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -54,7 +59,7 @@ use tokio_util::task::TaskTracker;
 use self::end::End;
 use self::http::{access, follow_log, leave_action, reload_action, response_headers, serve_http, size};
 use self::limits::InForce;
-use self::reload::{Materials, Reloader, apply_definitions};
+use self::reload::{Materials, Reloader, TlsRules, apply_definitions};
 use self::server::server_config;
 use self::sinks::Sinks;
 use crate::command::agent::Sources;
@@ -169,12 +174,11 @@ async fn bind(addr: SocketAddr, what: &str) -> Result<TcpListener, StartError> {
 impl Node {
     async fn start(plan: Plan, sources: Sources, level: crate::log::Level) -> Result<Self, StartError> {
         // First everything that only looks.
+        let warnings = check(&plan)?;
         let mut data_dir = datadir::inspect(&plan)?;
-        let material = plan.tls.clone().map(|files| Material::load(files, &plan.domain)).transpose()?;
-        let https_material = match &plan.https_tls {
-            Some(https) if plan.tls.as_ref() == Some(&https.files) => material.clone(),
-            https => https.as_ref().map(|h| Material::load(h.files.clone(), &plan.domain)).transpose()?,
-        };
+        let material = plan.tls.as_ref().map(|files| auto_encrypt::load(&plan, files)).transpose()?;
+        // One of its own, even where the files are the same: a reload may part them.
+        let https_material = plan.https_tls.as_ref().map(|h| auto_encrypt::load(&plan, &h.files)).transpose()?;
         let gateway_material =
             plan.gateway.as_ref().map(|g| Material::load(g.tls.clone(), &plan.domain)).transpose()?;
         if let (true, Some(material)) = (plan.server, &material) {
@@ -227,7 +231,12 @@ impl Node {
                 Some(Server::start(server_config(&plan, &node_id, acl.server(&plan)), world).await?)
             }
         };
-        for warning in plan.settings.warnings() {
+        if let Some(server) = &server {
+            for material in [&material, &https_material].into_iter().flatten() {
+                material.trust_agents(server.agents());
+            }
+        }
+        for warning in warnings {
             tracing::warn!("{warning}");
         }
         tracing::info!(node = %plan.node_name, id = %node_id, datacenter = %plan.datacenter, server = plan.server, gateway = plan.gateway.is_some(), version = version::OURS, "starting");
@@ -237,9 +246,11 @@ impl Node {
             );
         }
 
+        let tls_rules = TlsRules::of(&plan)?;
         let rpc_tls = |material: &Option<Arc<Material>>| {
-            material.clone().map(|material| serve::Tls { material, verify_incoming: plan.verify_incoming_rpc })
+            material.clone().map(|material| serve::Tls::new(material, tls_rules.rpc.clone()))
         };
+        let later_gossip: Arc<OnceLock<Gossip>> = Arc::default();
         let rpc_limits = serve::Limits {
             max_connections_per_ip: in_force.rpc_connections.clone(),
             handshake_timeout: plan.settings.duration(&t::LIMITS_RPC_HANDSHAKE_TIMEOUT),
@@ -248,11 +259,14 @@ impl Node {
         if let Some(server) = &server {
             let listener = bind(SocketAddr::new(plan.bind, plan.rpc_port), "RPC (ports.server)").await?;
             let (door, limits, stop) = (in_force.before(server.door()), rpc_limits.clone(), stop.clone());
-            let tls = rpc_tls(&material);
+            let knows = later_gossip.clone();
+            let proven: Proven = Arc::new(move |of, proof| knows.get().is_some_and(|gossip| gossip.proves(of, proof)));
+            let tls = rpc_tls(&material).map(|tls| serve::Tls { signing: server.signing(proven), ..tls });
             tasks.spawn(async move { serve::serve(listener, tls, door, limits, stop.cancelled_owned()).await });
         }
 
         let gossip = Gossip::start(gossip_config, stop.clone()).await?;
+        let _ = later_gossip.set(gossip.clone());
         later_keyring.set(gossip.keyring_door());
         if !gossip.is_encrypted() {
             tracing::warn!("no gossip key is configured: gossip is in clear (see `causeway keygen` and \"encrypt\")");
@@ -362,7 +376,7 @@ impl Node {
         let checks_settings = checks::Settings {
             door: Some(acl.bearing(servers.door(), false)),
             ca_files: plan.tls.as_ref().map(|f| f.ca.clone()).unwrap_or_default(),
-            agent_tls: settings::agent_tls_for_checks(&plan),
+            agent_tls: settings::agent_tls_for_checks(&plan, material.as_ref().map(|m| m.files())),
             output_max_size: policy.output_max_size,
             docker: settings::docker_socket(|name| std::env::var(name).ok()),
             ..checks::Settings::new(&plan.node_name)
@@ -396,6 +410,29 @@ impl Node {
         for material in materials.all() {
             tasks.spawn(material.watch(CERTIFICATES_EVERY, stop.clone().cancelled_owned()));
         }
+        let sync = Arc::new(sync);
+        if let (Some(asks), Some(rpc)) = (&plan.asks, &materials.rpc) {
+            let (checks_tls, of_plan, rpc_of_checks) = (checks.tls(), plan.clone(), rpc.clone());
+            let renewed = move || match settings::checks_tls(&of_plan, Some(rpc_of_checks.files())) {
+                Ok(tls) => checks_tls.set(tls),
+                Err(e) => tracing::warn!("{e}"),
+            };
+            let own =
+                materials.https.as_ref().filter(|_| plan.https_tls.as_ref().is_some_and(|h| h.files.cert.is_none()));
+            let keeper = auto_encrypt::Keeper {
+                asks: asks.clone(),
+                node: plan.node_name.clone(),
+                datacenter: plan.datacenter.clone(),
+                token: this_node.token.get().map(str::to_owned),
+                materials: std::iter::once(rpc).chain(own).cloned().collect(),
+                dialer: dialer.clone(),
+                servers: servers.clone(),
+                gossip: gossip.clone(),
+                sync: sync.clone(),
+                renewed: Box::new(renewed),
+            };
+            tasks.spawn(keeper.run(stop.clone()));
+        }
         let (exports, copies) = (server.as_ref().map(Server::exports), server.as_ref().map(Server::copies));
         let info = Arc::new(settings::info(&plan, &node_id));
         let tap = level.tap();
@@ -414,6 +451,8 @@ impl Node {
             views: views.clone(),
             registry: registry.clone(),
             materials,
+            tls_rules: tls_rules.clone(),
+            checks_tls: checks.tls(),
             sync,
             exports,
             copies,
@@ -462,7 +501,15 @@ impl Node {
             },
         };
         let http = api::router(context);
-        serve_http(&plan, http.clone(), https_material.as_ref(), &in_force, &stop, &tasks).await?;
+        serve_http(
+            &plan,
+            http.clone(),
+            https_material.as_ref().zip(tls_rules.https.as_ref()),
+            &in_force,
+            &stop,
+            &tasks,
+        )
+        .await?;
         let _ = reloader.watches.set(watches::start(&plan, http));
         if let Some(path) = plan.settings.some_text(&t::PID_FILE) {
             std::fs::write(&path, format!("{}\n", std::process::id()))

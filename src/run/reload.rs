@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
+use causeway_agent::checks::TlsInUse;
 use causeway_agent::dns::Dns;
 use causeway_agent::http::figures::Figures;
 use causeway_agent::http::naming::Naming;
@@ -13,13 +14,16 @@ use causeway_agent::servers::Servers;
 use causeway_agent::sync::{NodeInfo, Sync};
 use causeway_agent::views::Views;
 use causeway_agent::watches::Watches;
-use causeway_certs::material::{Files, Material, Staged};
+use causeway_certs::link::Https;
+use causeway_certs::material::{Files, LoadError, Material, Staged};
+use causeway_certs::serve::Demand;
 use causeway_gateway::Gateway;
+use causeway_proto::listen::Role;
 use causeway_server::exports::driver::Exports;
 use causeway_server::replicate::Copies;
 
 use super::limits::{InForce, Wanted};
-use super::{settings, watches};
+use super::{auto_encrypt, settings, watches};
 use crate::command::agent::Sources;
 use crate::options::definitions::Definitions;
 use crate::options::plan::Plan;
@@ -45,26 +49,64 @@ impl Materials {
         all
     }
 
-    /// Reads the files that the plan names.
+    /// Reads the files that the plan names, and looks whether they serve for what they are for.
     fn stage(&self, plan: &Plan) -> Result<Vec<(Arc<Material>, Staged)>, String> {
-        let same = |a: &Option<Arc<Material>>, b: &Arc<Material>| a.as_ref().is_some_and(|a| Arc::ptr_eq(a, b));
         let mut staged = Vec::new();
-        let mut read = |material: &Arc<Material>, files: &Files| -> Result<(), String> {
-            staged.push((material.clone(), material.stage(files.clone()).map_err(|e| e.to_string())?));
+        let mut read = |material: &Arc<Material>, files: &Files, role: Option<Role>| -> Result<(), String> {
+            let read = material.stage(auto_encrypt::files(plan, files)).map_err(|e| e.to_string())?;
+            if let Some(role) = role {
+                read.require(role, &plan.datacenter).map_err(|e| e.to_string())?;
+            }
+            staged.push((material.clone(), read));
             Ok(())
         };
         if let (Some(material), Some(files)) = (&self.rpc, &plan.tls) {
-            read(material, files)?;
+            read(material, files, plan.server.then_some(Role::Server))?;
         }
         if let (Some(material), Some(gateway)) = (&self.gateway, &plan.gateway) {
-            read(material, &gateway.tls)?;
+            read(material, &gateway.tls, Some(Role::Gateway))?;
         }
-        if let (Some(material), Some(https)) = (&self.https, &plan.https_tls)
-            && !same(&self.rpc, material)
-        {
-            read(material, &https.files)?;
+        if let (Some(material), Some(https)) = (&self.https, &plan.https_tls) {
+            read(material, &https.files, None)?;
         }
         Ok(staged)
+    }
+
+    /// The keys that switch TLS on or off, which is for the next start, as in Consul.
+    fn switched(&self, plan: &Plan) -> impl Iterator<Item = &'static str> {
+        let rpc = (self.rpc.is_some() != plan.tls.is_some()).then_some(t::CA_FILE.key);
+        rpc.into_iter().chain((self.https.is_some() != plan.https_tls.is_some()).then_some(t::PORTS_HTTPS.key))
+    }
+}
+
+/// Whether HTTPS wants certificates of its callers, and how it is spoken; as it is now.
+pub(super) type HttpsInForce = Arc<RwLock<(bool, Https)>>;
+
+/// What the configuration says of TLS beside its files, as it is in force.
+#[derive(Clone)]
+pub(super) struct TlsRules {
+    /// Whether RPC wants certificates of its callers.
+    pub(super) rpc: Demand,
+    /// `None`: there is no HTTPS.
+    pub(super) https: Option<HttpsInForce>,
+}
+
+impl TlsRules {
+    pub(super) fn of(plan: &Plan) -> Result<Self, LoadError> {
+        let https = Self::https(plan)?.map(|https| Arc::new(RwLock::new(https)));
+        Ok(Self { rpc: plan.verify_incoming_rpc.into(), https })
+    }
+
+    fn https(plan: &Plan) -> Result<Option<(bool, Https)>, LoadError> {
+        let settled = plan.https_tls.as_ref().map(|https| https.rules.settle()).transpose()?;
+        Ok(settled.map(|rules| (plan.verify_incoming_https, rules)))
+    }
+
+    fn set(&self, plan: &Plan, https: Option<(bool, Https)>) {
+        self.rpc.set(plan.verify_incoming_rpc);
+        if let (Some(in_force), Some(https)) = (&self.https, https) {
+            *in_force.write().unwrap_or_else(PoisonError::into_inner) = https;
+        }
     }
 }
 
@@ -78,7 +120,9 @@ pub(super) struct Reloader {
     pub(super) views: Views,
     pub(super) registry: Registry,
     pub(super) materials: Materials,
-    pub(super) sync: Sync,
+    pub(super) tls_rules: TlsRules,
+    pub(super) checks_tls: TlsInUse,
+    pub(super) sync: Arc<Sync>,
     pub(super) exports: Option<Exports>,
     pub(super) copies: Option<Copies>,
     pub(super) gateway: Option<Arc<Gateway>>,
@@ -112,6 +156,9 @@ impl Reloader {
         let naming = settings::naming(&plan).map_err(text)?;
         let wanted = Wanted::of(&plan).map_err(text)?;
         let staged = self.materials.stage(&plan)?;
+        let https = TlsRules::https(&plan).map_err(|e| e.to_string())?;
+        let own = plan.tls.as_ref().map(|files| auto_encrypt::files(&plan, files));
+        let checks_tls = settings::checks_tls(&plan, own).map_err(|e| e.to_string())?;
         self.registry.rehearse(&plan.definitions.services, &plan.definitions.checks)?;
         if let Some(running) = &self.dns {
             running.check(&dns).map_err(|e| e.to_string())?;
@@ -122,6 +169,8 @@ impl Reloader {
         for (material, staged) in staged {
             material.adopt(staged);
         }
+        self.tls_rules.set(&plan, https);
+        self.checks_tls.set(checks_tls);
         if let Some(running) = &self.dns {
             running.reload(dns).map_err(|e| e.to_string())?;
         }
@@ -147,14 +196,15 @@ impl Reloader {
         if let Some(watches) = self.watches.get() {
             watches::set(watches, &plan.watching);
         }
-        self.tell(&plan.settings);
+        self.tell(&plan);
         tracing::info!("configuration read again");
         Ok(())
     }
 
     /// Says which changed keys wait for the next start.
-    fn tell(&self, new: &Settings) {
-        let keys: Vec<&str> = self.started.for_the_next_start(new).into_iter().map(|def| def.key).collect();
+    fn tell(&self, new: &Plan) {
+        let keys = self.started.for_the_next_start(&new.settings).into_iter().map(|def| def.key);
+        let keys: Vec<&str> = keys.chain(self.materials.switched(new)).collect();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if *told != keys && !keys.is_empty() {
             tracing::warn!("these keys changed and are taken up at the next start only: {}", keys.join(", "));

@@ -32,6 +32,7 @@ pub(super) fn server_config(plan: &Plan, node_id: &str, acl: Option<Settings>) -
         exports: plan.exports.clone(),
         replicate: plan.copies.clone(),
         acl,
+        sign_agents: plan.signs,
         // Who tries something out does not wait, as with Consul's -dev.
         coordinate_period: Duration::from_millis(if plan.data_dir.is_none() { 100 } else { 5000 }),
         ..ServerConfig::new(&plan.node_name, node_id, &plan.datacenter, data_dir, rpc_addr)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use causeway_agent::checks::AgentTls;
+use causeway_agent::checks::{self, AgentTls, StagedTls, TlsInUse};
 use causeway_agent::coordinates;
 use causeway_agent::dns;
 use causeway_agent::gossip;
@@ -16,6 +16,7 @@ use causeway_agent::http::naming::Naming;
 use causeway_agent::http::ports::Setting;
 use causeway_agent::registry::Secret;
 use causeway_agent::sync::NodeInfo;
+use causeway_certs::material::Files;
 use causeway_proto::member::tag;
 
 use crate::command::version;
@@ -58,6 +59,9 @@ pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
     let size = |def: &'static crate::options::Def| -> Result<usize, ConfigError> {
         Ok(usize::try_from(s.bounded(def, 0..=100_000)?).unwrap_or(0))
     };
+    let count = |def: &'static crate::options::Def| -> Result<usize, ConfigError> {
+        Ok(usize::try_from(s.bounded(def, 1..=100_000)?).unwrap_or(1))
+    };
     Ok(dns::Config {
         datacenter: plan.datacenter.clone(),
         domain: plan.domain.clone(),
@@ -84,6 +88,11 @@ pub fn dns(plan: &Plan) -> Result<dns::Config, ConfigError> {
         allow_stale: s.on(&t::DNS_ALLOW_STALE),
         max_stale: s.duration(&t::DNS_MAX_STALE),
         translate_wan_addrs: s.on(&t::TRANSLATE_WAN_ADDRS),
+        tcp: dns::tcp::Limits {
+            connections: count(&t::DNS_TCP_MAX_CONNECTIONS)?,
+            per_client: count(&t::DNS_TCP_MAX_CONNECTIONS_PER_CLIENT)?,
+            idle: s.duration(&t::DNS_TCP_IDLE_TIMEOUT).max(Duration::from_secs(1)),
+        },
     })
 }
 
@@ -112,10 +121,16 @@ pub fn check_output_max_size(plan: &Plan) -> Result<usize, ConfigError> {
 }
 
 /// What checks show of this agent; without a certificate there is nothing to show.
-pub fn agent_tls_for_checks(plan: &Plan) -> Option<AgentTls> {
-    let files = plan.tls.as_ref().filter(|_| plan.settings.on(&t::ENABLE_AGENT_TLS_FOR_CHECKS))?;
+pub fn agent_tls_for_checks(plan: &Plan, files: Option<Files>) -> Option<AgentTls> {
+    let files = files.filter(|_| plan.settings.on(&t::ENABLE_AGENT_TLS_FOR_CHECKS))?;
     let server_name = plan.settings.text(&t::SERVER_NAME);
-    Some(AgentTls { cert: files.cert.clone()?, key: files.key.clone()?, server_name })
+    Some(AgentTls { cert: files.cert?, key: files.key?, server_name })
+}
+
+/// The TLS of checks, read and not taken up.
+pub fn checks_tls(plan: &Plan, files: Option<Files>) -> Result<StagedTls, checks::StartError> {
+    let ca = plan.tls.as_ref().map(|f| f.ca.clone()).unwrap_or_default();
+    TlsInUse::read(&ca, agent_tls_for_checks(plan, files).as_ref())
 }
 
 /// Where Docker listens; `env` reads a variable of the environment.
@@ -253,8 +268,9 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
         ("AdvertiseAddrLAN", text(plan.advertise.to_string())),
         ("AdvertiseAddrWAN", text(plan.advertise_wan.to_string())),
         ("BindAddr", text(plan.bind.to_string())),
-        ("Bootstrap", Setting::Bool(plan.bootstrap)),
-        ("BootstrapExpect", Setting::Int(plan.bootstrap_expect as i64)),
+        // One that expects itself alone elects itself, and so Consul shows it.
+        ("Bootstrap", Setting::Bool(plan.bootstrap || plan.bootstrap_expect == 1)),
+        ("BootstrapExpect", Setting::Int(if plan.bootstrap_expect == 1 { 0 } else { plan.bootstrap_expect as i64 })),
         ("CheckOutputMaxSize", Setting::Int(s.number(&t::CHECK_OUTPUT_MAX_SIZE))),
         ("CheckUpdateInterval", go(s.duration(&t::CHECK_UPDATE_INTERVAL))),
         ("ConnectEnabled", Setting::Bool(false)),

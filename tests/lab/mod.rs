@@ -250,6 +250,11 @@ impl Spoke {
         });
     }
 
+    /// Nothing passes any more, and nobody says so; or all passes again.
+    pub fn blackout(&self, dark: bool) {
+        self.nats[0].nft(if dark { "add rule ip fw faults drop" } else { "flush chain ip fw faults" });
+    }
+
     /// Both NATs forget.
     pub fn rebind(&self) {
         for nat in &self.nats {
@@ -282,10 +287,13 @@ pub struct Lab {
 impl Lab {
     /// Where the hub accepts.
     pub const HUB: &str = "198.51.100.2:443";
+    /// Where a second gateway of the hub may accept.
+    pub const SECOND: &str = "198.51.100.3:443";
 
     pub fn new(spokes: usize, one_way: Duration) -> Self {
         let (hub, inet) = (Space::new("hub"), Space::router("inet"));
         let wire = Wire::between(&inet, "hub", "198.51.100.1/24", &hub, "wan", "198.51.100.2/24", one_way);
+        hub.ip("addr add 198.51.100.3/24 dev wan");
         hub.ip("route add default via 198.51.100.1");
         hub.nft(HUB);
         let spokes = (1..=spokes).map(|n| Self::spoke(n, &inet)).collect();

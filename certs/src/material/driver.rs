@@ -35,8 +35,8 @@ pub(super) fn system_bundle() -> Result<PathBuf, LoadError> {
     })
 }
 
-pub(super) fn load(files: &Files, domain: &str) -> Result<Current, LoadError> {
-    parse::parse(&read(files)?, domain, SystemTime::now())
+pub(super) fn load(files: &Files, domain: &str, own_is_trusted: bool) -> Result<Current, LoadError> {
+    parse::parse(&read(files)?, domain, own_is_trusted, SystemTime::now())
 }
 
 fn read(files: &Files) -> Result<Raw, LoadError> {

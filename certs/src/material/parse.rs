@@ -40,7 +40,7 @@ pub(crate) struct Current {
 }
 
 /// Checks everything and builds what is used in handshakes.
-pub(super) fn parse(raw: &Raw, domain: &str, now: SystemTime) -> Result<Current, LoadError> {
+pub(super) fn parse(raw: &Raw, domain: &str, own_is_trusted: bool, now: SystemTime) -> Result<Current, LoadError> {
     let (roots, ca_validity) = authorities(&raw.ca, now)?;
     let roots = Arc::new(roots);
     let callers = if roots.is_empty() {
@@ -66,7 +66,7 @@ pub(super) fn parse(raw: &Raw, domain: &str, now: SystemTime) -> Result<Current,
         (None, Some((path, _))) => {
             return Err(LoadError(format!("{}: no certificate is configured for it: set cert_file", path.display())));
         }
-        (Some(cert), Some(key)) => own(&mut current, raw, cert, key, domain, now)?,
+        (Some(cert), Some(key)) => own(&mut current, raw, cert, key, (domain, own_is_trusted), now)?,
     }
     Ok(current)
 }
@@ -77,7 +77,7 @@ fn own(
     raw: &Raw,
     (cert_path, cert_pem): &(PathBuf, Vec<u8>),
     (key_path, key_pem): &(PathBuf, Vec<u8>),
-    domain: &str,
+    (domain, own_is_trusted): (&str, bool),
     now: SystemTime,
 ) -> Result<(), LoadError> {
     let chain = certificates(cert_path, cert_pem)?;
@@ -108,7 +108,7 @@ fn own(
         .cert
         .split_first()
         .ok_or_else(|| LoadError(format!("{}: holds no certificate in PEM form", cert_path.display())))?;
-    if !current.roots.is_empty() {
+    if own_is_trusted && !current.roots.is_empty() {
         let unix = unix_time(now);
         verify::chain_of_server(current, leaf, intermediates, unix)
             .or_else(|_| verify::chain_of_client(current, leaf, intermediates, unix))

@@ -25,7 +25,8 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
 use super::prefixed::Prefixed;
-use super::{Census, Limits, PREFACE, Throttle, Tls, is_tls, mismatch};
+use super::{Census, Limits, PREFACE, SIGNING, Throttle, Tls, is_tls, mismatch};
+use crate::agents::SIGN_ALPN;
 use crate::link;
 
 /// Time that calls under way have after `stop`.
@@ -57,8 +58,8 @@ pub async fn serve(
     let _ends_all = kill.clone().drop_guard();
     let shared = Arc::new(Shared {
         tls: tls.map(|tls| {
-            let acceptor = TlsAcceptor::from(link::rpc_server(&tls.material, tls.verify_incoming));
-            (acceptor, tls.material.domain().to_owned())
+            let config = link::rpc_server_by(&tls.material, &tls.verify_incoming, tls.signing.is_some());
+            (TlsAcceptor::from(config), tls)
         }),
         door,
         limits,
@@ -126,7 +127,7 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tasks 
 }
 
 struct Shared {
-    tls: Option<(TlsAcceptor, String)>,
+    tls: Option<(TlsAcceptor, Tls)>,
     door: Door,
     limits: Limits,
     complaints: Mutex<Throttle>,
@@ -142,8 +143,12 @@ impl Shared {
             shaken = timeout(self.limits.handshake_timeout, self.handshake(stream, addr)) => shaken,
         };
         match shaken {
-            Ok(Ok(Shaken::Clear(stream, peer))) => self.http2(stream, peer).await,
-            Ok(Ok(Shaken::Tls(stream, peer))) => self.http2(*stream, peer).await,
+            Ok(Ok(Shaken::Clear(stream, peer))) => self.http2(stream, peer, &self.door).await,
+            Ok(Ok(Shaken::Tls(stream, peer))) => self.http2(*stream, peer, &self.door).await,
+            Ok(Ok(Shaken::Signing(stream, peer, door))) => {
+                // Who has what it came for goes; who does not is no agent.
+                let _ = timeout(SIGNING, self.http2(*stream, peer, &door)).await;
+            }
             Ok(Ok(Shaken::Nothing)) => {}
             Ok(Err(text)) => self.complain(addr.ip(), || format!("refused a connection from {addr}: {text}")),
             Err(_) => self.complain(addr.ip(), || {
@@ -158,7 +163,7 @@ impl Shared {
     async fn handshake(&self, mut stream: TcpStream, addr: SocketAddr) -> Result<Shaken, String> {
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
         let mut peer = Peer { addr: Some(addr), identities: Vec::new(), verified: false };
-        let Some((acceptor, domain)) = &self.tls else {
+        let Some((acceptor, tls)) = &self.tls else {
             return match preface(&mut stream, false).await? {
                 true => Ok(Shaken::Clear(stream, peer)),
                 false => Ok(Shaken::Nothing),
@@ -173,18 +178,29 @@ impl Shared {
             Some(_) => {}
         }
         let mut stream = acceptor.accept(stream).await.map_err(|e| format!("the TLS handshake failed: {e}"))?;
-        if let Some(chain) = stream.get_ref().1.peer_certificates() {
-            peer.identities = link::peer_identities(chain, domain);
-            peer.verified = true;
+        let signs = stream.get_ref().1.alpn_protocol() == Some(SIGN_ALPN);
+        let signing = tls.signing.clone().filter(|_| signs);
+        match stream.get_ref().1.peer_certificates() {
+            Some(chain) => {
+                peer.identities = link::peer_identities(chain, tls.material.domain());
+                peer.verified = true;
+            }
+            None if signing.is_none() && tls.verify_incoming.is_on() => {
+                return Err("it shows no certificate, and verify_incoming wants one".to_owned());
+            }
+            None => {}
         }
-        match preface(&mut stream, true).await? {
-            true => Ok(Shaken::Tls(Box::new(stream), peer)),
-            false => Ok(Shaken::Nothing),
+        match (preface(&mut stream, true).await?, signing) {
+            (false, _) => Ok(Shaken::Nothing),
+            (true, None) => Ok(Shaken::Tls(Box::new(stream), peer)),
+            (true, Some(door)) => Ok(Shaken::Signing(Box::new(stream), peer, door)),
         }
     }
 
-    async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer) {
-        let door = &self.door;
+    async fn http2<S>(&self, stream: S, peer: Peer, door: &Door)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let peer = &peer;
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (door, peer) = (door.clone(), peer.clone());
@@ -236,6 +252,8 @@ impl Shared {
 enum Shaken {
     Clear(TcpStream, Peer),
     Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>, Peer),
+    /// An agent that asks this door for its certificate.
+    Signing(Box<tokio_rustls::server::TlsStream<TcpStream>>, Peer, Door),
     /// The peer left without a word.
     Nothing,
 }

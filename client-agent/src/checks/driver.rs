@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use causeway_proto::door::Door;
 use causeway_proto::health::{NodeChecksRequest, health_client::HealthClient};
 use causeway_proto::meta::{Consistency, Meta};
@@ -98,13 +99,27 @@ pub struct StartError(String);
 #[derive(Debug)]
 pub struct Checks {
     task: JoinHandle<()>,
+    tls: TlsInUse,
 }
 
-impl Checks {
-    /// Starts a task that ends with `stop`, and with it every script that runs. Reads the authorities' files first.
-    pub fn start(registry: Registry, settings: Settings, stop: CancellationToken) -> Result<Self, StartError> {
-        let authorities = authorities(&settings.ca_files);
-        let tls = match &settings.agent_tls {
+/// The TLS of all checks; what is set counts for those that run from then on.
+#[derive(Clone)]
+pub struct TlsInUse(Arc<ArcSwap<Tls>>);
+
+impl std::fmt::Debug for TlsInUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsInUse")
+    }
+}
+
+/// Files that were read and can be used, and not taken up yet.
+pub struct StagedTls(Tls);
+
+impl TlsInUse {
+    /// Reads the authorities' files and the agent's own certificate, where it is shown; nothing is taken up.
+    pub fn read(ca_files: &[PathBuf], own: Option<&AgentTls>) -> Result<StagedTls, StartError> {
+        let authorities = authorities(ca_files);
+        let tls = match own {
             None => Tls::new(&authorities),
             Some(own) => {
                 let read = |path: &PathBuf| {
@@ -114,11 +129,24 @@ impl Checks {
                 Tls::showing(&authorities, Some((&cert, &key)), own.server_name.clone())
             }
         };
-        let tls = tls.map_err(|e| StartError(e.to_string()))?;
+        tls.map(StagedTls).map_err(|e| StartError(e.to_string()))
+    }
+
+    /// Takes it up.
+    pub fn set(&self, staged: StagedTls) {
+        self.0.store(Arc::new(staged.0));
+    }
+}
+
+impl Checks {
+    /// Starts a task that ends with `stop`, and with it every script that runs. Reads the authorities' files first.
+    pub fn start(registry: Registry, settings: Settings, stop: CancellationToken) -> Result<Self, StartError> {
+        let StagedTls(tls) = TlsInUse::read(&settings.ca_files, settings.agent_tls.as_ref())?;
+        let tls = TlsInUse(Arc::new(ArcSwap::from_pointee(tls)));
         let runner = Runner {
             slots: Arc::new(Semaphore::new(settings.at_once.max(1))),
             context: Arc::new(Context {
-                tls,
+                tls: tls.clone(),
                 door: settings.door.clone(),
                 docker: settings.docker.clone(),
                 output_max_size: settings.output_max_size,
@@ -131,7 +159,12 @@ impl Checks {
             aliases: Vec::new(),
             rng: StdRng::from_os_rng(),
         };
-        Ok(Self { task: tokio::spawn(runner.run(stop)) })
+        Ok(Self { task: tokio::spawn(runner.run(stop)), tls })
+    }
+
+    /// Its TLS, to be changed.
+    pub fn tls(&self) -> TlsInUse {
+        self.tls.clone()
     }
 
     /// Waits until it has stopped and every script has ended.
@@ -152,7 +185,7 @@ pub(crate) fn authorities(files: &[PathBuf]) -> Vec<Vec<u8>> {
 }
 
 struct Context {
-    tls: Tls,
+    tls: TlsInUse,
     door: Option<Door>,
     docker: PathBuf,
     output_max_size: usize,
@@ -287,6 +320,7 @@ async fn run_once(definition: &CheckDefinition, context: &Context) -> Outcome {
         TIMEOUT
     };
     let within = if definition.timeout.is_zero() { default } else { definition.timeout };
+    let in_use = context.tls.0.load_full();
     let (run, late): (_, String) = match &definition.kind {
         // A script's timeout is its own affair: it has processes to kill and output to keep.
         CheckKind::Script(script) => return script::run(script, limit, within).await,
@@ -296,10 +330,10 @@ async fn run_once(definition: &CheckDefinition, context: &Context) -> Outcome {
             return timeout(within, udp::run(address)).await.unwrap_or_else(|_| udp::silent(address));
         }
         CheckKind::Tcp { address, tls } => {
-            (timeout(within, tcp::run(address, tls, &context.tls)).await, tcp::dial_timeout(address))
+            (timeout(within, tcp::run(address, tls, &in_use)).await, tcp::dial_timeout(address))
         }
         CheckKind::H2Ping { address, tls } => {
-            let with = tls.on.then_some((&context.tls, tls.skip_verify));
+            let with = tls.on.then_some((&*in_use, tls.skip_verify));
             let run = h2ping::run(address, with, &tls.server_name);
             (timeout(within, run).await, format!("HTTP2 ping failed: dial tcp {address}: i/o timeout"))
         }
@@ -307,11 +341,9 @@ async fn run_once(definition: &CheckDefinition, context: &Context) -> Outcome {
             let run = docker::run(&context.docker, container, shell, script, limit);
             (timeout(within, run).await, format!("Timed out ({}) running check", go_duration(within)))
         }
-        CheckKind::Http(check) => {
-            (timeout(within, http::run(check, limit, &context.tls)).await, http::timed_out(check))
-        }
+        CheckKind::Http(check) => (timeout(within, http::run(check, limit, &in_use)).await, http::timed_out(check)),
         CheckKind::Grpc { address, tls } => {
-            let run = grpc::run(address, tls, &context.tls);
+            let run = grpc::run(address, tls, &in_use);
             (timeout(within, run).await, format!("gRPC check {address}: context deadline exceeded"))
         }
         CheckKind::Alias { node, service } => (

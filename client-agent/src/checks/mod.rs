@@ -16,7 +16,7 @@ mod tcp;
 mod udp;
 
 pub(crate) use driver::authorities;
-pub use driver::{AgentTls, Checks, Settings, StartError};
+pub use driver::{AgentTls, Checks, Settings, StagedTls, StartError, TlsInUse};
 pub use policy::Policy;
 
 use crate::registry::Status;

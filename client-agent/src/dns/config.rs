@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::tcp::Limits;
+
 /// In which order recursors are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RecursorStrategy {
@@ -77,6 +79,8 @@ pub struct Config {
     pub max_stale: Duration,
     /// Whether answers about other datacenters give the `wan` addresses.
     pub translate_wan_addrs: bool,
+    /// Bounds of connections.
+    pub tcp: Limits,
 }
 
 impl Default for Config {
@@ -102,6 +106,7 @@ impl Default for Config {
             allow_stale: true,
             max_stale: Duration::from_secs(87600 * 3600),
             translate_wan_addrs: false,
+            tcp: Limits::default(),
         }
     }
 }

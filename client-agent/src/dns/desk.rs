@@ -207,9 +207,7 @@ impl Desk {
                     },
                 }
             }
-            // Another operation is another language, whatever its sections hold.
-            None if bytes.get(2).is_some_and(|b| b & 0x78 != 0) => self.bare(bytes, ResponseCode::NotImp),
-            None => self.bare(bytes, ResponseCode::FormErr),
+            None => self.bare(bytes, not_understood(bytes)),
         }
     }
 
@@ -271,8 +269,13 @@ pub fn unwelcome(head: &Head, query: &Query) -> Option<ResponseCode> {
     None
 }
 
+/// What to say to what [`understand`] does not. Another operation is another language, whatever its sections hold.
+pub(super) fn not_understood(bytes: &[u8]) -> ResponseCode {
+    if bytes.get(2).is_some_and(|b| b & 0x78 != 0) { ResponseCode::NotImp } else { ResponseCode::FormErr }
+}
+
 /// Takes a packet apart; `None` where it can not be, or has not exactly one question.
-fn understand(bytes: &[u8], unix: u64) -> Option<Waiting> {
+pub(super) fn understand(bytes: &[u8], unix: u64) -> Option<Waiting> {
     let message = Message::from_vec(bytes).ok()?;
     let [query] = message.queries.as_slice() else { return None };
     let metadata = &message.metadata;

@@ -1,13 +1,12 @@
-//! The sockets: UDP by workers of our own, TCP by hickory-server.
+//! The sockets of UDP and their workers; TCP is in [`super::tcp`].
 #![allow(clippy::disallowed_methods, reason = "opens sockets, reads clocks, draws seeds and owns the tasks")]
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use hickory_server::Server;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -20,7 +19,8 @@ use super::answer::{BadDomain, Setup};
 use super::config::Config;
 use super::desk::{Desk, Outcome, Waiting};
 use super::figures::{Figures, Tally};
-use super::handler::{Clock, Handler, Shared};
+use super::handler::{Clock, Shared};
+use super::tcp::driver::{Room, accept};
 use crate::failover::Failover;
 use crate::views::Views;
 
@@ -30,10 +30,6 @@ const MOST_WAITING: usize = 1024;
 const BATCH: usize = 64;
 /// Longest question, bytes; longer ones are cut by the system and then not understood.
 const LONGEST: usize = 4096;
-/// A TCP connection that asks nothing for this long is closed.
-const TCP_IDLE: Duration = Duration::from_secs(10);
-/// Answers waiting to be written on one TCP connection.
-const TCP_ANSWERS: usize = 32;
 /// UDP sockets an address at most.
 const MOST_SOCKETS: usize = 16;
 
@@ -89,25 +85,22 @@ impl Dns {
             figures: Figures::default(),
         });
         let tasks = TaskTracker::new();
-        let mut server = Server::new(Handler(shared.clone()));
+        let room = Arc::new(Room::default());
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_SOCKETS);
         let mut addrs = Vec::new();
-        let mut sockets = Vec::new();
+        let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
         for addr in listen {
             let (tcp, udp) = bind(addr, workers)?;
             addrs.extend(tcp.local_addr());
-            server.register_listener(tcp, TCP_IDLE, TCP_ANSWERS);
+            listeners.push(tcp);
             sockets.extend(udp);
+        }
+        for tcp in listeners {
+            tasks.spawn(accept(tcp, shared.clone(), room.clone(), tasks.clone(), stop.clone()));
         }
         for socket in sockets {
             tasks.spawn(work(Arc::new(socket), shared.clone(), tasks.clone(), stop.clone()));
         }
-        let stopped = stop.clone();
-        tasks.spawn(async move {
-            stopped.cancelled().await;
-            // The server's tasks end with it.
-            drop(server);
-        });
         tasks.close();
         Ok(Self { shared, addrs, tasks, stop })
     }

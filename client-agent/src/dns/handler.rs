@@ -1,24 +1,21 @@
-//! The handler that hickory-server asks; it serves TCP.
+//! What every question is answered with, and how one that came over TCP is.
 
-use std::pin::Pin;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use hickory_proto::op::{Header, HeaderCounts, MessageType, Metadata, ResponseCode};
-use hickory_proto::rr::Record;
-use hickory_server::net::runtime::Time;
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponseBuilder;
+use hickory_proto::op::ResponseCode;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use super::answer::{Ask, Setup};
-use super::desk::{client_edns, unwelcome};
+use super::desk::{not_understood, understand, unwelcome};
 use super::figures::Figures;
-use super::reply::{Head, Reply};
+use super::packet::{self, Packet};
+use super::reply::Reply;
 use super::resolve;
 use crate::failover::Failover;
 use crate::views::Views;
@@ -85,92 +82,36 @@ impl Shared {
         let recursion = setup.config.recursor_timeout.saturating_mul(recursors);
         recursion.clamp(Duration::from_secs(2), Duration::from_secs(10))
     }
-}
 
-/// The handler.
-#[derive(Debug, Clone)]
-pub struct Handler(pub Arc<Shared>);
-
-impl Handler {
-    async fn handle(&self, request: &Request, mut out: impl ResponseHandler) -> ResponseInfo {
-        let shared = &*self.0;
-        let setup = shared.setup.load_full();
-        let head = Head {
-            id: request.metadata.id,
-            op_code: request.metadata.op_code,
-            recursion_desired: request.metadata.recursion_desired,
-            checking_disabled: request.metadata.checking_disabled,
-            edns: request.edns.as_ref().map(client_edns),
-        };
-        let reply = match request.queries.queries() {
-            [query] => {
-                let query = query.original();
-                let ask = Ask {
-                    owner: query.name().clone(),
-                    qtype: query.query_type(),
-                    udp: None,
-                    edns: head.edns.is_some(),
-                    unix: shared.clock.seconds(),
-                    from: head.client().or(Some(request.src().ip())),
-                };
-                let mut reply = match unwelcome(&head, query) {
-                    Some(code) => Reply { authoritative: false, ..Reply::empty(code) },
-                    None => self.reply(&setup, &ask).await,
-                };
-                reply.fit_tcp(&head, query, setup.style());
-                reply
-            }
-            _ => Reply { authoritative: false, ..Reply::empty(ResponseCode::FormErr) },
-        };
-        shared.figures.answered(&[(reply.code.low(), 1)]);
-        let edns = reply.edns(&head);
-        let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &edns {
-            builder.edns(edns);
+    /// The answer to a message that came over TCP; `None`: none is due.
+    pub async fn over_tcp(&self, bytes: &[u8], from: IpAddr) -> Option<Vec<u8>> {
+        if matches!(packet::read(bytes), Packet::Ignore) {
+            return None;
         }
-        let metadata = reply.metadata(&head, setup.style(), reply.cut);
-        let none: [&Record; 0] = [];
-        let message =
-            builder.build(metadata, &reply.answers, &reply.authorities, none, reply.glue.iter().map(|(_, r)| r));
-        match out.send_response(message).await {
-            Ok(info) => info,
-            Err(error) => {
-                tracing::debug!(%error, "an answer over TCP could not be sent");
-                let mut metadata = Metadata::new(head.id, MessageType::Response, head.op_code);
-                metadata.response_code = ResponseCode::ServFail;
-                ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() })
-            }
-        }
+        let setup = self.setup.load_full();
+        let Some(mut asked) = understand(bytes, self.clock.seconds()) else {
+            let code = not_understood(bytes);
+            self.figures.answered(&[(code.low(), 1)]);
+            return packet::bare(bytes, code.low()).map(|bare| bare.to_vec());
+        };
+        (asked.ask.udp, asked.ask.from) = (None, asked.ask.from.or(Some(from)));
+        let reply = match unwelcome(&asked.head, &asked.query) {
+            Some(code) => Reply { authoritative: false, ..Reply::empty(code) },
+            None => self.reply(&setup, &asked.ask).await,
+        };
+        self.figures.answered(&[(reply.code.low(), 1)]);
+        reply.encode(&asked.head, Some(&asked.query), setup.style(), usize::from(u16::MAX)).ok()
     }
 
     async fn reply(&self, setup: &Setup, ask: &Ask) -> Reply {
-        let shared = &*self.0;
-        let now = (shared.clock.now)();
-        let mut rng = SmallRng::seed_from_u64((shared.clock.chance)());
-        let failover = shared.failover.as_ref();
-        if let Some(ready) = resolve::now(setup, &shared.views, failover, ask, now, None, &mut rng) {
+        let now = (self.clock.now)();
+        let mut rng = SmallRng::seed_from_u64((self.clock.chance)());
+        let failover = self.failover.as_ref();
+        if let Some(ready) = resolve::now(setup, &self.views, failover, ask, now, None, &mut rng) {
             return ready.reply;
         }
-        let Ok(_permit) = shared.waiting.try_acquire() else { return Reply::empty(ResponseCode::ServFail) };
-        let deadline = now + shared.patience(setup);
-        shared.later(setup, ask, true, deadline).await
-    }
-}
-
-// Written out, as the trait's own macro would have to be a dependency for this one method.
-impl RequestHandler for Handler {
-    fn handle_request<'s, 'r, 'f, R, T>(
-        &'s self,
-        request: &'r Request,
-        response_handle: R,
-    ) -> Pin<Box<dyn Future<Output = ResponseInfo> + Send + 'f>>
-    where
-        R: 'f + ResponseHandler,
-        T: 'f + Time,
-        's: 'f,
-        'r: 'f,
-        Self: 'f,
-    {
-        Box::pin(self.handle(request, response_handle))
+        let Ok(_permit) = self.waiting.try_acquire() else { return Reply::empty(ResponseCode::ServFail) };
+        let deadline = now + self.patience(setup);
+        self.later(setup, ask, true, deadline).await
     }
 }

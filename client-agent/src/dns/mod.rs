@@ -1,7 +1,7 @@
 //! DNS: what the views hold, for anyone who can resolve a name.
 //!
 //! UDP is served by workers of our own ([`desk`]): a repeated question is answered from ready-made bytes, for as long as the view
-//! they were made from has not changed. TCP is served by hickory-server. Both make their answers in [`answer`].
+//! they were made from has not changed. TCP has its own connections and bounds ([`tcp`]). Both make their answers in [`answer`].
 
 pub mod answer;
 pub mod config;
@@ -15,6 +15,7 @@ pub mod recursor;
 mod reference;
 pub mod reply;
 pub mod resolve;
+pub mod tcp;
 
 #[cfg(test)]
 mod golden_tests;

@@ -195,25 +195,6 @@ impl Reply {
         Ok(best)
     }
 
-    /// Cuts this answer to what fits into a message over TCP, for an encoder that is not ours.
-    pub fn fit_tcp(&mut self, head: &Head, query: &Query, style: Style) {
-        // No record of ours has more than 255 + 4 * 256 bytes; most answers need no second look.
-        if (self.answers.len() + self.glue.len() + self.authorities.len()) * 1300 < 64_000 {
-            return;
-        }
-        let Ok(bytes) = self.encode(head, Some(query), style, usize::from(u16::MAX) - 512) else { return };
-        let count = |at: usize| bytes.get(at..at + 2).map_or(0, |b| b.iter().fold(0, |n, b| n << 8 | usize::from(*b)));
-        let (answers, glue) = (count(6), count(10).saturating_sub(usize::from(head.edns.is_some())));
-        if answers < self.answers.len() {
-            self.cut = true;
-            self.answers.truncate(answers);
-            self.glue.retain(|(of, _)| *of < answers);
-        }
-        if glue < self.glue.len() {
-            self.glue.retain(|(_, r)| r.record_type() != RecordType::TXT);
-        }
-    }
-
     fn write(&self, head: &Head, query: Option<&Query>, style: Style, part: Part) -> Result<Vec<u8>, ProtoError> {
         let mut bytes = Vec::with_capacity(512);
         let mut encoder = BinEncoder::new(&mut bytes);

@@ -9,8 +9,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 
 use super::keyring::Ring;
+
+/// Begins what proofs are about, so that they serve for nothing else.
+const PROOF: &[u8] = b"causeway: this key of gossip is known\0";
 
 /// First byte of an envelope without encryption.
 pub const PLAIN: u8 = 0xC0;
@@ -60,6 +64,20 @@ impl Key {
     /// Its bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Proves about these bytes that this key is known.
+    pub(super) fn sign(&self, of: &[u8]) -> Vec<u8> {
+        hmac::sign(&self.hmac(), &[PROOF, of].concat()).as_ref().to_vec()
+    }
+
+    /// Whether that was proven.
+    pub(super) fn signed(&self, of: &[u8], proof: &[u8]) -> bool {
+        hmac::verify(&self.hmac(), &[PROOF, of].concat(), proof).is_ok()
+    }
+
+    fn hmac(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &self.bytes)
     }
 
     /// As operators write it. A secret.
@@ -215,6 +233,18 @@ mod tests {
 
     fn key(byte: u8, len: usize) -> Key {
         Key::new(&vec![byte; len]).unwrap()
+    }
+
+    #[test]
+    fn a_key_is_proven_and_not_told() {
+        let (ours, other) = (key(7, 32), key(8, 32));
+        let proof = ours.sign(b"about this");
+        assert!(ours.signed(b"about this", &proof));
+        assert!(!ours.signed(b"about that", &proof) && !other.signed(b"about this", &proof));
+        assert!(!ours.signed(b"about this", b""));
+        let ring = Ring::new(vec![other, ours]);
+        assert!(ring.proves(b"about this", &proof), "any key of the ring");
+        assert!(!ring.proves(b"about this", b"") && Ring::default().proves(b"about this", b""));
     }
 
     #[test]

@@ -101,6 +101,16 @@ impl Ring {
         Self(keys)
     }
 
+    /// Proves, about these bytes, that we know a key of this gossip; empty where there is none.
+    pub fn proof(&self, of: &[u8]) -> Vec<u8> {
+        self.0.first().map_or_else(Vec::new, |key| key.sign(of))
+    }
+
+    /// Whether that was proven, with any of the keys; without keys nothing needs to be.
+    pub fn proves(&self, of: &[u8], proof: &[u8]) -> bool {
+        self.0.is_empty() || self.0.iter().any(|key| key.signed(of, proof))
+    }
+
     /// The keys, the one that encrypts first.
     pub fn keys(&self) -> &[Key] {
         &self.0

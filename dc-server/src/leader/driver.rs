@@ -34,6 +34,7 @@ use crate::coordinate::Inbox;
 use crate::query;
 use crate::replicate::Replicator;
 use crate::route::Gateways;
+use crate::signing;
 use crate::store::{Event, State, Store};
 
 /// Everything is compared this often, in case an event was missed.
@@ -124,6 +125,8 @@ pub struct Leader {
     pub coordinate_period: Duration,
     /// Access control; `None`: it is off.
     pub acls: Option<Acls>,
+    /// Whether agents are given certificates, and so an authority is needed.
+    pub signs: bool,
 }
 
 impl Leader {
@@ -241,7 +244,7 @@ impl Leader {
             self.keep_configs(),
         );
         let health = self.pilot.watch(|| self.autopilot());
-        let kept = futures::future::join3(self.keep_autopilot(), self.write_coordinates(), self.keep_acls());
+        let kept = futures::future::join4(self.keep_autopilot(), self.keep_authority(), self.write_coordinates(), self.keep_acls());
         let all = futures::future::join5(own, self.replicator.run(), self.keep_queries(), kept, health);
         Box::pin(all).await;
     }
@@ -331,6 +334,24 @@ impl Leader {
             if self.store.state().autopilot().is_none() {
                 let request = SetAutopilotRequest { config: Some(self.autopilot.clone()), cas_index: Some(0) };
                 self.propose(Command { call: None, command: Some(command::Command::Autopilot(request)) }).await;
+            }
+            tokio::time::sleep(FULL_PASS).await;
+        }
+    }
+
+    /// Makes the authority that certifies agents, and the next one in time.
+    async fn keep_authority(&self) {
+        if !self.signs {
+            return;
+        }
+        loop {
+            match signing::driver::due(&self.store.state()) {
+                Ok(Some(set)) => {
+                    tracing::info!("making an authority for the certificates of agents");
+                    self.propose(Command { call: None, command: Some(command::Command::Authority(set)) }).await;
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "the authority of agents cannot be used"),
             }
             tokio::time::sleep(FULL_PASS).await;
         }

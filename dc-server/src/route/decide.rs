@@ -165,6 +165,26 @@ pub fn never_sent(broken: &Broken) -> bool {
     ["connecting to ", "the TLS handshake with "].iter().any(|start| broken.0.starts_with(start))
 }
 
+/// Whether a gateway that refuses with this is no reason not to ask another; `repeat`: the call may be made twice.
+pub(super) fn another_may(reason: Reason, repeat: bool) -> bool {
+    match reason {
+        // It was handed to nobody.
+        Reason::NoPath => true,
+        Reason::Unreachable | Reason::Doubtful => repeat,
+        _ => false,
+    }
+}
+
+/// Of what several gateways say, the heaviest is passed on: that it may have been done stays true whatever the others say, and a
+/// datacenter that one of them knows exists.
+pub(super) fn weight(reason: Reason) -> u8 {
+    match reason {
+        Reason::Doubtful => 2,
+        Reason::NoPath => 0,
+        _ => 1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,5 +319,20 @@ mod tests {
         for bad in ["", "S", "10", "123456789S", "-1S", "1é"] {
             assert_eq!(read_timeout(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn of_several_gateways_the_one_that_knows_more_is_believed() {
+        for (reason, once, repeat) in [
+            (Reason::NoPath, true, true),
+            (Reason::Unreachable, false, true),
+            (Reason::Doubtful, false, true),
+            (Reason::Denied, false, false),
+            (Reason::Overloaded, false, false),
+        ] {
+            assert_eq!((another_may(reason, false), another_may(reason, true)), (once, repeat), "{reason:?}");
+        }
+        assert!(weight(Reason::Doubtful) > weight(Reason::Unreachable));
+        assert!(weight(Reason::Unreachable) > weight(Reason::NoPath));
     }
 }

@@ -23,7 +23,8 @@ use tonic::body::Body;
 use tracing::Instrument;
 
 use super::decide::{
-    Caller, Proof, Standing, Verdict, deadline, decide, is_long, may_repeat, never_sent, read_timeout,
+    Caller, Proof, Standing, Verdict, another_may, deadline, decide, is_long, may_repeat, never_sent, read_timeout,
+    weight,
 };
 use super::rooms::Rooms;
 use super::spread;
@@ -510,10 +511,10 @@ impl Router {
         for door in doors {
             match timeout_at(call.deadline, door.call(call.onward())).await {
                 Ok(Ok(response)) => match refusal(&response) {
-                    // A gateway that has no way at the moment; another may.
-                    Some(Reason::Unreachable | Reason::Doubtful) if repeat => {
-                        // That it may have been done stays true whatever the next one says.
-                        if refused.as_ref().and_then(refusal) != Some(Reason::Doubtful) {
+                    // A gateway that has no way at the moment, or that began just now and knows nobody yet; another may.
+                    Some(reason) if another_may(reason, repeat) => {
+                        let told = refused.as_ref().and_then(refusal);
+                        if told.is_none_or(|told| weight(reason) >= weight(told)) {
                             refused = Some(response);
                         }
                     }

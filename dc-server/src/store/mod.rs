@@ -15,6 +15,7 @@ mod kv;
 pub(crate) mod query;
 mod restore;
 mod session;
+mod signing;
 mod snapshot;
 mod state;
 #[cfg(test)]
@@ -233,6 +234,7 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
         }
         Some(C::Config(request)) => writer.config_apply(request).map(|done| outcome.done = done),
         Some(C::Autopilot(request)) => writer.autopilot_set(request).map(|done| outcome.done = done),
+        Some(C::Authority(request)) => writer.authority_set(request).map(|done| outcome.done = done),
         Some(C::Coordinates(batch)) => {
             writer.coordinates_update(batch);
             Ok(())

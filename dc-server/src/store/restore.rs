@@ -92,6 +92,8 @@ pub(super) fn take(state: &mut State, index: u64, piece: &RestoreRequest) -> Res
     (new.index, new.shift, new.staged) = (index + ahead, state.shift + ahead, None);
     // What was asked of this log stays known: a copy of it that comes late must not be done again.
     new.calls = std::mem::take(&mut state.calls);
+    // Agents that run have certificates of the authority that is here.
+    new.authority = state.authority.take().or(new.authority);
     let gone = state.sessions.keys().filter(|id| !new.sessions.contains_key(*id));
     let mut events: Vec<Event> = gone.map(|id| Event::SessionDestroyed { id: id.as_ref().to_owned() }).collect();
     events.extend(new.sessions.values().map(|s| Event::SessionCreated { id: s.id.clone(), ttl_ms: s.ttl_ms }));

@@ -12,6 +12,7 @@ use causeway_proto::kv::Entry;
 use causeway_proto::operator::Autopilot;
 use causeway_proto::query::PreparedQuery;
 use causeway_proto::session::Session;
+use causeway_proto::signing::Authority;
 use causeway_proto::snapshot::RestoreRequest;
 use imbl::{OrdMap, OrdSet};
 use prost::Message;
@@ -127,6 +128,9 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
     }
     if let Some(autopilot) = &state.autopilot {
         out.put(Record::Autopilot(Autopilot::clone(autopilot)))?;
+    }
+    if let Some(authority) = &state.authority {
+        out.put(Record::Authority(Authority::clone(authority)))?;
     }
     for coordinate in state.coordinates.values().flat_map(OrdMap::values) {
         out.put(Record::Coordinate(NodeCoordinate::clone(coordinate)))?;
@@ -244,6 +248,7 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
             }
             Record::Acl(item) => state.link_acl(item),
             Record::Autopilot(config) => state.autopilot = Some(Arc::new(config)),
+            Record::Authority(authority) => state.authority = Some(Arc::new(authority)),
             Record::Session(session) => {
                 let id = Name::from(session.id.as_str());
                 let row =

@@ -9,6 +9,7 @@ use causeway_proto::kv::Entry;
 use causeway_proto::operator::Autopilot;
 use causeway_proto::query::PreparedQuery;
 use causeway_proto::session::Session;
+use causeway_proto::signing::Authority;
 use imbl::{OrdMap, OrdSet};
 
 use super::Event;
@@ -104,6 +105,9 @@ pub enum Refusal {
     /// Nothing to write.
     #[error("an autopilot configuration is missing")]
     NoAutopilot,
+    /// Nothing to write.
+    #[error("an authority is missing")]
+    NoAuthority,
     /// No such verb.
     #[error("Invalid prepared query operation")]
     QueryVerb,
@@ -288,6 +292,8 @@ pub struct State {
     pub(super) acls: Acls,
     /// How servers are kept; `None`: no leader has written it yet.
     pub(super) autopilot: Option<Arc<Autopilot>>,
+    /// What certifies agents; `None`: no leader has made it.
+    pub(super) authority: Option<Arc<Authority>>,
     /// Writes that may be asked for again.
     pub(super) calls: Calls,
 }
@@ -306,6 +312,11 @@ impl State {
     /// How servers are kept; `None`: no leader has written it yet.
     pub fn autopilot(&self) -> Option<&Arc<Autopilot>> {
         self.autopilot.as_ref()
+    }
+
+    /// What certifies agents; `None`: no leader has made it.
+    pub fn authority(&self) -> Option<&Arc<Authority>> {
+        self.authority.as_ref()
     }
 
     /// How many nodes, service instances, checks, keys and sessions there are, for statistics. Walks the nodes.

@@ -1,6 +1,7 @@
 //! What to run: settings checked for their meaning, with everything derived that they leave open.
 
 mod address;
+mod agents;
 mod gateway;
 mod gossip;
 
@@ -14,6 +15,7 @@ use causeway_proto::config::Entry;
 
 pub use self::address::expand;
 use self::address::{Checker, host_name, outward_address};
+pub use self::agents::Asks;
 pub use self::gateway::{GatewayPlan, GatewayProxy};
 pub use self::gossip::GossipPlan;
 use super::definitions::{self, Definitions};
@@ -120,6 +122,10 @@ pub struct Plan {
     pub verify_incoming_rpc: bool,
     /// Whether HTTPS does.
     pub verify_incoming_https: bool,
+    /// The certificate that it asks the servers for.
+    pub asks: Option<Asks>,
+    /// How long certificates are valid that it makes for agents.
+    pub signs: Option<std::time::Duration>,
     /// The gateway, where this process is one.
     pub gateway: Option<GatewayPlan>,
     /// What other sites may ask of this one.
@@ -202,7 +208,11 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
 
     let (common, rpc_files, https_files) = tls::files(s)?;
     let https = check.sockets(&t::ADDRESSES_HTTPS, check.port(&t::PORTS_HTTPS)?)?;
-    if !https.is_empty() && https_files.cert.is_none() {
+    let domain = self::domain(s, &t::DOMAIN)?.unwrap_or_else(|| "consul".to_owned());
+    let of = (datacenter.as_str(), domain.as_str());
+    let (asks, cannot_ask) = agents::asks(s, server, of, &rpc_files, data_dir.as_ref())?;
+    let (signs, cannot_sign) = agents::signs(s, server, !rpc_files.ca.is_empty())?;
+    if !https.is_empty() && https_files.cert.is_none() && asks.is_none() {
         return Err(s.error(&t::PORTS_HTTPS, "needs \"cert_file\" and \"key_file\""));
     }
     // A certificate without authorities is enough for HTTPS, and for nothing else.
@@ -250,6 +260,7 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
             join.extend(expand(s, def, &text)?.split_whitespace().map(str::to_owned));
         }
     }
+    warnings.extend(cannot_ask.into_iter().chain(cannot_sign));
     for warning in warnings {
         warned.warn(warning);
     }
@@ -265,8 +276,10 @@ pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
         server,
         bootstrap,
         bootstrap_expect: expect,
-        domain: domain(s, &t::DOMAIN)?.unwrap_or_else(|| "consul".to_owned()),
-        alt_domain: domain(s, &t::ALT_DOMAIN)?,
+        alt_domain: self::domain(s, &t::ALT_DOMAIN)?,
+        domain,
+        asks,
+        signs,
         bind,
         gossip_bind: SocketAddr::new(gossip_ip, serf_port),
         advertise,

@@ -102,6 +102,34 @@ fn https() {
 }
 
 #[test]
+fn certificates_of_agents() {
+    let of = |text: &str| plan_of(&format!(r#"{{"data_dir":"/d",{text}}}"#));
+    let names = r#""auto_encrypt":{"tls":true,"dns_san":["web.example.net"],"ip_san":["10.0.0.1"]}"#;
+    let p = of(&format!(r#""ca_file":"a","ports":{{"https":1}},{names}"#)).unwrap_or_else(|e| panic!("{e}"));
+    let asks = p.asks.unwrap();
+    assert_eq!((asks.names.len(), asks.ips.len(), asks.file), (1, 1, "/d/auto-encrypt.pem".into()));
+    assert!(p.signs.is_none() && p.tls.unwrap().cert.is_none());
+    let own = of(&format!(r#""ca_file":"a","cert_file":"b","key_file":"c",{names}"#)).unwrap_or_else(|e| panic!("{e}"));
+    assert!(own.asks.is_none(), "it has one");
+    let p = of(names).unwrap_or_else(|e| panic!("{e}"));
+    assert!(p.asks.is_none() && p.settings.warnings().iter().any(|w| w.contains("ca_file")));
+    let server = r#""server":true,"ca_file":"a","cert_file":"b","key_file":"c""#;
+    let p = of(&format!(r#"{server},"auto_encrypt":{{"allow_tls":true}}"#)).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(p.signs, Some(std::time::Duration::from_secs(72 * 3600)));
+    let p = of(r#""server":true,"auto_encrypt":{"allow_tls":true}"#).unwrap_or_else(|e| panic!("{e}"));
+    assert!(p.signs.is_none() && p.settings.warnings().iter().any(|w| w.contains("cert_file")));
+    for (text, wanted) in [
+        (format!(r#"{server},"auto_encrypt":{{"tls":true}}"#), "no servers"),
+        (r#""auto_encrypt":{"allow_tls":true}"#.to_owned(), "is for servers"),
+        (format!(r#"{server},"auto_encrypt":{{"allow_tls":true,"certificate_ttl":"1s"}}"#), "10s"),
+        (r#""auto_encrypt":{"tls":true,"dns_san":["server.dc1.consul"]}"#.to_owned(), "domain consul"),
+    ] {
+        let e = of(&text).err().unwrap().to_string();
+        assert!(e.contains(wanted) && !e.contains('\n'), "{text}: {e}");
+    }
+}
+
+#[test]
 fn clouds_are_not_asked() {
     let p =
         plan_of(r#"{"data_dir":"/d","retry_join":["provider=aws tag_key=a tag_value=b","10.0.0.1"]}"#).ok().unwrap();

@@ -9,6 +9,8 @@
 pub mod book;
 pub(crate) mod driver;
 mod pace;
+#[cfg(test)]
+mod simulation;
 pub mod token;
 mod wire;
 

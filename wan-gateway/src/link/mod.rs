@@ -111,8 +111,10 @@ impl State {
 /// How a connection ended, as far as it matters for dialling again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Lost or closed; dial again soon.
+    /// Closed, or the other host says that nobody is there; dial again soon.
     Gone,
+    /// Given up here, since nothing was heard: that says something of the network, and nothing of who is at the other end.
+    Silent,
     /// The other end has a newer one from this node: leave it alone for a while, or two would replace each other forever.
     Superseded,
     /// The other end is of our own site; it is not one to link to.
@@ -644,7 +646,8 @@ impl Links {
     fn closed(&mut self, now: Instant, id: ConnId, end: End, why: String) {
         let Some(conn) = self.conns.remove(&id) else { return };
         self.effects.push(Effect::State(id, State::Closed));
-        if end == End::Gone && matches!(conn.kind, Kind::Tcp | Kind::Proxy) && conn.gateway.is_some() {
+        let talked = matches!(conn.kind, Kind::Tcp | Kind::Proxy) && conn.gateway.is_some();
+        if end == End::Gone && talked && conn.state != State::Draining {
             // The kernel of a gateway that was killed says so on TCP at once; QUIC is asked whether it is so.
             for other in self.conns.values_mut().filter(|c| {
                 c.datacenter == conn.datacenter && c.gateway == conn.gateway && c.life == conn.life && c.kind.is_quic()
@@ -689,10 +692,12 @@ impl Links {
                 self.effects.push(Effect::Probe(id));
             }
             let bereft = conn.bereft.is_some();
+            // Silent before, or since: it has as long to answer from when the TCP connection broke, which may be when the way is back.
+            let given = conn.bereft.is_some_and(|at| now >= at + BEREFT_WINDOW.max(conn.rtt * 2));
             if conn.state == State::Greeting && conn.dialled.is_some() && conn.misses >= MISSES {
                 // The handshake got through and nothing after it: UDP is half blocked.
                 self.drop_conn(id, CloseCode::Silent);
-            } else if conn.state == State::Up && (conn.misses >= MISSES || bereft && conn.misses > 0) {
+            } else if conn.state == State::Up && (conn.misses >= MISSES || given && conn.misses > 0) {
                 let (datacenter, gateway) = (conn.datacenter.clone(), conn.gateway.clone());
                 self.suspect(now, id);
                 // What takes over is looked at closely from now on.
@@ -701,8 +706,7 @@ impl Links {
                         other.next_probe = other.next_probe.min(now);
                     }
                 }
-            } else if conn.state == State::Suspected
-                && (now >= conn.silent + PATIENCE || bereft && conn.misses > MISSES)
+            } else if conn.state == State::Suspected && (now >= conn.silent + PATIENCE || given && conn.misses > MISSES)
             {
                 self.turn(now, id, State::Lost);
             }

@@ -1,4 +1,4 @@
-use rand::SeedableRng;
+use rand::{Rng, SeedableRng};
 
 use super::*;
 
@@ -315,4 +315,114 @@ fn in_an_outage_no_second_of_an_attempt_passes_without_a_first_packet() {
     seen.sort();
     let longest = seen.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     assert!(attempts > 8 && longest < ms(700), "{attempts} attempts, {longest:?}");
+}
+
+/// Lets a link be for so long; a probe is answered where `passes` says so of both ways, and is never sent again. How often the link was
+/// suspected, for a link that was never lost.
+fn suspected(rtt: Duration, time: Duration, mut passes: impl FnMut(Duration) -> bool) -> u32 {
+    let (mut links, t0) = start();
+    up(&mut links, t0, 1, "g", None);
+    links.handle(t0, Event::Heard { conn: 1, rtt });
+    let mut answers = std::collections::VecDeque::new();
+    let (mut now, mut probes, mut alarms) = (t0, 0, 0);
+    while now < t0 + time {
+        let next = [links.next_wakeup(), answers.front().copied()].into_iter().flatten().min();
+        now = next.expect("a link is asked again and again").max(now);
+        while answers.front().is_some_and(|at| *at <= now) {
+            answers.pop_front();
+            links.handle(now, Event::Heard { conn: 1, rtt });
+        }
+        links.handle(now, Event::Tick);
+        for effect in links.effects() {
+            match effect {
+                Effect::Probe(1) => {
+                    probes += 1;
+                    let (there, back) = (now - t0 + rtt / 2, now - t0 + rtt);
+                    if passes(there) && passes(back) {
+                        answers.push_back(now + rtt);
+                    }
+                }
+                Effect::State(1, State::Suspected) => alarms += 1,
+                Effect::State(1, State::Up) => {}
+                other => panic!("after {:?} and {probes} probes: {other:?}", now - t0),
+            }
+        }
+    }
+    assert!(probes > time.as_secs() / 4, "{probes} probes in {time:?}");
+    println!("{time:?} at a round trip of {rtt:?}: {probes} probes, {alarms} times suspected, never lost");
+    alarms
+}
+
+/// S6: a satellite, a day long. No other packets help.
+#[test]
+fn s6_a_day_by_satellite_loses_no_link() {
+    for seed in 0..3 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        println!("seed {seed}");
+        suspected(ms(1000), Duration::from_secs(86_400), |_| !rng.random_bool(0.07));
+    }
+}
+
+/// S5: bursts of 20 packets, 10 % in all, of 100 packets a second each way, for ten minutes.
+#[test]
+fn s5_ten_minutes_of_bursts_lose_no_link() {
+    for seed in 0..10 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        println!("seed {seed}");
+        let (mut bad, mut at) = (false, Duration::ZERO);
+        suspected(ms(300), Duration::from_secs(600), |when| {
+            // Gilbert's model, a packet each 10 ms: 20 in a burst, 180 between two.
+            while at < when {
+                at += ms(10);
+                bad = if bad { !rng.random_bool(1.0 / 20.0) } else { rng.random_bool(1.0 / 180.0) };
+            }
+            !bad
+        });
+    }
+}
+
+/// After a NAT forgot, old TCP links are given up by the kernel minutes later, perhaps in the middle of a blackout: those that are
+/// suspected keep their patience.
+#[test]
+fn a_link_that_the_kernel_gives_up_says_nothing_of_the_gateway() {
+    for (end, lost) in [(End::Gone, true), (End::Silent, false)] {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        tcp_up(&mut links, t0, 2, "g");
+        links.handle(t0, Event::Heard { conn: 1, rtt: ms(10) });
+        run(&mut links, t0, t0 + ms(1500), |_, _, _| {});
+        assert_eq!(links.state(1), State::Suspected);
+        links.handle(t0 + ms(1500), Event::Closed { conn: 2, end, why: "Connection timed out".into() });
+        run(&mut links, t0 + ms(1500), t0 + ms(3000), |_, _, _| {});
+        assert_eq!(links.state(1) == State::Lost, lost, "{end:?}");
+    }
+}
+
+/// UDP was blocked for a while, and is open again at the moment when a firewall cuts TCP: the QUIC link is asked before it is given up.
+#[test]
+fn a_silent_link_is_asked_once_more_when_tcp_breaks() {
+    for answers in [true, false] {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        tcp_up(&mut links, t0, 2, "g");
+        links.handle(t0, Event::Heard { conn: 1, rtt: ms(80) });
+        run(&mut links, t0, t0 + ms(2000), |links, now, effect| {
+            if matches!(effect, Effect::Probe(2)) {
+                links.handle(now, Event::Heard { conn: 2, rtt: ms(80) });
+            }
+        });
+        assert_eq!(links.state(1), State::Suspected);
+        links.handle(t0 + ms(2000), Event::Closed { conn: 2, end: End::Gone, why: "reset".into() });
+        run(&mut links, t0 + ms(2000), t0 + ms(2090), |_, _, _| {});
+        assert_eq!(links.state(1), State::Suspected, "no time to answer");
+        if answers {
+            links.handle(t0 + ms(2090), Event::Heard { conn: 1, rtt: ms(80) });
+        }
+        run(&mut links, t0 + ms(2090), t0 + ms(2600), |links, now, effect| {
+            if answers && matches!(effect, Effect::Probe(1)) {
+                links.handle(now, Event::Heard { conn: 1, rtt: ms(80) });
+            }
+        });
+        assert_eq!(links.state(1), if answers { State::Up } else { State::Lost });
+    }
 }

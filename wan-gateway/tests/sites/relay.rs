@@ -9,6 +9,8 @@ use crate::wan::Wan;
 use causeway_proto::federation::v1::{SiteState, SiteStatus};
 
 const SOON: Duration = Duration::from_secs(20);
+/// T1 asks for a second; the rest is for a machine that is busy with other tests.
+const REROUTED: Duration = Duration::from_secs(4);
 
 fn status(site: &Site, datacenter: &str) -> SiteStatus {
     let sites = site.gateway().sites().borrow().clone();
@@ -183,7 +185,7 @@ async fn a_dead_middle_is_gone_around() {
         let begun = Instant::now();
         failed += usize::from(ask(&door, GET, "dc3", "x").await.is_err());
         worst = worst.max(begun.elapsed());
-        assert!(start.elapsed() < SOON, "not re-routed: {:#?}", status(&one, "dc3"));
+        assert!(start.elapsed() < REROUTED, "not re-routed: {:#?}", status(&one, "dc3"));
         tokio::time::sleep(ms(10)).await;
     }
     eprintln!(
@@ -206,7 +208,7 @@ async fn a_way_that_becomes_dear_is_left() {
     let start = Instant::now();
     while status(&one, "dc3").path != "relay via dc4" {
         ask(&door, GET, "dc3", "x").await.unwrap();
-        assert!(start.elapsed() < SOON, "not re-routed: {:#?}", status(&one, "dc3"));
+        assert!(start.elapsed() < REROUTED, "not re-routed: {:#?}", status(&one, "dc3"));
     }
     eprintln!("T1: re-routed {:?} after its cost changed from 10 to 500 ms", start.elapsed());
     let median = times(&one, "dc3", 9).await[4];

@@ -18,6 +18,11 @@ pub fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
+/// How long a link is watched for: so many seconds, or what `LINK_SECONDS` says.
+pub fn long(seconds: u64) -> Duration {
+    Duration::from_secs(std::env::var("LINK_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(seconds))
+}
+
 /// Reads at a steady rate, whether or not those before are answered; each has five seconds.
 pub struct Load {
     stop: CancellationToken,

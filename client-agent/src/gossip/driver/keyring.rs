@@ -167,6 +167,16 @@ impl Gossip {
         self.link().envelope.encrypts()
     }
 
+    /// Proves, about these bytes, that this node knows the key of gossip; empty where gossip is in clear.
+    pub fn proof(&self, of: &[u8]) -> Vec<u8> {
+        self.link().envelope.ring().proof(of)
+    }
+
+    /// Whether somebody proved that; always so where gossip is in clear.
+    pub fn proves(&self, of: &[u8], proof: &[u8]) -> bool {
+        self.link().envelope.ring().proves(of, proof)
+    }
+
     /// Service `Keyrings`, for the server in this process.
     pub fn keyring_door(&self) -> Door {
         Door::new(KeyringsServer::new(self.clone()))

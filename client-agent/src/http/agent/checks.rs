@@ -47,7 +47,7 @@ pub(crate) async fn register(call: &Call<'_>) -> Result<Reply, Failure> {
     super::token(call)?;
     let check = decode::parse(&call.body).and_then(|value| decode::check(&value, decode::BAD_CHECK_STATUS)).map_err(
         |error| match error.0.as_str() {
-            decode::BAD_CHECK_STATUS => Failure::bad(error.0),
+            decode::BAD_CHECK_STATUS | decode::BAD_OUTPUT_SIZE => Failure::bad(error.0),
             text => Failure::bad(format!("Request decode failed: {text}")),
         },
     )?;

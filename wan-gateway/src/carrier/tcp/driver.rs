@@ -332,8 +332,8 @@ impl Pump {
         let (client_in, client_out) = tokio::io::split(client);
         let (server_in, server_out) = tokio::io::split(server);
         tokio::select! {
-            closed = self.inward(read, client_out, server_out) => closed.unwrap_or_else(Closed::gone),
-            closed = self.outward(write, client_in, server_in, out) => closed.unwrap_or_else(Closed::gone),
+            closed = self.inward(read, client_out, server_out) => closed.unwrap_or_else(|e| Closed::failed(&e)),
+            closed = self.outward(write, client_in, server_in, out) => closed.unwrap_or_else(|e| Closed::failed(&e)),
             () = async { self.shared.close.cancelled().await; tokio::time::sleep(FAREWELL).await } => Closed::gone("closed"),
         }
     }
