@@ -286,11 +286,12 @@ pub(crate) fn precheck<'a>(parts: &'a Parts, found: Option<(&Row, &'a str)>) -> 
         }));
     };
     if parts.method == Method::OPTIONS {
-        return Ok(Checked::Done(Reply::empty().header(http::header::ALLOW, &row.allow())));
+        return Ok(Checked::Done(Reply::empty().header(http::header::ALLOW, &row.allow(rest))));
     }
     let params = Params::parse(parts.uri.query().unwrap_or_default());
-    let token = query::token(&params, &parts.headers)?;
-    gate::admit(row, &parts.method, path, token.as_deref())?;
+    // One that cannot be read is refused before anything else is looked at.
+    query::token(&params, &parts.headers)?;
+    gate::admit(row, &parts.method, rest)?;
     access::one_namespace(row, &params, &parts.headers)?;
     let discovery = row.pattern.starts_with("/v1/catalog/") || row.pattern.starts_with("/v1/health/");
     Ok(Checked::Admitted(Asked { endpoint: row.endpoint, rest, params, discovery, reads: row.fails_as_read }))

@@ -113,11 +113,16 @@ pub(crate) enum Waits {
     Hash,
 }
 
+/// Methods with what each does.
+pub(super) type Methods = &'static [(&'static str, Access)];
+
 /// One row: a path (one that ends in `/` takes whatever follows), its methods, and what is true of it.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) pattern: &'static str,
-    pub(super) methods: &'static [(&'static str, Access)],
+    pub(super) methods: Methods,
+    /// Where what follows the pattern says more: the methods of that, still escaped; `None`: there is no such path.
+    pub(super) below: Option<fn(&str) -> Option<Methods>>,
     pub(crate) endpoint: Endpoint,
     /// What it does, for the reference page.
     pub(super) says: &'static str,
@@ -181,52 +186,58 @@ impl Row {
         self.pattern.ends_with('/') && self.pattern.len() > 1
     }
 
+    /// Methods by what follows.
+    const fn below(self, methods: fn(&str) -> Option<Methods>) -> Self {
+        Self { below: Some(methods), ..self }
+    }
+
+    /// The methods where `rest` follows; `None`: there is no such path.
+    fn methods(&self, rest: &str) -> Option<Methods> {
+        self.below.map_or(Some(self.methods), |below| below(rest))
+    }
+
     /// What `Allow` says.
-    pub(crate) fn allow(&self) -> String {
+    pub(crate) fn allow(&self, rest: &str) -> String {
         let mut text = "OPTIONS".to_owned();
-        for (method, _) in self.methods {
+        for (method, _) in self.methods(rest).unwrap_or_default() {
             text.push(',');
             text.push_str(method);
         }
         text
     }
 
-    fn access(&self, method: &Method) -> Option<Access> {
-        self.methods.iter().find(|(m, _)| *m == method.as_str()).map(|(_, access)| *access)
+    fn access(&self, method: &Method, rest: &str) -> Option<Access> {
+        self.methods(rest)?.iter().find(|(m, _)| *m == method.as_str()).map(|(_, access)| *access)
     }
 }
 
-const GET: &[(&str, Access)] = &[("GET", Access::Read)];
-const POST: &[(&str, Access)] = &[("POST", Access::Write)];
-const PUT: &[(&str, Access)] = &[("PUT", Access::Write)];
-const KV: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write), ("DELETE", Access::Write)];
+pub(super) const GET: Methods = &[("GET", Access::Read)];
+pub(super) const POST: Methods = &[("POST", Access::Write)];
+pub(super) const PUT: Methods = &[("PUT", Access::Write)];
+pub(super) const KV: Methods = &[("GET", Access::Read), ("PUT", Access::Write), ("DELETE", Access::Write)];
 /// Spring posts; Consul takes PUT alone.
-const FIRE: &[(&str, Access)] = &[("PUT", Access::Write), ("POST", Access::Write)];
-const READ_PUT: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write)];
-const DELETE: &[(&str, Access)] = &[("DELETE", Access::Write)];
-const QUERIES: &[(&str, Access)] = &[("GET", Access::Read), ("POST", Access::Write)];
-const READ_DELETE: &[(&str, Access)] = &[("GET", Access::Read), ("DELETE", Access::Write)];
+const FIRE: Methods = &[("PUT", Access::Write), ("POST", Access::Write)];
+const READ_PUT: Methods = &[("GET", Access::Read), ("PUT", Access::Write)];
+const DELETE: Methods = &[("DELETE", Access::Write)];
+const QUERIES: Methods = &[("GET", Access::Read), ("POST", Access::Write)];
+const READ_DELETE: Methods = &[("GET", Access::Read), ("DELETE", Access::Write)];
 /// Consul's order.
-const KEYRING: &[(&str, Access)] =
+const KEYRING: Methods =
     &[("GET", Access::Read), ("POST", Access::Write), ("PUT", Access::Write), ("DELETE", Access::Write)];
-const ANY: &[(&str, Access)] =
+const ANY: Methods =
     &[("GET", Access::Read), ("PUT", Access::Write), ("POST", Access::Write), ("DELETE", Access::Write)];
 
-const fn row(
-    pattern: &'static str,
-    methods: &'static [(&'static str, Access)],
-    endpoint: Endpoint,
-    says: &'static str,
-) -> Row {
+const fn row(pattern: &'static str, methods: Methods, endpoint: Endpoint, says: &'static str) -> Row {
     let (params, codes): (&[&str], &[u16]) = (&[], &[]);
     let waits = Waits::No;
-    Row { pattern, methods, endpoint, says, params, modes: false, waits, spaced: false, fails_as_read: false, codes }
+    let (modes, spaced, fails_as_read, below) = (false, false, false, None);
+    Row { pattern, methods, below, endpoint, says, params, modes, waits, spaced, fails_as_read, codes }
 }
 
 /// Every endpoint.
 pub(crate) const TABLE: &[Row] = &[
     row("/", GET, Endpoint::Root, "Says `Consul Agent`."),
-    row("/v1/acl/", ANY, Endpoint::Acl, "Access control: tokens, policies, roles, `bootstrap`, `replication`; 401 `ACL support disabled` where it is off. The endpoints of Consul before 1.4 are gone: 410.").params(&["dc", "policy", "role"]).modes().codes(&[401, 404, 410]),
+    row("/v1/acl/", ANY, Endpoint::Acl, "Access control: tokens, policies, roles, `bootstrap`, `replication`; 401 `ACL support disabled` where it is off. The endpoints of Consul before 1.4 are gone: 410.").below(super::acl::path::methods).params(&["dc", "policy", "role"]).modes().codes(&[401, 404, 410]),
     row("/v1/agent/check/deregister/", PUT, Endpoint::AgentCheckDeregister, "Removes a check of this agent.").spaced().codes(&[500]),
     row("/v1/agent/check/fail/", PUT, Endpoint::AgentCheckFail, "A TTL check says `critical`.").params(&["note"]).spaced().codes(&[404, 500]),
     row("/v1/agent/check/pass/", PUT, Endpoint::AgentCheckPass, "A TTL check says `passing`.").params(&["note"]).spaced().codes(&[404, 500]),
@@ -315,10 +326,14 @@ pub(crate) const TABLE: &[Row] = &[
 /// The row of a path and what follows the pattern, still escaped; the longest pattern wins.
 pub(crate) fn find(path: &str) -> Option<(&'static Row, &str)> {
     // The table is sorted, so that a longer pattern comes behind the shorter one it begins with.
-    TABLE.iter().rev().find_map(|row| {
-        let rest = path.strip_prefix(row.pattern)?;
-        (rest.is_empty() || row.is_prefix()).then_some((row, rest))
-    })
+    TABLE
+        .iter()
+        .rev()
+        .find_map(|row| {
+            let rest = path.strip_prefix(row.pattern)?;
+            (rest.is_empty() || row.is_prefix()).then_some((row, rest))
+        })
+        .filter(|(row, rest)| row.methods(rest).is_some())
 }
 
 /// What a request needs of the caller's token, where there is access control.
@@ -423,10 +438,9 @@ pub(crate) fn need(endpoint: Endpoint, method: &Method) -> Need {
 }
 
 /// Whether there is such a method here. Who may use it is told by [`need`], once the token is known.
-pub(crate) fn admit(row: &Row, method: &Method, path: &str, token: Option<&str>) -> Result<Access, Failure> {
-    let _ = (path, token);
-    row.access(method).ok_or_else(|| Failure {
-        allow: Some(row.allow()),
+pub(crate) fn admit(row: &Row, method: &Method, rest: &str) -> Result<Access, Failure> {
+    row.access(method, rest).ok_or_else(|| Failure {
+        allow: Some(row.allow(rest)),
         ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} not allowed"))
     })
 }
@@ -449,6 +463,7 @@ mod tests {
             ("/v1/agent/service/web", Some((Endpoint::AgentService, "web"))),
             ("/v1/agent/service/deregister/web", Some((Endpoint::AgentServiceDeregister, "web"))),
             ("/v1/acl/tokens", Some((Endpoint::Acl, "tokens"))),
+            ("/v1/acl/nope", None),
             ("/v1/agent/selfx", None),
             ("/v1/foo", None),
             ("/foo", None),
@@ -461,9 +476,9 @@ mod tests {
     #[test]
     fn methods() {
         let (kv, _) = find("/v1/kv/a").unwrap();
-        assert_eq!(kv.allow(), "OPTIONS,GET,PUT,DELETE");
-        assert_eq!(admit(kv, &Method::PUT, "/v1/kv/a", None), Ok(Access::Write));
-        let failure = admit(kv, &Method::POST, "/v1/kv/a", None).unwrap_err();
+        assert_eq!(kv.allow("a"), "OPTIONS,GET,PUT,DELETE");
+        assert_eq!(admit(kv, &Method::PUT, "a"), Ok(Access::Write));
+        let failure = admit(kv, &Method::POST, "a").unwrap_err();
         assert_eq!((failure.code.as_u16(), failure.text.as_str()), (405, "method POST not allowed"));
         assert_eq!(failure.allow.as_deref(), Some("OPTIONS,GET,PUT,DELETE"));
     }

@@ -172,6 +172,8 @@ pub const TABLE: &[(&str, Need)] = &[
     ("/causeway.session.v1.Sessions/Get", Need::Sees(Sees::Sessions)),
     ("/causeway.session.v1.Sessions/List", Need::Sees(Sees::Sessions)),
     ("/causeway.session.v1.Sessions/Renew", Need::SessionRenew),
+    // By the one port that callers without a certificate reach, too: the key of gossip is what guards it.
+    ("/causeway.signing.v1.Signing/Sign", Need::Open),
     ("/causeway.snapshot.v1.Snapshots/Restore", Need::Snapshot),
     ("/causeway.snapshot.v1.Snapshots/Save", Need::Snapshot),
     // Another site is told what concerns itself; over HTTP it needs operator:read.

@@ -66,6 +66,7 @@ fn few_methods_need_nothing() {
             "Catalog/Datacenters",
             "Catalog/Summary",
             "Coordinates/Datacenters",
+            "Signing/Sign",
             "Status/Exports",
             "Status/Leader",
             "Status/Peers",

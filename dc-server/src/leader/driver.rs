@@ -244,7 +244,12 @@ impl Leader {
             self.keep_configs(),
         );
         let health = self.pilot.watch(|| self.autopilot());
-        let kept = futures::future::join4(self.keep_autopilot(), self.keep_authority(), self.write_coordinates(), self.keep_acls());
+        let kept = futures::future::join4(
+            self.keep_autopilot(),
+            self.keep_authority(),
+            self.write_coordinates(),
+            self.keep_acls(),
+        );
         let all = futures::future::join5(own, self.replicator.run(), self.keep_queries(), kept, health);
         Box::pin(all).await;
     }

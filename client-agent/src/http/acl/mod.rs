@@ -2,6 +2,7 @@
 //! `info`, `clone`, `list`, `rules/translate`) are gone, as they are from Consul 1.11 on: 410, and a line that says so.
 
 mod json;
+pub(super) mod path;
 mod time;
 
 use causeway_proto::access::{Access, Authorizer, DISABLED, NOT_FOUND, Use};
@@ -16,76 +17,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::json::{As, PolicyJson, RoleJson, TokenJson};
+use self::path::Asked;
+use super::access;
 use super::decode::{self, DecodeError, Fields};
 use super::dispatch::{Call, ask, read};
 use super::failure::Failure;
 use super::render::Seq;
 use super::reply::Reply;
-
-/// What a path below `/v1/acl/` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked<'a> {
-    Bootstrap,
-    Replication,
-    Own,
-    Clone(&'a str),
-    /// A new item.
-    New(Kind),
-    All(Kind),
-    One(Kind, &'a str),
-    Named(Kind, &'a str),
-    /// Auth methods and binding rules: there are none.
-    Methods(bool),
-    Login,
-    Logout,
-    /// Of Consul before 1.4.
-    Gone,
-}
-
-fn kind(word: &str) -> Option<(Kind, bool)> {
-    Some(match word {
-        "token" => (Kind::Token, false),
-        "tokens" => (Kind::Token, true),
-        "policy" => (Kind::Policy, false),
-        "policies" => (Kind::Policy, true),
-        "role" => (Kind::Role, false),
-        "roles" => (Kind::Role, true),
-        _ => return None,
-    })
-}
-
-/// What is asked, and with which methods it may be.
-fn find(rest: &str) -> Option<(Asked<'_>, &'static [&'static str])> {
-    const GET: &[&str] = &["GET"];
-    const PUT: &[&str] = &["PUT"];
-    const POST: &[&str] = &["POST"];
-    const ONE: &[&str] = &["GET", "PUT", "DELETE"];
-    let (first, tail) = rest.split_once('/').map_or((rest, None), |(first, tail)| (first, Some(tail)));
-    Some(match (first, tail) {
-        ("bootstrap", None) => (Asked::Bootstrap, PUT),
-        ("login", None) => (Asked::Login, POST),
-        ("logout", None) => (Asked::Logout, POST),
-        ("replication", None) => (Asked::Replication, GET),
-        ("auth-methods" | "binding-rules", None) => (Asked::Methods(true), GET),
-        ("auth-method" | "binding-rule", None) => (Asked::Methods(false), PUT),
-        ("auth-method" | "binding-rule", Some(_)) => (Asked::Methods(false), ONE),
-        ("create" | "update", None) | ("destroy" | "clone", Some(_)) => (Asked::Gone, PUT),
-        ("list", None) | ("info", Some(_)) => (Asked::Gone, GET),
-        ("rules", Some("translate")) => (Asked::Gone, POST),
-        ("rules", Some(tail)) if tail.starts_with("translate/") => (Asked::Gone, GET),
-        ("token", Some("self")) => (Asked::Own, GET),
-        ("token", Some(tail)) if tail.ends_with("/clone") => (Asked::Clone(tail.strip_suffix("/clone")?), PUT),
-        (word, tail) => match (kind(word)?, tail) {
-            ((kind, true), None) => (Asked::All(kind), GET),
-            ((kind, false), None) => (Asked::New(kind), PUT),
-            ((kind @ (Kind::Policy | Kind::Role), false), Some(tail)) if tail.starts_with("name/") => {
-                (Asked::Named(kind, tail.strip_prefix("name/")?), GET)
-            }
-            ((kind, false), Some(id)) => (Asked::One(kind, id), ONE),
-            _ => return None,
-        },
-    })
-}
 
 fn refused_as(word: &'static str) -> impl Fn(DecodeError) -> Failure {
     move |error| Failure::bad(format!("Bad request: {word} decoding failed: {error}"))
@@ -108,13 +46,8 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Reply, Failure> {
     if call.ctx.acls.is_none() {
         return Err(Failure::new(StatusCode::UNAUTHORIZED, DISABLED));
     }
-    let Some((asked, methods)) = find(&call.rest) else { return Err(Failure::not_found("")) };
-    if !methods.contains(&call.method.as_str()) {
-        return Err(Failure {
-            allow: Some(format!("OPTIONS,{}", methods.join(","))),
-            ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("method {} not allowed", call.method))
-        });
-    }
+    let Some((asked, _)) = path::find(&call.rest) else { return Err(Failure::not_found("")) };
+    access::no_namespace(&call.params, call.headers)?;
     let done = match (asked, call.method.as_str()) {
         (Asked::Bootstrap, _) => bootstrap(call).await,
         (Asked::Replication, _) => replication(call).await,
@@ -420,35 +353,4 @@ pub(crate) async fn agent_token(call: &Call<'_>) -> Result<Reply, Failure> {
     port.tokens.set(of, &secret);
     (port.changed)().await.map_err(Failure::internal)?;
     Ok(Reply::empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths() {
-        const GET: &[&str] = &["GET"];
-        for (path, wanted) in [
-            ("bootstrap", Asked::Bootstrap),
-            ("token/self", Asked::Own),
-            ("token/x/clone", Asked::Clone("x")),
-            ("token/x", Asked::One(Kind::Token, "x")),
-            ("token", Asked::New(Kind::Token)),
-            ("tokens", Asked::All(Kind::Token)),
-            ("policy/name/a", Asked::Named(Kind::Policy, "a")),
-            ("policy/x", Asked::One(Kind::Policy, "x")),
-            ("role/name/a", Asked::Named(Kind::Role, "a")),
-            ("roles", Asked::All(Kind::Role)),
-            ("create", Asked::Gone),
-            ("rules/translate/x", Asked::Gone),
-            ("login", Asked::Login),
-        ] {
-            assert_eq!(find(path).map(|(asked, _)| asked), Some(wanted), "{path}");
-        }
-        assert_eq!(find("policies").map(|(_, methods)| methods), Some(GET));
-        for path in ["", "nope", "tokens/x", "bootstrap/x", "self"] {
-            assert_eq!(find(path), None, "{path}");
-        }
-    }
 }
