@@ -412,7 +412,7 @@ impl Reader<'_> {
 
     fn word(&mut self) -> String {
         let begin = self.at;
-        while self.peek().is_some_and(|b| is_word(b)) {
+        while self.peek().is_some_and(is_word) {
             self.at += 1;
         }
         String::from_utf8_lossy(self.text.get(begin..self.at).unwrap_or_default()).into_owned()
