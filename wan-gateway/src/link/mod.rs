@@ -625,7 +625,7 @@ impl Links {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.rtt = rtt;
         conn.heard = now;
-        conn.misses = 0;
+        let back = std::mem::take(&mut conn.misses) > 0;
         // What was sent before the gateway died may arrive a round trip later.
         conn.bereft = conn.bereft.filter(|at| now < *at + BEREFT_WINDOW.max(rtt * 2));
         if conn.asked.take().is_some() {
@@ -633,7 +633,8 @@ impl Links {
                 _ if conn.bereft.is_some() => rtt.max(BEREFT_AGAIN),
                 true if conn.lively && !standby => RELAY_EVERY,
                 true => STANDBY_EVERY,
-                false if standby => STANDBY_EVERY,
+                // After a silence its round trip is to be known again soon.
+                false if standby && !back => STANDBY_EVERY,
                 false => PROBE_EVERY,
             };
             conn.next_probe = now + every;
@@ -686,7 +687,12 @@ impl Links {
                 conn.misses = conn.misses.saturating_add(1);
                 conn.asked = None;
                 conn.next_probe = now;
+                if conn.state == State::Up {
+                    self.ask_beside(now, id);
+                }
             }
+            let beside = self.fell_silent_beside(now, id);
+            let Some(conn) = self.conns.get_mut(&id) else { continue };
             if conn.asked.is_none() && conn.next_probe <= now {
                 conn.asked = Some(now);
                 self.effects.push(Effect::Probe(id));
@@ -697,20 +703,42 @@ impl Links {
             if conn.state == State::Greeting && conn.dialled.is_some() && conn.misses >= MISSES {
                 // The handshake got through and nothing after it: UDP is half blocked.
                 self.drop_conn(id, CloseCode::Silent);
-            } else if conn.state == State::Up && (conn.misses >= MISSES || given && conn.misses > 0) {
-                let (datacenter, gateway) = (conn.datacenter.clone(), conn.gateway.clone());
+            } else if conn.state == State::Up && (conn.misses >= MISSES || (bereft || beside) && conn.misses > 0) {
                 self.suspect(now, id);
-                // What takes over is looked at closely from now on.
-                for other in self.conns.values_mut() {
-                    if other.asked.is_none() && other.datacenter == datacenter && other.gateway == gateway {
-                        other.next_probe = other.next_probe.min(now);
-                    }
-                }
+                self.ask_beside(now, id);
             } else if conn.state == State::Suspected && (now >= conn.silent + PATIENCE || given && conn.misses > MISSES)
             {
                 self.turn(now, id, State::Lost);
             }
         }
+    }
+
+    /// The other connections to the same gateway: what takes over is looked at closely from the first miss on.
+    fn beside(&self, id: ConnId) -> impl Iterator<Item = ConnId> {
+        let conn = self.conns.get(&id);
+        self.conns.iter().filter_map(move |(other, c)| {
+            let conn = conn?;
+            let same = conn.gateway.is_some() && c.gateway == conn.gateway && c.datacenter == conn.datacenter;
+            (*other != id && same).then_some(*other)
+        })
+    }
+
+    fn ask_beside(&mut self, now: Instant, id: ConnId) {
+        for other in self.beside(id).collect::<Vec<_>>() {
+            if let Some(other) = self.conns.get_mut(&other).filter(|c| c.asked.is_none()) {
+                other.next_probe = other.next_probe.min(now);
+            }
+        }
+    }
+
+    /// Whether another connection to the same gateway fell silent just now: one miss more is no chance then, the way is cut (F5, 2 s).
+    /// Later, when it has stayed silent, it says nothing of those that worked without it.
+    fn fell_silent_beside(&self, now: Instant, id: ConnId) -> bool {
+        let mut beside = self.beside(id).filter_map(|other| self.conns.get(&other));
+        beside.any(|c| {
+            let just_now = now.saturating_duration_since(c.since) < PROBE_WINDOW * 2;
+            !c.relayed() && c.state == State::Suspected && just_now
+        })
     }
 
     fn want(&mut self, now: Instant, targets: Vec<Target>) {

@@ -426,3 +426,32 @@ fn a_silent_link_is_asked_once_more_when_tcp_breaks() {
         assert_eq!(links.state(1), if answers { State::Up } else { State::Lost });
     }
 }
+
+/// F5: everything to a gateway falls silent at the same time. The one that stands by is asked seldom, and is found silent with the other
+/// all the same; one whose neighbour has long been silent takes two misses, as ever.
+#[test]
+fn what_stands_by_is_found_silent_with_what_it_stands_by_for() {
+    for standby in [true, false] {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        tcp_up(&mut links, t0, 2, "g");
+        let begin = t0 + ms(4000);
+        run(&mut links, t0, begin, |links, now, effect| {
+            if let Effect::Probe(conn) = effect
+                && (conn == 2 || standby)
+            {
+                links.handle(now, Event::Heard { conn, rtt: ms(40) });
+            }
+        });
+        assert_eq!(links.state(1) == State::Up, standby);
+        let mut silent = None;
+        run(&mut links, begin, begin + ms(4000), |_, now, effect| {
+            if effect == Effect::State(2, State::Suspected) {
+                silent.get_or_insert(now - begin);
+            }
+        });
+        let silent = silent.unwrap();
+        let (least, most) = if standby { (ms(500), ms(1400)) } else { (ms(1000), ms(1400)) };
+        assert!(least <= silent && silent <= most, "{standby} {silent:?}");
+    }
+}
