@@ -234,7 +234,7 @@ pub fn node(plan: &Plan, node_id: &str) -> NodeInfo {
         address: plan.advertise.to_string(),
         tagged_addresses: tagged,
         meta,
-        token: Secret(plan.settings.text(&t::ACL_TOKENS_DEFAULT)),
+        token: Secret::default(),
     }
 }
 
@@ -257,7 +257,7 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
         })
         .collect();
     let rows = [
-        ("ACLsEnabled", Setting::Bool(false)),
+        ("ACLsEnabled", Setting::Bool(s.on(&t::ACL_ENABLED))),
         ("AdvertiseAddrLAN", text(plan.advertise.to_string())),
         ("AdvertiseAddrWAN", text(plan.advertise_wan.to_string())),
         ("BindAddr", text(plan.bind.to_string())),

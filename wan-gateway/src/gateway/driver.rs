@@ -419,7 +419,7 @@ impl Directory for Sites {
                 site.links.clear();
             }
         }
-        let answer = AnswerMeta { index, known_leader: true, last_contact: Duration::ZERO };
+        let answer = AnswerMeta { index, known_leader: true, last_contact: Duration::ZERO, filtered: false };
         Ok(answer.response(SitesReply { sites, gateway: self.gateway.clone() }))
     }
 }

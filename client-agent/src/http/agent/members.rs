@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use causeway_proto::access::Access;
 use causeway_proto::federation::directory_client::DirectoryClient;
 use causeway_proto::federation::{Server, Site, SiteState, SiteStatus, SitesReply, SitesRequest};
 use causeway_proto::member::{Member, MemberStatus, tag};
@@ -35,6 +36,8 @@ pub(crate) async fn list(call: &Call<'_>) -> Result<Reply, Failure> {
         return wan(call).await;
     }
     let members = call.ctx.members.members();
+    let seen = |name: &str| call.may(|who| who.node(name, Access::Read));
+    let members: Vec<_> = members.iter().filter(|member| seen(&member.name)).collect();
     let addrs: Vec<String> = members.iter().map(|member| member.ip().to_string()).collect();
     call.json(&Seq(members.iter().zip(&addrs).map(|(member, addr)| shown(member, addr))))
 }
@@ -124,7 +127,8 @@ async fn wan(call: &Call<'_>) -> Result<Reply, Failure> {
     } else {
         own_site(&known, &call.ctx.info.datacenter)
     };
-    let members = wan_members(&reply);
+    let mut members = wan_members(&reply);
+    members.retain(|member| call.may(|who| who.node(&member.name, Access::Read)));
     let build = format!("{}:", call.ctx.info.version);
     let ports: Vec<String> = members.iter().map(|member| member.port.to_string()).collect();
     call.json(&Seq(members.iter().zip(&ports).map(|(member, port)| MemberJson {
