@@ -280,7 +280,11 @@ impl Gateway {
         if datacenter == self.config.datacenter {
             return Err(RemoveError::Own(datacenter));
         }
-        let known = self.sites.borrow().iter().filter_map(|s| s.site.as_ref()).any(|s| s.datacenter == datacenter);
+        let mut known = self.sites.borrow().iter().filter_map(|s| s.site.as_ref()).any(|s| s.datacenter == datacenter);
+        // Whoever redeemed a token holds a certificate, whether it has linked or not.
+        if let (false, true, Some(desk)) = (known, remove, &self.desk) {
+            known = desk.has_certified(&datacenter).await;
+        }
         let roll = Arc::clone(&self.roll);
         let set = tokio::task::spawn_blocking(move || roll.set(&datacenter, remove, known)).await;
         set.unwrap_or_else(|dead| Err(RemoveError::Disk(dead.to_string())))
