@@ -47,7 +47,7 @@ use crate::events::Events;
 use crate::exports::Policy;
 use crate::exports::driver::Exports;
 use crate::keyring::Keyring;
-use crate::leader::{Leader, Timers};
+use crate::leader::{Leader, Renewal, Timers};
 use crate::query::failover::by_distance;
 use crate::replicate::{Copies, Job, Replicator};
 use crate::route::{Gateways, Limits, Router};
@@ -237,6 +237,9 @@ impl MemoryReads for Memory {
     }
 }
 
+/// What an answer says of its age where nobody knows it (Consul's: the longest that its clients can hold).
+const AGELESS: Duration = Duration::from_nanos(i64::MAX as u64);
+
 /// The replicated log as the services see it.
 struct Node {
     consensus: Arc<Consensus>,
@@ -274,7 +277,7 @@ impl rpc::Log for Node {
         Contact {
             is_leader: matches!(leadership, Leadership::Here(_)),
             known_leader: leadership != Leadership::Unknown,
-            last_contact: self.consensus.last_contact(leadership),
+            last_contact: self.consensus.age(leadership).min(AGELESS),
         }
     }
 
@@ -287,12 +290,18 @@ impl rpc::Log for Node {
     }
 
     async fn renew_session(&self, id: &str) -> Result<(), Status> {
-        if !matches!(self.consensus.leadership(), Leadership::Here(_)) {
+        // Nothing of this is in the log, which would prove it: one that was deposed and does not know it must not say that a session
+        // lives on, while its successor ends it. Whoever succeeds begins all times anew, after this lease is over.
+        if self.consensus.make_current(false).await.is_err() {
             return Err(Reason::NoLeader.status(NO_LEADER));
         }
-        // A session without a TTL has no timer, and needs none.
-        let _ = self.timers.renew(id);
-        Ok(())
+        match self.timers.renew(id) {
+            // A session without a TTL has no timer, and needs none.
+            Renewal::Lives | Renewal::Untimed => Ok(()),
+            Renewal::Ending => {
+                Err(Reason::Refused.status(format!("the time of session '{id}' is over and it is being ended")))
+            }
+        }
     }
 
     async fn datacenters(&self) -> Vec<String> {
@@ -372,12 +381,12 @@ impl Server {
         agent: Agent,
     ) -> Result<Self, StartError> {
         let uuid = config.node_uuid.clone();
-        let id = raft_id(&config.node_uuid).ok_or_else(|| StartError::Identity(config.node_uuid.clone()))?;
+        raft_id(&config.node_uuid).ok_or_else(|| StartError::Identity(config.node_uuid.clone()))?;
         let store = Arc::new(Store::new());
         let timers = Arc::new(Timers::default());
         let addresses = Addresses::default();
         let settings = Settings {
-            id,
+            uuid: config.node_uuid.clone(),
             dir: config.data_dir.join("raft"),
             multiplier: config.raft_multiplier,
             snapshot_threshold: config.snapshot_threshold,
@@ -525,6 +534,11 @@ impl Server {
     /// What is copied from other sites, to be changed.
     pub fn copies(&self) -> Copies {
         self.copies.clone()
+    }
+
+    /// Its name among the voters, to be told by gossip.
+    pub fn raft_id(&self) -> u64 {
+        self.node.consensus.id()
     }
 
     /// What it says of itself.

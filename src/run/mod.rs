@@ -48,7 +48,7 @@ use causeway_gateway::{Congestion, Gateway};
 use causeway_proto::access::Use;
 use causeway_proto::door::{Broken, Door};
 use causeway_proto::listen::Role;
-use causeway_proto::member::Members;
+use causeway_proto::member::{Members, tag};
 use causeway_server::server::{Server, World};
 use causeway_server::signing::Proven;
 use tokio::net::TcpListener;
@@ -193,7 +193,7 @@ impl Node {
         let sinks = Sinks::of(&plan.settings)?;
         let wanted = limits::Wanted::of(&plan)?;
         let in_force = InForce::new(&wanted);
-        let gossip_config = settings::gossip(&plan, &data_dir.node_id)?;
+        let mut gossip_config = settings::gossip(&plan, &data_dir.node_id)?;
         let coordinate_pace = settings::coordinate_pace(&plan)?;
         let authority = plan.gateway.as_ref().map(federation::authority).transpose()?.flatten();
         ports::probe(&plan)?;
@@ -232,6 +232,7 @@ impl Node {
             }
         };
         if let Some(server) = &server {
+            gossip_config.tags.insert(tag::RAFT.to_owned(), server.raft_id().to_string());
             for material in [&material, &https_material].into_iter().flatten() {
                 material.trust_agents(server.agents());
             }

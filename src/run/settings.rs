@@ -199,7 +199,6 @@ fn tags(plan: &Plan, node_id: &str) -> BTreeMap<String, String> {
     put("vsn", "2".to_owned());
     if plan.server {
         put(tag::PORT, plan.rpc_port.to_string());
-        put(tag::RAFT, raft_id(node_id).to_string());
         if plan.bootstrap_expect > 0 {
             put(tag::EXPECT, plan.bootstrap_expect.to_string());
         }
@@ -220,12 +219,6 @@ fn tags(plan: &Plan, node_id: &str) -> BTreeMap<String, String> {
         put(tag::TLS, "1".to_owned());
     }
     tags
-}
-
-/// A server's Raft identity: the first 8 bytes of its UUID.
-pub fn raft_id(node_id: &str) -> u64 {
-    let hex: String = node_id.chars().filter(|c| *c != '-').take(16).collect();
-    u64::from_str_radix(&hex, 16).unwrap_or(0)
 }
 
 /// The node as the catalog shall have it.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use causeway_proto::config::Entry;
 
-use super::expiry::Expiry;
+use super::expiry::{Expiry, Renewal};
 use super::peers::{self, Bootstrap, Candidate, Change, Configuration, Probe, Rules, Tracker};
 use super::reconcile::{self, Known, SERF_HEALTH};
 use crate::acl::Acls;
@@ -76,7 +76,7 @@ impl Timers {
     }
 
     /// The session was heard of.
-    pub fn renew(&self, id: &str) -> bool {
+    pub fn renew(&self, id: &str) -> Renewal {
         self.lock().renew(Instant::now(), id)
     }
 
@@ -234,8 +234,12 @@ impl Leader {
         while self.consensus.make_current(true).await.is_err() {
             tokio::time::sleep(GATHER).await;
         }
-        let sessions = self.store.state().sessions(None).0;
-        self.timers.lock().lead(Instant::now(), sessions.iter().map(|s| (s.id.clone(), s.ttl_ms)));
+        {
+            // What is created meanwhile is noted after it is in the store, and so after this: it gets its timer here or there.
+            let mut expiry = self.timers.lock();
+            let sessions = self.store.state().sessions(None).0;
+            expiry.lead(Instant::now(), sessions.iter().map(|s| (s.id.clone(), s.ttl_ms)));
+        }
         let own = futures::future::join5(
             self.follow_members(),
             self.follow_servers(),

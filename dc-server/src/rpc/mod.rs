@@ -70,7 +70,7 @@ pub struct Contact {
     pub is_leader: bool,
     /// Whether it knows who leads.
     pub known_leader: bool,
-    /// Since it heard from the leader; zero at the leader itself.
+    /// How old what it knows may be; zero at the leader itself, [`Duration::MAX`] where it does not know.
     pub last_contact: Duration,
 }
 

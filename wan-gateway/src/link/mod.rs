@@ -626,8 +626,9 @@ impl Links {
         conn.rtt = rtt;
         conn.heard = now;
         let back = std::mem::take(&mut conn.misses) > 0;
-        // What was sent before the gateway died may arrive a round trip later.
-        conn.bereft = conn.bereft.filter(|at| now < *at + BEREFT_WINDOW.max(rtt * 2));
+        // What was sent before the gateway died may arrive as much as a round trip later; what comes after that shows that it lives, and
+        // the next silence is one like any other.
+        conn.bereft = conn.bereft.filter(|at| now < *at + BEREFT_AGAIN.max(rtt));
         if conn.asked.take().is_some() {
             let every = match conn.relayed() {
                 _ if conn.bereft.is_some() => rtt.max(BEREFT_AGAIN),
@@ -691,15 +692,20 @@ impl Links {
                     self.ask_beside(now, id);
                 }
             }
-            let beside = self.fell_silent_beside(now, id);
+            let missed = self.conns.get(&id).is_some_and(|c| c.state == State::Up && c.misses > 0);
+            let beside = missed && self.fell_silent_beside(now, id);
             let Some(conn) = self.conns.get_mut(&id) else { continue };
             if conn.asked.is_none() && conn.next_probe <= now {
                 conn.asked = Some(now);
                 self.effects.push(Effect::Probe(id));
             }
             let bereft = conn.bereft.is_some();
-            // Silent before, or since: it has as long to answer from when the TCP connection broke, which may be when the way is back.
-            let given = conn.bereft.is_some_and(|at| now >= at + BEREFT_WINDOW.max(conn.rtt * 2));
+            // It has time to answer from when the TCP connection broke: that may be when the way is back. QUIC tries again after as
+            // long as it was silent, at most (RFC 9002, 6.2.1).
+            let given = conn.bereft.is_some_and(|at| {
+                let silent = at.saturating_duration_since(conn.heard);
+                now >= at + BEREFT_WINDOW.max(conn.rtt * 2).max(silent)
+            });
             if conn.state == State::Greeting && conn.dialled.is_some() && conn.misses >= MISSES {
                 // The handshake got through and nothing after it: UDP is half blocked.
                 self.drop_conn(id, CloseCode::Silent);
