@@ -380,6 +380,20 @@ fn tokens_hold_in_all_sites_but_local_ones_and_unknown_ones_are_refused_with_the
     assert_eq!(refused.code, 403, "{}", refused.text());
     assert!(refused.text().ends_with("ACL not found"), "{}", refused.text());
     assert_eq!(get(one, "/v1/kv/a?dc=dc2&raw", &everywhere).text(), "1");
+    // From an agent, a server and a gateway; what leaves is found by its trace at the other end.
+    for (at, node) in [one, federation.node("dc1-server-1"), federation.node("dc1-gateway")].into_iter().enumerate() {
+        let traced = |secret: &str, of: &str| {
+            let trace = format!("{of}af7651916cd43dd8448eb211c8031{at:02x}");
+            let parent = format!("00-{trace}-b7ad6b7169203331-01");
+            let headers = [("X-Consul-Token", secret), ("traceparent", parent.as_str())];
+            (http::request_with(node.http, "GET", "/v1/kv/a?dc=dc2", &headers, b"").code, trace)
+        };
+        let ((kept, inside), (passed, outside)) = (traced(&local, "0"), traced(&everywhere, "1"));
+        assert_eq!((kept, passed), (403, 200));
+        let there = |trace: &str| federation.nodes.iter().any(|n| n.dc == "dc2" && n.log().contains(trace));
+        wait("the call that may leave", SOON, || if there(&outside) { Ok(()) } else { Err("no such line".into()) });
+        assert!(!there(&inside), "a local token left its site");
+    }
     let unknown = get(one, "/v1/kv/a?dc=dc2", UNKNOWN);
     assert!(unknown.code == 403 && unknown.text().ends_with("ACL not found"), "{}", unknown.text());
     let replication = get(two, "/v1/acl/replication", &root).json().unwrap();
