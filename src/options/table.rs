@@ -184,12 +184,12 @@ options! {
     ACL_DEFAULT_POLICY = "acl.default_policy", Text, "allow", None, Used, "What holds where no rule of a token says anything: `allow` or `deny`. The access control itself and snapshots are never open by default.";
     ACL_DOWN_POLICY = "acl.down_policy", Text, "extend-cache", None, Used, "What becomes of known tokens while nobody can be asked of them: `extend-cache`, `async-cache` and `allow` let them go on, `deny` refuses them once `acl.token_ttl` is over. An unknown token is refused with each of them, at its first request too.";
     ACL_TOKEN_TTL = "acl.token_ttl", Duration, "30s", None, Used, "How long an agent, or a server of a datacenter that is not the primary one, holds on to what it was told of a token.";
-    ACL_POLICY_TTL = "acl.policy_ttl", Duration, "30s", None, Later, "Access control.";
-    ACL_ROLE_TTL = "acl.role_ttl", Duration, "0s", None, Later, "Access control.";
-    ACL_ENABLE_TOKEN_REPLICATION = "acl.enable_token_replication", Flag, "false", None, Later, "Access control.";
+    ACL_POLICY_TTL = "acl.policy_ttl", Duration, "30s", None, Moot, "Policies come with the token: `acl.token_ttl`.";
+    ACL_ROLE_TTL = "acl.role_ttl", Duration, "0s", None, Moot, "Roles come with the token: `acl.token_ttl`.";
+    ACL_ENABLE_TOKEN_REPLICATION = "acl.enable_token_replication", Flag, "false", None, Moot, "Tokens that hold everywhere are copied from the primary datacenter with policies and roles.";
     ACL_ENABLE_TOKEN_PERSISTENCE = "acl.enable_token_persistence", Flag, "false", None, Used, "Whether tokens that are set by `PUT /v1/agent/token/` are kept in `data_dir` (`acl-tokens.json`, for this user alone).";
     ACL_ENABLE_KEY_LIST_POLICY = "acl.enable_key_list_policy", Flag, "false", None, Used, "Whether listing keys needs `list` on the prefix.";
-    ACL_DISABLED_TTL = "acl.disabled_ttl", Duration, "2m", None, Later, "Access control.";
+    ACL_DISABLED_TTL = "acl.disabled_ttl", Duration, "2m", None, Moot, "Nothing is taken for granted of servers without access control.";
     ACL_TOKENS_INITIAL_MANAGEMENT = "acl.tokens.initial_management", Text, "", None, Used, "Secret (a UUID) of a token that may do everything: made by the servers of the primary datacenter where it is missing.";
     ACL_TOKENS_MASTER = "acl.tokens.master", Text, "", None, Used, "The same, by its name before Consul 1.11.";
     ACL_TOKENS_AGENT = "acl.tokens.agent", Text, "", None, Used, "Token for what the agent says of its node: needs `node:write`.";

@@ -356,7 +356,7 @@ impl Node {
         let (air, node) = (Arc::new(gossip.clone()), plan.node_name.clone());
         let events = Events::start(air, heard, node, registry.clone(), stop.clone());
         later_events.set(events.door());
-        remote::start(&plan, servers.door(), &events, &stop, &tasks);
+        remote::start(&plan, acl.bearing(servers.door(), true), &events, &stop, &tasks);
         let sync_settings = sync::Settings {
             tokens: acl.tokens.clone(),
             check_update_interval: plan.settings.duration(&t::CHECK_UPDATE_INTERVAL),

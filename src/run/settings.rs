@@ -192,6 +192,9 @@ fn tags(plan: &Plan, node_id: &str) -> BTreeMap<String, String> {
     put(tag::DC, plan.datacenter.clone());
     put(tag::ID, node_id.to_owned());
     // Consul's tools compare versions, so the first one is that whose interfaces we speak; ours stands where Consul has its revision.
+    if plan.settings.on(&t::ACL_ENABLED) {
+        put(tag::ACLS, "1".to_owned());
+    }
     put(tag::BUILD, format!("{}:causeway-{}", version::SPOKEN, version::OURS));
     put("vsn", "2".to_owned());
     if plan.server {

@@ -205,12 +205,16 @@ fn who_is_not_known_gets_nothing_and_who_is_gets_what_the_rules_say() {
         ask(agent, "PUT", "/v1/agent/service/register", token, &body.to_string())
     };
     assert_eq!(register("web", "w", &web).code, 200);
-    assert_eq!(said(&register("db", "d", &web)), (403, "Permission denied".into()));
+    assert_eq!(said(&register("db", "d", &web)), (403, "Permission denied: Missing service:write on db".into()));
     assert_eq!(register("db", "d", &root).code, 200);
-    assert_eq!(said(&register("web", "d", &web)), (403, "Permission denied".into()), "another service's ID");
+    assert_eq!(
+        said(&register("web", "d", &web)),
+        (403, "Permission denied: Missing service:write on db".into()),
+        "another service's ID"
+    );
     let deregister =
         |id: &str, token: &str| ask(agent, "PUT", &format!("/v1/agent/service/deregister/{id}"), token, "");
-    assert_eq!(said(&deregister("d", &web)), (403, "Permission denied".into()));
+    assert_eq!(said(&deregister("d", &web)), (403, "Permission denied: Missing service:write on db".into()));
     wait("both services", SOON, || {
         let all = get(server, "/v1/catalog/services", &root).json()?;
         if all["web"].is_array() && all["db"].is_array() { Ok(()) } else { Err(all.to_string()) }
@@ -268,6 +272,13 @@ fn who_is_not_known_gets_nothing_and_who_is_gets_what_the_rules_say() {
     assert_eq!(ask(agent, "PUT", "/v1/event/fire/other", &reader, "").code, 403);
     assert_eq!(ask(agent, "PUT", "/v1/event/fire/ok", &reader, "").code, 200);
     assert_eq!(get(agent, "/v1/event/list", &web).text(), "[]");
+    // Nor does anything run by an event, nor are keys of gossip seen.
+    assert_eq!(ask(agent, "PUT", "/v1/event/fire/_rexec", &reader, "{}").code, 403);
+    assert_eq!(ask(agent, "PUT", "/v1/event/fire/_rexec?dc=dc1", &reader, "{}").code, 403);
+    for method in ["GET", "POST", "PUT", "DELETE"] {
+        let keys = ask(agent, method, "/v1/operator/keyring", &reader, "{\"Key\":\"MTIzNDU2Nzg5MDEyMzQ1Ng==\"}");
+        assert!(keys.code == 500 && keys.text().contains("keyring denied"), "{method}: {}", keys.text());
+    }
 
     // DNS goes by the default token: first there is none, then one that may see `web`, then that one is gone.
     let dig = |name: &str| agent.dig(name, RecordType::A).map(|reply| (reply.code, reply.answers.len()));
@@ -369,6 +380,20 @@ fn tokens_hold_in_all_sites_but_local_ones_and_unknown_ones_are_refused_with_the
     assert_eq!(refused.code, 403, "{}", refused.text());
     assert!(refused.text().ends_with("ACL not found"), "{}", refused.text());
     assert_eq!(get(one, "/v1/kv/a?dc=dc2&raw", &everywhere).text(), "1");
+    // From an agent, a server and a gateway; what leaves is found by its trace at the other end.
+    for (at, node) in [one, federation.node("dc1-server-1"), federation.node("dc1-gateway")].into_iter().enumerate() {
+        let traced = |secret: &str, of: &str| {
+            let trace = format!("{of}af7651916cd43dd8448eb211c8031{at:02x}");
+            let parent = format!("00-{trace}-b7ad6b7169203331-01");
+            let headers = [("X-Consul-Token", secret), ("traceparent", parent.as_str())];
+            (http::request_with(node.http, "GET", "/v1/kv/a?dc=dc2", &headers, b"").code, trace)
+        };
+        let ((kept, inside), (passed, outside)) = (traced(&local, "0"), traced(&everywhere, "1"));
+        assert_eq!((kept, passed), (403, 200));
+        let there = |trace: &str| federation.nodes.iter().any(|n| n.dc == "dc2" && n.log().contains(trace));
+        wait("the call that may leave", SOON, || if there(&outside) { Ok(()) } else { Err("no such line".into()) });
+        assert!(!there(&inside), "a local token left its site");
+    }
     let unknown = get(one, "/v1/kv/a?dc=dc2", UNKNOWN);
     assert!(unknown.code == 403 && unknown.text().ends_with("ACL not found"), "{}", unknown.text());
     let replication = get(two, "/v1/acl/replication", &root).json().unwrap();

@@ -254,4 +254,34 @@ pub const DIFFERENCES: &[Difference] = &[
         "it has the node's metadata as TXT; the size is 512 at least",
         "RFC 6891, 6.2.3",
     ),
+    general(
+        "acl-hash",
+        "the `Hash` of a token, policy or role is Blake2b over fields as Consul orders them",
+        "SHA-256 over the same fields as ours are ordered",
+        "it says whether two are the same; nobody can compare those of two products",
+    ),
+    general(
+        "acl-refused-index",
+        "403 of some reads has the index of what was refused",
+        "403 has no index",
+        "it would tell that something changed to who may not see it",
+    ),
+    row(
+        "acl-legacy",
+        "1.8.7 still answers the ACL endpoints of Consul before 1.4 (`list`, `info`, `create`, `update`, `destroy`, `clone`, `rules/translate`)",
+        "410, as from Consul 1.11 on",
+        "tokens that hold rules of their own are gone since",
+    ),
+    row(
+        "acl-words",
+        "of a rule that cannot be, or a service that is not there, shows a Go structure, with 500",
+        "says what it is, with the code that it has without access control",
+        "nobody can act on `{\"x\" {}}`",
+    ),
+    row(
+        "acl-event-code",
+        "an event that may not be fired is refused with 500",
+        "with 403, as everything else",
+        "later versions do, too",
+    ),
 ];

@@ -64,6 +64,13 @@ fn prepared_queries() {
     script::run(&subject, &["query"]);
 }
 
+/// Who may do what, and what is said to whoever may not.
+#[test]
+fn access_control() {
+    let subject = Subject::start_guarded("acl");
+    script::run(&subject, &["acl"]);
+}
+
 /// The subject's own command line on the subject's own agents.
 #[test]
 fn command_line() {

@@ -68,6 +68,18 @@ impl Subject {
         Self::launch(federation)
     }
 
+    /// A server and an agent with access control. Who shows no token has one that may do everything; `anonymous` is the token of nobody.
+    pub fn start_guarded(name: &str) -> Self {
+        let federation = Federation::prepare(name, 1, 1);
+        let root = "5e0b7a52-6d1c-4f0e-9a53-0d7a4b1f2c3d";
+        federation.configure(|_| {
+            json!({"primary_datacenter": "dc1", "acl": {
+                "enabled": true, "default_policy": "deny", "token_ttl": "1s", "policy_ttl": "1s", "tokens": {"master": root, "default": root, "agent": root},
+            }})
+        });
+        Self::launch(federation)
+    }
+
     /// Two datacenters of a server and an agent each (ours with a gateway each besides).
     pub fn start_two(name: &str) -> Self {
         Self::launch(Federation::prepare(name, 2, 1))

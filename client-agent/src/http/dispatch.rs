@@ -96,6 +96,21 @@ impl Call<'_> {
         if self.may(rule) { Ok(()) } else { Err(Failure::new(StatusCode::FORBIDDEN, DENIED)) }
     }
 
+    /// Whether the caller may change a service of this agent; Consul's words.
+    pub(crate) fn must_write_service(&self, name: &str) -> Result<(), Failure> {
+        self.must_write(&format!("service:write on {name}"), |who| who.service(name, Access::Write))
+    }
+
+    /// Whether the caller may change this node; Consul's words.
+    pub(crate) fn must_write_node(&self) -> Result<(), Failure> {
+        let node = &self.ctx.info.node_name;
+        self.must_write(&format!("node:write on {node}"), |who| who.node(node, Access::Write))
+    }
+
+    fn must_write(&self, what: &str, rule: impl FnOnce(&Authorizer) -> bool) -> Result<(), Failure> {
+        self.must(rule).map_err(|failure| Failure { text: format!("{DENIED}: Missing {what}"), ..failure })
+    }
+
     /// Who asks: what a proxy said of it, else whom the connection is from.
     pub(crate) fn client(&self) -> Option<IpAddr> {
         let forwarded = self.headers.get("x-forwarded-for").and_then(|v| v.to_str().ok());

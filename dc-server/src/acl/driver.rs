@@ -11,8 +11,8 @@ use bytes::{Bytes, BytesMut};
 use causeway_proto::access::{ANONYMOUS, ANONYMOUS_SECRET, Authorizer, GLOBAL_MANAGEMENT_ID, NOT_FOUND, Ruleset, Use};
 use causeway_proto::acl::acl_client::AclClient;
 use causeway_proto::acl::{
-    Change, DeleteReply, DeleteRequest, ItemReply, Kind, ListRequest, OwnRequest, ReplicationReply, ResolveRequest,
-    SetRequest,
+    Bootstrap, Change, DeleteReply, DeleteRequest, ItemReply, Kind, ListRequest, OwnRequest, ReplicationReply,
+    ResolveRequest, SetRequest,
 };
 use causeway_proto::command::{Command, command};
 use causeway_proto::door::{Door, Request, Response};
@@ -410,6 +410,8 @@ impl Acls {
                 {
                     let accessor = crate::rpc::uuid(rand::random());
                     change.set.push(write::management(accessor, secret.clone(), "Initial Management Token", now_ns()));
+                    // Nobody may come and make another one.
+                    change.bootstrap = (state.acl_bootstrap() == 0).then(Bootstrap::default);
                 }
             }
             drop(state);

@@ -128,7 +128,9 @@ fn prepare_token(
     let of = |item| if let Of::Token(token) = item { Some(token) } else { None };
     let before = |id: &str| old(state, Kind::Token, id, of);
     if !token.accessor_id.is_empty() && !is_uuid(&token.accessor_id) {
-        return refuse("Invalid Token: AccessorID is not a valid UUID");
+        return refuse(
+            "Failed acl token lookup by accessor: failed acl token lookup: index error: UUID must be 36 characters",
+        );
     }
     if create {
         if token.accessor_id.is_empty() {

@@ -73,6 +73,10 @@ impl<L: Log> Acl for Service<L> {
         if meta.from.is_some() {
             return Err(not_found());
         }
+        if acls.settings().initial_management.is_some() && self.store.state().acl_bootstrap() == 0 {
+            // The leader is about to do it.
+            return Err(Reason::Denied.status("Permission denied: ACL bootstrap no longer allowed (reset index: 0)"));
+        }
         let reset_file = acls.settings().reset_file.as_deref();
         let reset_index = reset_index(reset_file).await;
         let accessor = uuid(call.map_or_else(|| (self.chance)(), |call| call.id));

@@ -21,6 +21,7 @@ use self::path::Asked;
 use super::access;
 use super::decode::{self, DecodeError, Fields};
 use super::dispatch::{Call, ask, read};
+use super::duration;
 use super::failure::Failure;
 use super::render::Seq;
 use super::reply::Reply;
@@ -62,6 +63,12 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Reply, Failure> {
             set(call, item, true).await
         }
         (Asked::All(kind), _) => all(call, kind).await,
+        // As Consul has it: whoever leaves the ID out makes a new one.
+        (Asked::One(kind, ""), "PUT") => set(call, decoded(call, kind)?, true).await,
+        (Asked::One(kind, ""), _) => {
+            let text = format!("Bad request: Missing {} ID", word(kind).to_lowercase());
+            return Err(Failure::bad(text));
+        }
         (Asked::One(kind, id), "PUT") => change(call, kind, id).await,
         (Asked::One(kind, id), "DELETE") => delete(call, kind, id).await,
         (Asked::One(kind, id), _) => {
@@ -104,9 +111,13 @@ fn decoded(call: &Call<'_>, kind: Kind) -> Result<Item, Failure> {
         _ => Of::Policy(json::policy(&value).map_err(&refused)?),
     };
     if let Of::Token(_) = of
-        && Fields::of(&value, false).and_then(|f| f.text("ExpirationTTL")).is_ok_and(|ttl| ttl.starts_with('-'))
+        && let Some(ttl) = Fields::of(&value, false)
+            .and_then(|f| f.text("ExpirationTTL"))
+            .ok()
+            .and_then(|ttl| duration::parse(ttl.strip_prefix('-')?).ok())
     {
-        return Err(Failure::internal("Token Expiration TTL should be > 0"));
+        let ttl = duration::format(ttl);
+        return Err(Failure::internal(format!("Token Expiration TTL '-{ttl}' should be > 0")));
     }
     Ok(Item { item: Some(of) })
 }
@@ -177,7 +188,7 @@ async fn one(call: &Call<'_>, asked: GetRequest) -> Result<Reply, Failure> {
     let (reply, answer) = read!(call, &mut options, AclClient<_>, get, asked)?;
     match reply.item {
         Some(item) => Ok(shown(call, &item, As::Whole)?.meta(&answer)),
-        None if kind == Kind::Role => Err(Failure::not_found("")),
+        None if kind == Kind::Role => Ok(Reply::empty().status(StatusCode::NOT_FOUND)),
         None => Err(not_found()),
     }
 }

@@ -37,7 +37,8 @@ fn may(call: &Call<'_>, who: &Authorizer, check: &Check, access: Access) -> bool
 /// Whether the caller may change a check of this agent.
 fn may_change(call: &Call<'_>, id: &str) -> Result<(), Failure> {
     match call.ctx.registry.snapshot().checks.get(id) {
-        Some(check) => call.must(|who| may(call, who, check, Access::Write)),
+        Some(check) if check.service_name.is_empty() => call.must_write_node(),
+        Some(check) => call.must_write_service(&check.service_name),
         None if call.who.is_some() => Err(Failure::internal(format!("Unknown check {id:?}"))),
         None => Ok(()),
     }
@@ -55,10 +56,9 @@ pub(crate) async fn register(call: &Call<'_>) -> Result<Reply, Failure> {
         return Err(Failure::bad("Missing check name"));
     }
     let local = call.ctx.registry.snapshot();
-    let node = &call.ctx.info.node_name;
     let service = local.services.get(check.service_id.as_str()).map(|service| service.name.as_str());
     // The registry says that there is no such service.
-    call.must(|who| service.map_or_else(|| who.node(node, Access::Write), |name| who.service(name, Access::Write)))?;
+    service.map_or_else(|| call.must_write_node(), |name| call.must_write_service(name))?;
     let id = if check.id.is_empty() { &check.name } else { &check.id };
     if local.checks.contains_key(id) {
         may_change(call, id)?;

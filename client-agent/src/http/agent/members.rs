@@ -99,7 +99,7 @@ fn own_site(members: &[Member], datacenter: &str) -> SitesReply {
 }
 
 /// What is told of a server of a site.
-fn wan_tags<'a>(member: &'a WanMember, build: &'a str, port: &'a str) -> BTreeMap<String, &'a str> {
+fn wan_tags<'a>(member: &'a WanMember, acls: &'a str, build: &'a str, port: &'a str) -> BTreeMap<String, &'a str> {
     let skew = member.clock_skew_ms.as_deref().map(|skew| ("clock_skew_ms".to_owned(), skew));
     let known = [
         (tag::DC, member.datacenter.as_str()),
@@ -107,7 +107,8 @@ fn wan_tags<'a>(member: &'a WanMember, build: &'a str, port: &'a str) -> BTreeMa
         (tag::PORT, port),
         // Every site speaks the interfaces of one version of Consul.
         (tag::BUILD, build),
-        ("acls", "0"),
+        // Access control is on in all sites of a federation, or in none.
+        ("acls", acls),
         ("ft_fs", "1"),
         ("raft_vsn", "3"),
         ("segment", ""),
@@ -130,12 +131,13 @@ async fn wan(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut members = wan_members(&reply);
     members.retain(|member| call.may(|who| who.node(&member.name, Access::Read)));
     let build = format!("{}:", call.ctx.info.version);
+    let acls = if call.ctx.acls.is_some() { "1" } else { "0" };
     let ports: Vec<String> = members.iter().map(|member| member.port.to_string()).collect();
     call.json(&Seq(members.iter().zip(&ports).map(|(member, port)| MemberJson {
         name: &member.name,
         addr: &member.addr,
         port: member.port,
-        tags: wan_tags(member, &build, port),
+        tags: wan_tags(member, acls, &build, port),
         status: member.status,
     })))
 }
@@ -191,7 +193,8 @@ mod tests {
         let shown: Vec<_> = members.iter().map(|m| (m.name.as_str(), m.port, m.status)).collect();
         let (alive, failed) = (MemberStatus::Alive, MemberStatus::Failed);
         assert_eq!(shown, [("s1.dc1", 8300, alive), ("s1.dc2", 8300, failed), ("s1.dc3", 8300, alive)]);
-        let skews: Vec<_> = members.iter().map(|m| wan_tags(m, "1.8.7:", "1").get("clock_skew_ms").copied()).collect();
+        let skews: Vec<_> =
+            members.iter().map(|m| wan_tags(m, "0", "1.8.7:", "1").get("clock_skew_ms").copied()).collect();
         assert_eq!(skews, [None, None, Some("1900000")]);
     }
 }

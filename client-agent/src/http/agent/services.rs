@@ -79,7 +79,7 @@ pub(crate) async fn one(call: &Call<'_>) -> Result<Reply, Failure> {
 /// Whether the caller may change a service of this agent.
 fn may_change(call: &Call<'_>, id: &str) -> Result<(), Failure> {
     match call.ctx.registry.snapshot().services.get(id) {
-        Some(service) => call.must(|who| who.service(&service.name, Access::Write)),
+        Some(service) => call.must_write_service(&service.name),
         None if call.who.is_some() => Err(Failure::internal(format!("Unknown service {id:?}"))),
         None => Ok(()),
     }
@@ -117,10 +117,10 @@ pub(crate) async fn register(call: &Call<'_>) -> Result<Reply, Failure> {
     }
     tag_addresses(&mut service);
     let id = if service.id.is_empty() { &service.name } else { &service.id };
-    call.must(|who| who.service(&service.name, Access::Write))?;
+    call.must_write_service(&service.name)?;
     // Nor is another service's ID taken over.
     if let Some(old) = call.ctx.registry.snapshot().services.get(id) {
-        call.must(|who| who.service(&old.name, Access::Write))?;
+        call.must_write_service(&old.name)?;
     }
     let replace = call.params.flag("replace-existing-checks")?;
     call.ctx.registry.add_service(service, replace).await?;
