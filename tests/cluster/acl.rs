@@ -34,7 +34,11 @@ fn text(value: &Value, key: &str) -> String {
 /// A token with these rules, made with a management token: its accessor and its secret.
 fn token(node: &Node, root: &str, name: &str, rules: &str, more: &Value) -> (String, String) {
     let policy = json!({ "Name": name, "Rules": rules }).to_string();
-    ask(node, "PUT", "/v1/acl/policy", root, &policy).json().unwrap();
+    wait("the policy to be made", SOON, || {
+        let made = ask(node, "PUT", "/v1/acl/policy", root, &policy);
+        // The answer to a try before this one may have been lost.
+        if made.code == 200 || made.text().contains("already exists") { Ok(()) } else { Err(made.text()) }
+    });
     let mut body = json!({ "Description": name, "Policies": [{ "Name": name }] });
     body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
     // A local token is made where the policy may not have come yet.
