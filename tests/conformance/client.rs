@@ -188,6 +188,13 @@ fn settle(value: Value, ordered: bool) -> Value {
         Value::Object(map) => {
             let mut entries: Vec<(String, Value)> = map.into_iter().collect();
             entries.sort_by(|a, b| a.0.cmp(&b.0));
+            // Names with their tags: Consul gives the tags in any order.
+            let texts = |v: &Value| v.as_array().is_some_and(|items| items.iter().all(Value::is_string));
+            if !ordered && entries.iter().all(|(_, value)| texts(value)) {
+                for items in entries.iter_mut().filter_map(|(_, value)| value.as_array_mut()) {
+                    items.sort_by_key(ToString::to_string);
+                }
+            }
             let settled = entries.into_iter().map(|(key, value)| {
                 let value = match (key.as_str(), &value) {
                     ("CreateIndex" | "ModifyIndex", Value::Number(n)) if n.as_u64() != Some(0) => Value::from("<n>"),
