@@ -54,7 +54,14 @@ impl Site {
     }
 
     async fn start(&mut self, i: usize, expect: usize) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let member = self.start_at("127.0.0.1:0".parse().unwrap(), i, expect).await;
+        self.list.lock().unwrap().insert(i, member);
+        self.publish();
+    }
+
+    /// Starts a server of which gossip says nothing new, and returns what it would say.
+    async fn start_at(&mut self, addr: SocketAddr, i: usize, expect: usize) -> Member {
+        let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut config = ServerConfig::new(&format!("s{i}"), &uuid(i), "dc1", self.dirs[i].0.clone(), addr);
         config.bootstrap_expect = expect;
@@ -82,9 +89,7 @@ impl Site {
             (tag::RAFT, raft_id.to_string()),
         ];
         let tags = tags.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        let member = Member { name: format!("s{i}"), addr, tags, status: MemberStatus::Alive };
-        self.list.lock().unwrap().insert(i, member);
-        self.publish();
+        Member { name: format!("s{i}"), addr, tags, status: MemberStatus::Alive }
     }
 
     fn publish(&self) {
@@ -201,6 +206,40 @@ async fn three_servers_survive_the_leader_and_a_restart_of_all() {
     for i in 0..3 {
         assert_eq!(site.get(i, "b", Consistency::Default).await.unwrap().as_deref(), Some("2"), "{i}");
     }
+}
+
+/// A leader whose lease lapses for a moment leads on. What gossip told in that moment is in the catalog soon after it, and not with
+/// the pass of the next minute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_writes_what_it_could_not_while_it_was_not_heard() {
+    let mut site = Site::new(2, |c| c.limits.hold = Duration::from_millis(300));
+    for i in 0..2 {
+        site.start(i, 2).await;
+    }
+    let leader = site.wait_leader().await;
+    let in_catalog = |site: &Site, name: &str| {
+        let state = site.running[&leader].server.store().state();
+        state.node(name).is_some_and(|n| n.checks().any(|c| c.status == "passing")).then_some(())
+    };
+    until("both in the catalog", || in_catalog(&site, "s0").and(in_catalog(&site, "s1"))).await;
+    let other = 1 - leader;
+    let addr = site.running[&other].addr;
+    site.kill(other).await;
+    until("the lease to lapse", || {
+        let consensus = site.running[&leader].server.consensus();
+        (consensus.age(consensus.leadership()) >= consensus.lease()).then_some(())
+    })
+    .await;
+    let (addr_of_newcomer, status) = ("127.0.0.1:1".parse().unwrap(), MemberStatus::Alive);
+    let newcomer = Member { name: "newcomer".to_owned(), addr: addr_of_newcomer, tags: BTreeMap::default(), status };
+    site.list.lock().unwrap().insert(2, newcomer);
+    site.publish();
+    // This comes later than the leader's own write and is refused like it.
+    let refused = site.put(leader, "alone", "1").await.unwrap_err();
+    assert_eq!(Reason::of(&refused), Reason::NoLeader, "{refused:?}");
+    // Back where it was: gossip has nothing to tell that would make the leader look again.
+    site.start_at(addr, other, 2).await;
+    until("the newcomer in the catalog", || in_catalog(&site, "newcomer")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

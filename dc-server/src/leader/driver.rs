@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use causeway_proto::command::{Command, ReapTombstones, command};
 use causeway_proto::member::{MemberStatus, Members};
 use causeway_proto::operator::{Autopilot, SetAutopilotRequest};
+use causeway_proto::rejection::Reason;
 use causeway_proto::session::DestroyRequest;
 use causeway_proto::status::RaftConfigurationRequest;
 use causeway_proto::status::status_client::StatusClient;
@@ -43,7 +44,8 @@ const FULL_PASS: Duration = Duration::from_secs(60);
 const GATHER: Duration = Duration::from_millis(50);
 /// Writes under way at a time.
 const WRITES: usize = 64;
-/// A write of the leader's own that takes longer is given up; the next pass tries again.
+/// A write of the leader's own that takes longer is given up, and one that is refused so long for want of a lease; the next pass tries
+/// again.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Deleted keys are remembered for this long, so that watchers of a prefix see the deletion (Consul's `TombstoneTTL`).
 const TOMBSTONE_TTL: Duration = Duration::from_secs(15 * 60);
@@ -259,14 +261,28 @@ impl Leader {
     }
 
     async fn propose(&self, command: Command) {
-        let outcome = timeout(PATIENCE, self.consensus.propose(&command)).await;
-        let error = match outcome {
-            Ok(Ok(outcome)) if outcome.error.is_empty() => return,
-            Ok(Ok(outcome)) => outcome.error,
-            Ok(Err(status)) => status.message().to_owned(),
-            Err(_) => "it took too long".to_owned(),
+        self.proposed(&command).await;
+    }
+
+    /// Proposes, as long as Raft refuses for want of a lease: a leader that was not heard for a moment leads on, so nobody else begins
+    /// what it could not write then. `false`: there was no lease for [`PATIENCE`], or no answer.
+    async fn proposed(&self, command: &Command) -> bool {
+        let held = async {
+            loop {
+                match self.consensus.propose(command).await {
+                    Err(status) if Reason::of(&status) == Reason::NoLeader => tokio::time::sleep(GATHER).await,
+                    outcome => break outcome,
+                }
+            }
+        };
+        let (error, taken) = match timeout(PATIENCE, held).await {
+            Ok(Ok(outcome)) if outcome.error.is_empty() => return true,
+            Ok(Ok(outcome)) => (outcome.error, true),
+            Ok(Err(status)) => (status.message().to_owned(), true),
+            Err(_) => ("it took too long".to_owned(), false),
         };
         tracing::warn!(error, "a write of the leader's own failed; it is tried again with the next pass");
+        taken
     }
 
     /// Keeps the catalog as gossip has it.
@@ -292,7 +308,12 @@ impl Leader {
                 commands.extend(reconcile::vanished(&list, &all, own));
             }
             drop(state);
-            futures::stream::iter(commands).for_each_concurrent(WRITES, |command| self.propose(command)).await;
+            let writes = futures::stream::iter(commands).map(|command| async move { self.proposed(&command).await });
+            let all = writes.buffer_unordered(WRITES).fold(true, |all, taken| async move { all && taken }).await;
+            if !all {
+                // At once: it took PATIENCE to come here.
+                members.mark_changed();
+            }
         }
     }
 
