@@ -138,7 +138,8 @@ impl Acls {
         if told.len() >= MOST {
             told.retain(|_, told| told.who.is_ok());
         }
-        if told.len() < MOST {
+        // What is known of one is replaced in any case: it may have been revoked.
+        if told.len() < MOST || told.contains_key(&key) {
             told.insert(key, of);
         }
     }

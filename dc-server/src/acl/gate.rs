@@ -9,7 +9,7 @@ use causeway_proto::access::{Access, Authorizer, DENIED};
 use causeway_proto::acl::item::Item as Of;
 use causeway_proto::acl::{ItemReply, ItemsReply};
 use causeway_proto::catalog::{
-    Check, DeregisterRequest, InventoryReply, NodeServicesReply, NodesReply, RegisterRequest, ServiceNodesReply,
+    Check, DeregisterRequest, InventoryReply, Node, NodeServicesReply, NodesReply, RegisterRequest, ServiceNodesReply,
     ServicesReply,
 };
 use causeway_proto::config::{ApplyRequest as ConfigApply, EntriesReply, ListRequest as ConfigList};
@@ -99,7 +99,10 @@ pub enum Sees {
     Sessions,
     Entries,
     Keys,
+    /// One that was asked for by ID or name.
     Queries,
+    /// Those without a name are nobody's to see but who may see all of access control: the ID is what guards them.
+    AllQueries,
     Execute,
     Explain,
     Configs,
@@ -162,7 +165,7 @@ pub const TABLE: &[(&str, Need)] = &[
     ("/causeway.query.v1.Queries/ExecuteRemote", Need::Sees(Sees::Execute)),
     ("/causeway.query.v1.Queries/Explain", Need::Sees(Sees::Explain)),
     ("/causeway.query.v1.Queries/Get", Need::QueryGet),
-    ("/causeway.query.v1.Queries/List", Need::Sees(Sees::Queries)),
+    ("/causeway.query.v1.Queries/List", Need::Sees(Sees::AllQueries)),
     ("/causeway.raft.v1.Raft/Append", Need::Open),
     ("/causeway.raft.v1.Raft/Snapshot", Need::Open),
     ("/causeway.raft.v1.Raft/Transfer", Need::Open),
@@ -316,6 +319,13 @@ pub fn refine(path: &str, entry: Entry) -> Entry {
     }
 }
 
+/// A node that comes with the ID of another takes its place, with all that is on it.
+fn may_take_id(who: &Authorizer, node: &Node, state: &State) -> bool {
+    let owner = (!node.id.is_empty()).then(|| state.node_or_id(&node.id)).flatten();
+    owner
+        .is_none_or(|row| row.node().name.eq_ignore_ascii_case(&node.name) || who.node(&row.node().name, Access::Write))
+}
+
 /// A node's registration as it is: whoever changes nothing of the node need not be allowed to.
 fn register(who: &Authorizer, asked: &RegisterRequest, state: &State) -> Result<Entry, Status> {
     use Access::Write;
@@ -327,7 +337,7 @@ fn register(who: &Authorizer, asked: &RegisterRequest, state: &State) -> Result<
             || (&old.address, &old.tagged_addresses, &old.meta) == (&node.address, &node.tagged_addresses, &node.meta)
                 && (node.id.is_empty() || node.id == old.id)
     });
-    if !same && !who.node(&node.name, Write) {
+    if !same && !who.node(&node.name, Write) || !may_take_id(who, &node, state) {
         return Err(denied());
     }
     let registered = |id: &str| known.as_ref().and_then(|row| row.services().find(|s| s.id == id).cloned());
@@ -348,6 +358,13 @@ fn register(who: &Authorizer, asked: &RegisterRequest, state: &State) -> Result<
                 check.node, check.id, node.name
             );
             return Err(Reason::Refused.status(text));
+        }
+        // Nor is the check of something else taken over by its ID.
+        if let Some(old) = known.as_ref().and_then(|row| row.checks().find(|c| c.id == check.id)) {
+            allow(match registered(&old.service_id) {
+                Some(service) => who.service(&service.name, Write),
+                None => who.node(&node.name, Write),
+            })?;
         }
         if check.service_id.is_empty() {
             allow(who.node(&node.name, Write))?;
@@ -416,7 +433,10 @@ fn may_op(who: &Authorizer, op: &causeway_proto::txn::Op, state: &State) -> bool
                 _ => who.key(key, Write),
             }
         }
-        Some(op::Op::Node(op)) => reads(&op.verb) || op.node.as_ref().is_none_or(|node| who.node(&node.name, Write)),
+        Some(op::Op::Node(op)) => {
+            let may = |node: &Node| who.node(&node.name, Write) && may_take_id(who, node, state);
+            reads(&op.verb) || op.node.as_ref().is_none_or(may)
+        }
         Some(op::Op::Service(op)) => {
             let service = op.service.clone().unwrap_or_default();
             let id = if service.id.is_empty() { &service.name } else { &service.id };
@@ -438,7 +458,10 @@ fn may_op(who: &Authorizer, op: &causeway_proto::txn::Op, state: &State) -> bool
             let old = row.as_ref().and_then(|row| row.checks().find(|c| c.id == check.id).cloned());
             let may = |check: &Check, service: Option<String>| match service {
                 Some(name) => who.service(&name, Write),
-                None if !check.service_name.is_empty() => who.service(&check.service_name, Write),
+                None if !check.service_id.is_empty() && !check.service_name.is_empty() => {
+                    who.service(&check.service_name, Write)
+                }
+                // Of the node, whatever service's name it says.
                 None => who.node(&check.node, Write),
             };
             reads(&op.verb)
@@ -451,7 +474,7 @@ fn may_op(who: &Authorizer, op: &causeway_proto::txn::Op, state: &State) -> bool
 
 /// What of an answer is seen. `answer`: the bytes of one of its messages, without prefix. Whether something was left out, beside it.
 pub fn leave(sees: Sees, who: &Authorizer, answer: Bytes) -> Result<(Bytes, bool), Status> {
-    use Access::Read;
+    use Access::{Read, Write};
     let node = |name: &str| who.node(name, Read);
     let service = |name: &str| who.service(name, Read);
     let check = |check: &Check| node(&check.node) && (check.service_name.is_empty() || service(&check.service_name));
@@ -494,8 +517,9 @@ pub fn leave(sees: Sees, who: &Authorizer, answer: Bytes) -> Result<(Bytes, bool
             edit(answer, |reply: &mut kv::ListReply| retain(&mut reply.entries, |e| who.key(&e.key, Read)))?
         }
         Sees::Keys => edit(answer, |reply: &mut kv::KeysReply| retain(&mut reply.keys, |key| who.key(key, Read)))?,
-        Sees::Queries => edit(answer, |reply: &mut QueriesReply| {
-            let left = retain(&mut reply.queries, |q| query_name(q).is_none_or(|name| who.query(name, Read)));
+        Sees::Queries | Sees::AllQueries => edit(answer, |reply: &mut QueriesReply| {
+            let unnamed = sees == Sees::Queries || who.acl(Write);
+            let left = retain(&mut reply.queries, |q| query_name(q).map_or(unnamed, |name| who.query(name, Read)));
             reply.queries.iter_mut().for_each(|query| redact(who, query));
             left
         })?,

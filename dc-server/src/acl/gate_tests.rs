@@ -33,6 +33,8 @@ fn state() -> std::sync::Arc<State> {
         skip_node_update: false,
     };
     store.apply(2, &Command { call: None, command: Some(command::Command::Register(register)) });
+    let other = RegisterRequest { node: Some(Node { id: "11".into(), ..node("o") }), ..RegisterRequest::default() };
+    store.apply(3, &Command { call: None, command: Some(command::Command::Register(other)) });
     store.state()
 }
 
@@ -165,6 +167,11 @@ fn registrations() {
         (of(node("n"), None, vec![check("x", "w")]), web, true),
         (of(node("n"), None, vec![check("x", "gone")]), both, false),
         (of(node("n"), None, vec![check("x", "")]), "node \"n\" { policy = \"write\" }", true),
+        // A check of the node is not taken over by its ID, nor the node by its own.
+        (of(node("n"), Some(service("w", "web")), vec![check("c", "w")]), web, false),
+        (of(node("n"), Some(service("w", "web")), vec![check("c", "w")]), both, true),
+        (of(Node { id: "11".into(), ..node("new") }, None, vec![]), "node \"new\" { policy = \"write\" }", false),
+        (of(Node { id: "11".into(), ..node("new") }, None, vec![]), both, true),
     ] {
         assert_eq!(enter_with(Need::Register, rules, &request).is_ok(), allowed, "{rules} {request:?}");
     }
@@ -197,6 +204,47 @@ fn transactions_say_which_operation_is_refused() {
     assert_eq!(refused, [(1, DENIED), (3, DENIED), (4, DENIED)]);
     let fine = vec![kv("set", "a/b"), kv("check-index", "r")];
     assert_eq!(enter_with(Need::Txn, rules, &TxnRequest { ops: fine }), Ok(Entry::Part(Sees::Txn)));
+}
+
+#[test]
+fn a_check_of_the_node_is_no_services_by_the_name_it_says() {
+    use causeway_proto::txn::{CheckOp, Op};
+    let set = |service_id: &str, service: &str| TxnRequest {
+        ops: vec![Op {
+            op: Some(op::Op::Check(CheckOp {
+                verb: "set".into(),
+                check: Some(Check {
+                    node: "n".into(),
+                    id: "new".into(),
+                    service_id: service_id.into(),
+                    service_name: service.into(),
+                    status: "critical".into(),
+                    ..Check::default()
+                }),
+            })),
+        }],
+    };
+    let may =
+        |rules: &str, request: TxnRequest| matches!(enter_with(Need::Txn, rules, &request), Ok(Entry::Part(Sees::Txn)));
+    let web = "service \"web\" { policy = \"write\" }";
+    assert!(may(web, set("w", "")) && !may(web, set("", "web")) && !may(web, set("", "")));
+    assert!(may("node \"n\" { policy = \"write\" }", set("", "web")));
+}
+
+#[test]
+fn queries_without_a_name_are_in_no_list_but_of_those_who_may_see_all() {
+    let query = |id: &str, name: &str| PreparedQuery { id: id.into(), name: name.into(), ..PreparedQuery::default() };
+    let all = QueriesReply { queries: vec![query("1", ""), query("2", "geo")] }.encode_to_vec();
+    for (sees, rules, count) in [
+        (Sees::AllQueries, "", 0),
+        (Sees::AllQueries, "query \"geo\" { policy = \"read\" }", 1),
+        (Sees::AllQueries, "acl = \"write\" query_prefix \"\" { policy = \"read\" }", 2),
+        (Sees::Queries, "", 1),
+    ] {
+        let (seen, _) = leave(sees, &who(rules), all.clone().into()).unwrap();
+        assert_eq!(QueriesReply::decode(seen).unwrap().queries.len(), count, "{sees:?} {rules}");
+    }
+    assert_eq!(need("/causeway.query.v1.Queries/List"), Some(Need::Sees(Sees::AllQueries)));
 }
 
 #[test]

@@ -61,6 +61,13 @@ impl<L: Log> Service<L> {
     }
 }
 
+/// The accessor of the token that a bootstrap of this name makes, so that the same call again gives the same. It cannot be turned round:
+/// or a call of the name of another token's accessor would be answered with that token.
+fn bootstrap_accessor(call: u128) -> u128 {
+    let digest = ring::digest::digest(&ring::digest::SHA256, format!("bootstrap {call}").as_bytes());
+    digest.as_ref().iter().take(16).fold(0, |all, byte| all << 8 | u128::from(*byte))
+}
+
 #[tonic::async_trait]
 impl<L: Log> Acl for Service<L> {
     async fn bootstrap(&self, request: Request<BootstrapRequest>) -> Result<Response<ItemReply>, Status> {
@@ -79,7 +86,7 @@ impl<L: Log> Acl for Service<L> {
         }
         let reset_file = acls.settings().reset_file.as_deref();
         let reset_index = reset_index(reset_file).await;
-        let accessor = uuid(call.map_or_else(|| (self.chance)(), |call| call.id));
+        let accessor = uuid(call.map_or_else(|| (self.chance)(), |call| bootstrap_accessor(call.id)));
         let token = write::management(accessor, uuid((self.chance)()), "Bootstrap Token (Global Management)", now_ns());
         let change =
             Change { bootstrap: Some(Bootstrap { reset_index }), set: vec![token.clone()], ..Change::default() };
@@ -224,5 +231,17 @@ impl<L: Log> Acl for Service<L> {
 
     async fn replication(&self, _: Request<ReplicationRequest>) -> Result<Response<ReplicationReply>, Status> {
         Ok(self.answer(1).response(self.acls()?.replication()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bootstrap_of_a_tokens_name_does_not_give_that_token() {
+        let accessor = 0x1234_5678_9abc_4def_8123_4567_89ab_cdef;
+        assert_ne!(uuid(bootstrap_accessor(accessor)), uuid(accessor));
+        assert_eq!(bootstrap_accessor(accessor), bootstrap_accessor(accessor), "the same call again gives the same");
     }
 }

@@ -35,7 +35,7 @@ fn may(call: &Call<'_>, who: &Authorizer, check: &Check, access: Access) -> bool
 }
 
 /// Whether the caller may change a check of this agent.
-fn may_change(call: &Call<'_>, id: &str) -> Result<(), Failure> {
+pub(super) fn may_change(call: &Call<'_>, id: &str) -> Result<(), Failure> {
     match call.ctx.registry.snapshot().checks.get(id) {
         Some(check) if check.service_name.is_empty() => call.must_write_node(),
         Some(check) => call.must_write_service(&check.service_name),

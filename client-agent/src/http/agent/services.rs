@@ -122,6 +122,12 @@ pub(crate) async fn register(call: &Call<'_>) -> Result<Reply, Failure> {
     if let Some(old) = call.ctx.registry.snapshot().services.get(id) {
         call.must_write_service(&old.name)?;
     }
+    // Nor the check of something else by its ID.
+    let known = call.ctx.registry.snapshot();
+    for check in service.checks.iter().filter(|check| known.checks.contains_key(check.id.as_str())) {
+        super::checks::may_change(call, &check.id)?;
+    }
+    drop(known);
     let replace = call.params.flag("replace-existing-checks")?;
     call.ctx.registry.add_service(service, replace).await?;
     Ok(Reply::empty())
