@@ -137,15 +137,18 @@ impl<'a> Fields<'a> {
 
     /// `"15s"`, or nanoseconds; what is negative counts as none.
     pub(crate) fn duration(&self, name: &str) -> Result<Duration, DecodeError> {
-        let nanos = match self.get(name) {
+        Ok(Duration::from_nanos(u64::try_from(self.nanos(name)?).unwrap_or(0)))
+    }
+
+    fn nanos(&self, name: &str) -> Result<i64, DecodeError> {
+        Ok(match self.get(name) {
             None => 0,
             Some(Value::String(s)) if s.is_empty() => 0,
             Some(Value::String(s)) => duration::parse_nanos(s).map_err(|e| DecodeError(e.to_string()))?,
             #[allow(clippy::cast_possible_truncation, reason = "Go truncates here too; `as` saturates")]
             Some(Value::Number(n)) => n.as_i64().unwrap_or_else(|| n.as_f64().unwrap_or_default() as i64),
             Some(other) => return Err(mismatch(other, name, "time.Duration")),
-        };
-        Ok(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
+        })
     }
 
     pub(crate) fn list(&self, name: &str) -> Result<&'a [Value], DecodeError> {
@@ -376,6 +379,15 @@ pub(crate) fn check(value: &Value, refused_status: &str) -> Result<CheckDefiniti
     })
 }
 
+/// A check inside a service; `None`: nothing is set in it. A time below zero is something, and nothing that a check can be made of.
+fn service_check(value: &Value) -> Result<Option<CheckDefinition>, DecodeError> {
+    let read = check(value, BAD_SERVICE_CHECK_STATUS)?;
+    let f = Fields::of(value, true)?;
+    let times = ["Interval", "Timeout", "TTL", "DeregisterCriticalServiceAfter"];
+    let negative = times.iter().any(|name| f.nanos(name).is_ok_and(|nanos| nanos < 0));
+    Ok((negative || !read.is_empty()).then_some(read))
+}
+
 /// A service in a registration with the agent.
 pub(crate) fn service(value: &Value) -> Result<ServiceDefinition, DecodeError> {
     let f = Fields::of(value, true)?;
@@ -385,7 +397,7 @@ pub(crate) fn service(value: &Value) -> Result<ServiceDefinition, DecodeError> {
         .into_iter()
         .chain(f.list("Checks")?)
         .filter(|value| !value.is_null())
-        .map(|value| check(value, BAD_SERVICE_CHECK_STATUS))
+        .filter_map(|value| service_check(value).transpose())
         .collect::<Result<Vec<_>, _>>()?;
     Ok(ServiceDefinition {
         id: f.text("ID")?,
@@ -400,7 +412,7 @@ pub(crate) fn service(value: &Value) -> Result<ServiceDefinition, DecodeError> {
         kind: f.text("Kind")?,
         socket_path: f.text("SocketPath")?,
         token: Secret(f.text("Token")?),
-        checks: checks.into_iter().filter(|check| !check.is_empty()).collect(),
+        checks,
     })
 }
 
