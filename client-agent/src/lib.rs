@@ -16,3 +16,7 @@ pub mod servers;
 pub mod sync;
 pub mod views;
 pub mod watches;
+
+#[cfg(test)]
+#[path = "../../fuzz/corpus.rs"]
+mod corpus;

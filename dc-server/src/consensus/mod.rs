@@ -1,6 +1,9 @@
 //! How the servers of a datacenter agree: openraft over a log, a state machine and a network of our own.
 
 pub mod driver;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod log;
 pub mod machine;
 pub mod network;
