@@ -311,6 +311,8 @@ fn status(fields: &Fields<'_>, refused: &str) -> Result<Option<definition::Statu
 
 /// A status that is none of the three, told apart because Consul does not call it a failure to decode.
 pub(crate) const BAD_CHECK_STATUS: &str = "Bad check status";
+/// A check inside a service of which only a time below zero is set; told apart in the same way.
+pub(crate) const BAD_SERVICE_CHECK_TTL: &str = "Invalid check: TTL must be > 0 for TTL checks";
 /// The same inside a service.
 pub(crate) const BAD_SERVICE_CHECK_STATUS: &str = "Status for checks must 'passing', 'warning', 'critical'";
 
@@ -382,10 +384,15 @@ pub(crate) fn check(value: &Value, refused_status: &str) -> Result<CheckDefiniti
 /// A check inside a service; `None`: nothing is set in it. A time below zero is something, and nothing that a check can be made of.
 fn service_check(value: &Value) -> Result<Option<CheckDefinition>, DecodeError> {
     let read = check(value, BAD_SERVICE_CHECK_STATUS)?;
+    if !read.is_empty() {
+        return Ok(Some(read));
+    }
     let f = Fields::of(value, true)?;
     let times = ["Interval", "Timeout", "TTL", "DeregisterCriticalServiceAfter"];
-    let negative = times.iter().any(|name| f.nanos(name).is_ok_and(|nanos| nanos < 0));
-    Ok((negative || !read.is_empty()).then_some(read))
+    if times.iter().any(|name| f.nanos(name).is_ok_and(|nanos| nanos < 0)) {
+        return Err(DecodeError(BAD_SERVICE_CHECK_TTL.to_owned()));
+    }
+    Ok(None)
 }
 
 /// A service in a registration with the agent.
@@ -572,6 +579,7 @@ mod tests {
                 "json: cannot unmarshal number into Go struct field .Meta of type string",
             ),
             (r#"{"Name":"x","Check":{"Status":"bogus","TTL":"5s"}}"#, BAD_SERVICE_CHECK_STATUS),
+            (r#"{"Name":"x","Check":{"TTL":"-5s"}}"#, BAD_SERVICE_CHECK_TTL),
             (r#"{"Name":5}"#, "json: cannot unmarshal number into Go struct field .Name of type string"),
         ] {
             assert_eq!(service_of(text), Err(why.to_owned()), "{text}");
