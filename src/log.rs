@@ -76,6 +76,12 @@ fn rotation(settings: &Settings) -> Result<Rotation, ConfigError> {
     })
 }
 
+/// Whether the log can be started with these settings, as far as they say.
+pub fn check(settings: &Settings) -> Result<(), ConfigError> {
+    filter(settings)?;
+    rotation(settings).map(|_| ())
+}
+
 /// Starts the log. Called once.
 pub fn start(settings: &Settings) -> Result<Level, ConfigError> {
     let (filter, handle) = reload::Layer::new(filter(settings)?);

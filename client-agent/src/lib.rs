@@ -1,6 +1,7 @@
 //! The agent: what runs beside every service. It keeps what is registered with it, checks it, tells the servers, and answers
 //! HTTP and DNS.
 
+pub mod acl;
 pub mod checks;
 pub mod coordinates;
 pub mod dns;

@@ -3,6 +3,7 @@
 //! [`server::Server`] is the whole: a replicated log ([`consensus`]) feeds the [`store`], the leader's duties are in [`leader`], and
 //! every call enters through [`route`], the one place that decides who answers it.
 
+pub mod acl;
 pub mod autopilot;
 pub mod config;
 pub mod consensus;

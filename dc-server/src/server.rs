@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use causeway_certs::agents::Agents;
 use causeway_certs::dial::Dialer;
+use causeway_proto::access::Access;
 use causeway_proto::command;
 use causeway_proto::config::{ApplyReply, ApplyRequest, Entry};
 use causeway_proto::coordinate::Site;
@@ -34,6 +35,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::acl::{self, Acls};
 use crate::autopilot::{self, driver::Pilot};
 use crate::config::driver::{self as config, Copy};
 use crate::consensus::log::Options;
@@ -45,7 +47,7 @@ use crate::events::Events;
 use crate::exports::Policy;
 use crate::exports::driver::Exports;
 use crate::keyring::Keyring;
-use crate::leader::{Leader, Timers};
+use crate::leader::{Leader, Renewal, Timers};
 use crate::query::failover::by_distance;
 use crate::replicate::{Copies, Job, Replicator};
 use crate::route::{Gateways, Limits, Router};
@@ -103,6 +105,8 @@ pub struct ServerConfig {
     pub replicate: Vec<Job>,
     /// How often the leader writes coordinates that it was told.
     pub coordinate_period: Duration,
+    /// Access control; `None`: it is off.
+    pub acl: Option<acl::Settings>,
     /// How long the certificates are valid that it makes for agents; `None`: it makes none. See [`Server::signing`].
     pub sign_agents: Option<Duration>,
 }
@@ -134,6 +138,7 @@ impl ServerConfig {
             exports: Policy::default(),
             replicate: Vec::new(),
             coordinate_period: Duration::from_secs(5),
+            acl: None,
             sign_agents: None,
         }
     }
@@ -207,11 +212,19 @@ struct Memory {
     router: Arc<Router>,
     /// Its row.
     kv_get: Option<&'static Method>,
+    acls: Option<Acls>,
 }
 
 impl MemoryReads for Memory {
     fn kv_get<'a>(&'a self, meta: &'a Meta, key: &'a str) -> Reading<'a, Option<Arc<kv::Entry>>> {
         Box::pin(async move {
+            if let Some(acls) = &self.acls {
+                // Whoever may not, or is not known here, is told so at the door.
+                let who = acls.own(meta.token.as_deref())?;
+                if !who.authorizer.key(key, Access::Read) {
+                    return None;
+                }
+            }
             if !self.router.admits(self.kv_get?, meta).await {
                 return None;
             }
@@ -219,10 +232,13 @@ impl MemoryReads for Memory {
             let Contact { known_leader, last_contact, .. } = rpc::Log::contact(&*self.node);
             let (entry, index) = self.node.store.state().kv_get(key);
             tracing::debug!(method = KV_GET, index, "read from memory");
-            Some((entry, AnswerMeta { index, known_leader, last_contact }))
+            Some((entry, AnswerMeta { index, known_leader, last_contact, filtered: false }))
         })
     }
 }
+
+/// What an answer says of its age where nobody knows it (Consul's: the longest that its clients can hold).
+const AGELESS: Duration = Duration::from_nanos(i64::MAX as u64);
 
 /// The replicated log as the services see it.
 struct Node {
@@ -261,7 +277,7 @@ impl rpc::Log for Node {
         Contact {
             is_leader: matches!(leadership, Leadership::Here(_)),
             known_leader: leadership != Leadership::Unknown,
-            last_contact: self.consensus.last_contact(leadership),
+            last_contact: self.consensus.age(leadership).min(AGELESS),
         }
     }
 
@@ -274,12 +290,18 @@ impl rpc::Log for Node {
     }
 
     async fn renew_session(&self, id: &str) -> Result<(), Status> {
-        if !matches!(self.consensus.leadership(), Leadership::Here(_)) {
+        // Nothing of this is in the log, which would prove it: one that was deposed and does not know it must not say that a session
+        // lives on, while its successor ends it. Whoever succeeds begins all times anew, after this lease is over.
+        if self.consensus.make_current(false).await.is_err() {
             return Err(Reason::NoLeader.status(NO_LEADER));
         }
-        // A session without a TTL has no timer, and needs none.
-        let _ = self.timers.renew(id);
-        Ok(())
+        match self.timers.renew(id) {
+            // A session without a TTL has no timer, and needs none.
+            Renewal::Lives | Renewal::Untimed => Ok(()),
+            Renewal::Ending => {
+                Err(Reason::Refused.status(format!("the time of session '{id}' is over and it is being ended")))
+            }
+        }
     }
 
     async fn datacenters(&self) -> Vec<String> {
@@ -359,12 +381,12 @@ impl Server {
         agent: Agent,
     ) -> Result<Self, StartError> {
         let uuid = config.node_uuid.clone();
-        let id = raft_id(&config.node_uuid).ok_or_else(|| StartError::Identity(config.node_uuid.clone()))?;
+        raft_id(&config.node_uuid).ok_or_else(|| StartError::Identity(config.node_uuid.clone()))?;
         let store = Arc::new(Store::new());
         let timers = Arc::new(Timers::default());
         let addresses = Addresses::default();
         let settings = Settings {
-            id,
+            uuid: config.node_uuid.clone(),
             dir: config.data_dir.join("raft"),
             multiplier: config.raft_multiplier,
             snapshot_threshold: config.snapshot_threshold,
@@ -376,6 +398,18 @@ impl Server {
             Arc::new(move |events| timers.note(events))
         };
         let consensus = Arc::new(Consensus::open(settings, store.clone(), doors, addresses.clone(), hook).await?);
+        let primary = config.primary_datacenter.filter(|dc| *dc != config.datacenter);
+        let acls = config.acl.map(|settings| {
+            Acls::new(settings, config.datacenter.clone(), primary.clone(), store.clone(), gateways.clone())
+        });
+        // What leaves this datacenter by another's doing, and what leaves it by our own.
+        let (gateways, copying) = match &acls {
+            None => (gateways.clone(), gateways),
+            Some(acls) => {
+                let (out, own) = (acls.clone(), acls.clone());
+                (gateways.with(move |door| out.leaving(door)), gateways.with(move |door| own.copying(door)))
+            }
+        };
         let pilot = Arc::new(Pilot::new(consensus.clone(), members.clone(), config.datacenter.clone()));
         let node = Arc::new(Node {
             pilot: pilot.clone(),
@@ -388,8 +422,8 @@ impl Server {
         let stop = CancellationToken::new();
         let mut handlers = Handlers::new(store.clone(), node.clone(), config.datacenter.clone(), stop.child_token());
         handlers.limits = config.write_limits;
+        handlers.acls = acls.clone();
         let coordinates = handlers.coordinates.clone();
-        let primary = config.primary_datacenter.filter(|dc| *dc != config.datacenter);
         let queries = primary.clone().filter(|_| config.replicate_prepared_queries);
         let copy = primary.map(|primary| Arc::new(Copy::of(primary)));
         handlers.copy = copy.clone();
@@ -426,14 +460,20 @@ impl Server {
             draining.subscribe(),
             exports.clone(),
             store.clone(),
+            acls.clone(),
         );
         let router = Arc::new(router);
-        let memory = Arc::new(Memory { node: node.clone(), router: router.clone(), kv_get: method::find(KV_GET) });
+        let memory = Arc::new(Memory {
+            node: node.clone(),
+            router: router.clone(),
+            kv_get: method::find(KV_GET),
+            acls: acls.clone(),
+        });
         let replicator = Replicator {
             copies: copies.clone(),
             consensus: consensus.clone(),
             store: store.clone(),
-            gateways: gateways.clone(),
+            gateways: copying.clone(),
             datacenter: config.datacenter.clone(),
         };
         let signs = config.sign_agents.map(|life| (config.datacenter.clone(), config.domain.clone(), life));
@@ -448,7 +488,7 @@ impl Server {
             own: Peer { node: config.node_name, uuid: config.node_uuid, address: config.rpc_addr.to_string() },
             bootstrap: config.bootstrap,
             expect: config.bootstrap_expect,
-            gateways,
+            gateways: copying,
             copy,
             queries,
             config_entries: config.config_entries,
@@ -456,6 +496,7 @@ impl Server {
             autopilot: config.autopilot,
             coordinates,
             coordinate_period: config.coordinate_period,
+            acls,
             signs: signs.is_some(),
         };
         let mut tasks = JoinSet::new();
@@ -493,6 +534,11 @@ impl Server {
     /// What is copied from other sites, to be changed.
     pub fn copies(&self) -> Copies {
         self.copies.clone()
+    }
+
+    /// Its name among the voters, to be told by gossip.
+    pub fn raft_id(&self) -> u64 {
+        self.node.consensus.id()
     }
 
     /// What it says of itself.

@@ -14,6 +14,8 @@ use causeway_proto::listen::Role;
 use causeway_proto::member::{Member, MemberStatus, Members, tag};
 use causeway_proto::meta::{Consistency, Meta};
 use causeway_proto::rejection::Reason;
+use causeway_proto::session::sessions_client::SessionsClient;
+use causeway_proto::session::{CreateRequest, RenewRequest, Session};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
@@ -67,7 +69,7 @@ impl Site {
         };
         let server = Server::start(config, world).await.unwrap();
         let (stop, stopped) = oneshot::channel();
-        let door = server.door();
+        let (door, raft_id) = (server.door(), server.raft_id());
         let listener = tokio::spawn(serve(listener, None, door, serve::Limits::default(), async {
             let _ = stopped.await;
         }));
@@ -77,7 +79,7 @@ impl Site {
             (tag::PORT, addr.port().to_string()),
             (tag::ID, uuid(i)),
             (tag::EXPECT, expect.to_string()),
-            (tag::RAFT, crate::consensus::types::raft_id(&uuid(i)).unwrap().to_string()),
+            (tag::RAFT, raft_id.to_string()),
         ];
         let tags = tags.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         let member = Member { name: format!("s{i}"), addr, tags, status: MemberStatus::Alive };
@@ -304,6 +306,13 @@ async fn without_a_quorum_only_stale_reads_are_answered() {
     }
     let leader = site.wait_leader().await;
     site.put(leader, "a", "1").await.unwrap();
+    let node = format!("s{leader}");
+    until("the leader in the catalog", || site.running[&leader].server.store().state().node(&node).map(|_| ())).await;
+    let door = Dialer::new(None, "dc1", "consul").door(site.running[&leader].addr, Role::Server);
+    let mut sessions = SessionsClient::new(door);
+    let session = Session { node, ttl_ms: 600_000, behavior: "release".into(), ..Session::default() };
+    let id = sessions.create(CreateRequest { session: Some(session) }).await.unwrap().into_inner().id;
+    sessions.renew(RenewRequest { id: id.clone() }).await.unwrap();
     for i in 0..3 {
         if i != leader {
             site.kill(i).await;
@@ -323,6 +332,9 @@ async fn without_a_quorum_only_stale_reads_are_answered() {
     }
     let refused = site.get(leader, "a", Consistency::Consistent).await.unwrap_err();
     assert_eq!((Reason::of(&refused), refused.message()), (Reason::NoLeader, "No cluster leader"));
+    // Another may lead by now, and end it.
+    let refused = sessions.renew(RenewRequest { id }).await.unwrap_err();
+    assert_eq!(Reason::of(&refused), Reason::NoLeader, "{refused:?}");
 }
 
 /// The short way answers what the door would, or nothing.
@@ -405,6 +417,86 @@ async fn another_datacenter_without_a_gateway_is_no_path() {
     let meta = Meta { datacenter: Some("dc9".into()), ..Meta::default() };
     let refused = site.client(0).get(meta.request(GetRequest { key: "a".into() })).await.unwrap_err();
     assert_eq!((Reason::of(&refused), refused.message()), (Reason::NoPath, "No path to datacenter"));
+}
+
+/// What the others may find at a lost server's address is another: it must not vote, nor acknowledge, for the one that it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_lost_its_log_has_another_name() {
+    let mut site = Site::new(3, |c| c.autopilot.server_stabilization_time_ns = 1_000_000);
+    for i in 0..3 {
+        site.start(i, 3).await;
+    }
+    let leader = site.wait_leader().await;
+    until("all to be voters", || {
+        (site.running[&leader].server.consensus().membership().voter_ids().count() == 3).then_some(())
+    })
+    .await;
+    site.put(leader, "a", "1").await.unwrap();
+    let lost = site.follower();
+    let before = site.running[&lost].server.raft_id();
+    site.kill(lost).await;
+    site.start(lost, 3).await;
+    assert_eq!(site.running[&lost].server.raft_id(), before, "the name stays with the directory");
+
+    // A part of it is not enough, and is left as it is.
+    let dir = site.dirs[lost].0.join("raft");
+    for part in ["wal", "owner"] {
+        site.kill(lost).await;
+        let aside = dir.with_extension("aside");
+        std::fs::rename(dir.join(part), &aside).unwrap();
+        let config =
+            ServerConfig::new("s", &uuid(lost), "dc1", site.dirs[lost].0.clone(), "127.0.0.1:1".parse().unwrap());
+        let world = World {
+            members: site.members.subscribe(),
+            dialer: Dialer::new(None, "dc1", "consul"),
+            local_gateway: None,
+            events: None,
+            keyring: None,
+        };
+        let error = Server::start(config, world).await.err().unwrap().to_string();
+        assert!(error.contains(&format!("({part}) is missing")) && error.contains("must not vote"), "{error}");
+        let _ = std::fs::remove_dir_all(dir.join(part));
+        std::fs::rename(&aside, dir.join(part)).unwrap();
+        site.start(lost, 3).await;
+    }
+
+    site.kill(lost).await;
+    std::fs::remove_dir_all(&dir).unwrap();
+    site.start(lost, 3).await;
+    let after = site.running[&lost].server.raft_id();
+    assert_ne!(after, before);
+    let door = Dialer::new(None, "dc1", "consul").door(site.running[&lost].addr, Role::Server);
+    let mut raft = causeway_proto::raft::raft_client::RaftClient::new(door);
+    let leader_id = Some(causeway_proto::raft::LeaderId { term: 1000, node: 1 });
+    let vote = Some(causeway_proto::raft::Vote { leader: leader_id, committed: false });
+    let request = causeway_proto::raft::VoteRequest { vote, to: before, ..Default::default() };
+    let refused = raft.vote(request).await.unwrap_err();
+    assert!(Reason::of(&refused) == Reason::Denied && refused.message().contains("was meant"), "{refused:?}");
+    until("it to vote under its new name", || {
+        let leader = &site.running[&site.leader()?];
+        leader.server.consensus().membership().voter_ids().any(|id| id == after).then_some(())
+    })
+    .await;
+    assert_eq!(site.get(lost, "a", Consistency::Stale).await.unwrap().as_deref(), Some("1"));
+}
+
+/// Whoever takes over is elected at once: the lease of who offered it proves nothing any more, even if nothing comes of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_offered_its_place_has_no_lease() {
+    let mut site = Site::new(3, |_| {});
+    for i in 0..3 {
+        site.start(i, 3).await;
+    }
+    let leader = site.wait_leader().await;
+    let consensus = site.running[&leader].server.consensus().clone();
+    let heir = site.follower();
+    let heir_id = site.running[&heir].server.raft_id();
+    until("all to be voters", || (consensus.membership().voter_ids().count() == 3).then_some(())).await;
+    site.kill(heir).await;
+    until("a lease", || consensus.is_current().then_some(())).await;
+    let term = consensus.term();
+    let _ = consensus.hand_over(Some(heir_id), Duration::from_millis(20)).await;
+    assert!(!consensus.is_current() || consensus.term() != term, "a read by the lease, while another may lead");
 }
 
 /// The router repeats a write only when this text says that it was never sent.

@@ -6,6 +6,7 @@
 //! A call carries its [`meta`] (datacenter, token, consistency, index, wait, deadline) in headers only, so that whoever routes or
 //! forwards it never decodes a body. A [`door`] is anything that takes a request for a method.
 
+pub mod access;
 pub mod bound;
 pub mod door;
 pub mod kinds;
@@ -32,6 +33,7 @@ macro_rules! package {
     };
 }
 
+package!(acl, "causeway.acl.v1", "Tokens, policies and roles; service `Acl`.");
 package!(catalog, "causeway.catalog.v1", "Nodes, services and checks; service `Catalog`.");
 package!(health, "causeway.health.v1", "Service `Health`.");
 package!(view, "causeway.view.v1", "Live copies of topics; service `Views`.");

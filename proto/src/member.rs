@@ -51,6 +51,8 @@ pub mod tag {
     pub const PORT: &str = "port";
     /// Version of the executable.
     pub const BUILD: &str = "build";
+    /// `1`: the agent has access control.
+    pub const ACLS: &str = "acls";
     /// `bootstrap_expect` of a server, where set.
     pub const EXPECT: &str = "expect";
     /// Port of a gateway's LAN RPC, on the member's address. Its presence makes the member a gateway.

@@ -32,6 +32,8 @@ pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub const KNOWN_LEADER: HeaderName = HeaderName::from_static("causeway-known-leader");
 /// Answer: milliseconds since the answering server heard from its leader.
 pub const LAST_CONTACT: HeaderName = HeaderName::from_static("causeway-last-contact-ms");
+/// Answer: `true` where something was left out that the token may not see.
+pub const FILTERED: HeaderName = HeaderName::from_static("causeway-filtered");
 /// Answer or refusal: why, as [`crate::rejection::Reason`] spells it.
 pub const REASON: HeaderName = HeaderName::from_static("causeway-reason");
 
@@ -199,12 +201,17 @@ pub struct AnswerMeta {
     pub known_leader: bool,
     /// Since it heard from it.
     pub last_contact: Duration,
+    /// Whether something was left out that the token may not see.
+    pub filtered: bool,
 }
 
 impl AnswerMeta {
     /// Writes the headers of an answer.
     pub fn write(&self, headers: &mut HeaderMap) {
         headers.insert(INDEX, HeaderValue::from(self.index));
+        if self.filtered {
+            headers.insert(FILTERED, HeaderValue::from_static("true"));
+        }
         headers.insert(KNOWN_LEADER, HeaderValue::from_static(if self.known_leader { "true" } else { "false" }));
         headers
             .insert(LAST_CONTACT, HeaderValue::from(u64::try_from(self.last_contact.as_millis()).unwrap_or(u64::MAX)));
@@ -216,6 +223,7 @@ impl AnswerMeta {
         Self {
             index: text(&INDEX).and_then(|v| v.parse().ok()).unwrap_or(0),
             known_leader: text(&KNOWN_LEADER) == Some("true"),
+            filtered: text(&FILTERED) == Some("true"),
             last_contact: Duration::from_millis(text(&LAST_CONTACT).and_then(|v| v.parse().ok()).unwrap_or(0)),
         }
     }

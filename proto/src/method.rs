@@ -34,6 +34,14 @@ const fn row(path: &'static str, kind: Kind, crosses: bool) -> Method {
 
 /// Every method, by path.
 pub const TABLE: &[Method] = &[
+    row("/causeway.acl.v1.Acl/Bootstrap", Kind::Write, false),
+    row("/causeway.acl.v1.Acl/Delete", Kind::Write, true),
+    row("/causeway.acl.v1.Acl/Get", Kind::Read, true),
+    row("/causeway.acl.v1.Acl/List", Kind::Read, true),
+    row("/causeway.acl.v1.Acl/Own", Kind::Read, true),
+    row("/causeway.acl.v1.Acl/Replication", Kind::Read, true),
+    row("/causeway.acl.v1.Acl/Resolve", Kind::Read, true),
+    row("/causeway.acl.v1.Acl/Set", Kind::Write, true),
     row("/causeway.catalog.v1.Catalog/Datacenters", Kind::Local, false),
     row("/causeway.catalog.v1.Catalog/Deregister", Kind::Write, true),
     row("/causeway.catalog.v1.Catalog/Inventory", Kind::Read, true),

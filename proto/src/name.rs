@@ -54,12 +54,12 @@ pub fn datacenter(name: &str) -> Result<String, NameError> {
     Ok(name.to_ascii_lowercase())
 }
 
-/// A node's name: anything printable without white space or `/`, up to 128 bytes. Names that are no DNS labels are allowed, as in
+/// A node's name: anything printable without `/`, up to 128 bytes, with no space but between words. Names that are no DNS labels are allowed, as in
 /// Consul, and cannot be found by DNS.
 pub fn node(name: &str) -> Result<(), NameError> {
-    check("node name", name, 128, "no white space, control characters or /", |c| {
-        !c.is_whitespace() && !c.is_control() && c != '/'
-    })
+    let (what, rule) = ("node name", "no space but between words, no control characters and no /");
+    check(what, name, 128, rule, |c| (c == ' ' || !c.is_whitespace()) && !c.is_control() && c != '/')?;
+    if name.trim() == name { Ok(()) } else { Err(NameError::Character { what, name: name.to_owned(), rule }) }
 }
 
 /// Whether a name can be one or more DNS labels (letters, digits, `-`, `_`, dots between labels).

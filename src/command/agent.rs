@@ -52,6 +52,8 @@ pub struct Sources {
     format_hcl: bool,
     pieces: Vec<String>,
     flags: Vec<(&'static str, String)>,
+    /// Whether they need not say where state is kept.
+    elsewhere: bool,
 }
 
 impl Sources {
@@ -75,6 +77,11 @@ impl Sources {
         Self { paths, ..Self::default() }
     }
 
+    /// For files that need not say where state is kept.
+    pub fn elsewhere(self) -> Self {
+        Self { elsewhere: true, ..self }
+    }
+
     /// Reads everything and plans.
     pub fn read(&self) -> Result<Plan, ConfigError> {
         let mut settings = Settings::default();
@@ -96,6 +103,9 @@ impl Sources {
             if let Some(def) = find_flag(name) {
                 settings.flag(def, value)?;
             }
+        }
+        if self.elsewhere && !settings.is_set(&table::DATA_DIR) {
+            settings.flag(&table::DATA_DIR, "elsewhere")?;
         }
         plan(&settings)
     }

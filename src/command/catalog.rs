@@ -50,12 +50,20 @@ pub static SERVICES: Command = Command {
 };
 
 fn datacenters(input: &Input) -> ExitCode {
+    if !input.operands.is_empty() {
+        return too_many(input);
+    }
     api::run(input, "Error listing datacenters", |api| {
         let names = api.get("/v1/catalog/datacenters")?;
         let lines = names.as_array().into_iter().flatten().filter_map(Value::as_str);
         print_out(&lines.map(|n| format!("{n}\n")).collect::<String>());
         Ok(ExitCode::SUCCESS)
     })
+}
+
+fn too_many(input: &Input) -> ExitCode {
+    eprintln!("Too many arguments (expected 0, got {})", input.operands.len());
+    ExitCode::FAILURE
 }
 
 fn meta_query(input: &Input) -> String {
@@ -67,6 +75,9 @@ fn meta_query(input: &Input) -> String {
 }
 
 fn nodes(input: &Input) -> ExitCode {
+    if !input.operands.is_empty() {
+        return too_many(input);
+    }
     api::run(input, "Error listing nodes", |api| {
         let mut query = meta_query(input);
         for name in ["near", "filter"] {
@@ -113,6 +124,9 @@ fn pairs(map: &Value) -> String {
 }
 
 fn services(input: &Input) -> ExitCode {
+    if !input.operands.is_empty() {
+        return too_many(input);
+    }
     api::run(input, "Error listing services", |api| {
         let mut found: Vec<(String, Vec<String>)> = Vec::new();
         let tags =
@@ -129,10 +143,18 @@ fn services(input: &Input) -> ExitCode {
             }
         }
         if found.is_empty() {
-            print_out("No services match the given query - try expanding your search.\n");
+            eprintln!("No services match the given query - try expanding your search.");
             return Ok(ExitCode::SUCCESS);
         }
         found.sort();
+        // Several instances on a node are one service.
+        found.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                kept.1.append(&mut next.1);
+            }
+            same
+        });
         let rows: Vec<Vec<String>> = found
             .into_iter()
             .map(|(name, mut tags)| {
@@ -140,6 +162,7 @@ fn services(input: &Input) -> ExitCode {
                     return vec![name];
                 }
                 tags.sort();
+                tags.dedup();
                 vec![name, tags.join(",")]
             })
             .collect();

@@ -190,6 +190,9 @@ fn put(input: &Input) -> ExitCode {
     if (acquire || release) && session.is_empty() {
         return misuse("Missing -session (required with -acquire and -release)");
     }
+    if cas && input.value("modify-index").is_none() {
+        return misuse("Must specify -modify-index with -cas!");
+    }
     let mut data = match read_data(input.operands.get(1).map_or("", String::as_str)) {
         Ok(data) => data,
         Err(e) => return misuse(&e),

@@ -70,6 +70,11 @@ fn join(input: &Input) -> ExitCode {
 }
 
 fn leave(input: &Input) -> ExitCode {
+    // Nothing that ends an agent is done on a guess.
+    if let Some(stray) = input.operands.first() {
+        eprintln!("Error found unexpected args: [{stray}]");
+        return ExitCode::FAILURE;
+    }
     api::run(input, "Error leaving", |api| {
         api.put("/v1/agent/leave", "")?;
         print_out("Graceful leave complete\n");

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+pub mod acl;
 pub mod agent;
 pub mod api;
 pub mod catalog;
@@ -79,7 +80,26 @@ pub struct Command {
 
 /// Every command, in the order of the list.
 pub static COMMANDS: &[&Command] = &[
-    &refused::ACL,
+    &refused::AUTH_METHOD,
+    &refused::BINDING_RULE,
+    &acl::BOOTSTRAP,
+    &acl::POLICY_CREATE,
+    &acl::POLICY_DELETE,
+    &acl::POLICY_LIST,
+    &acl::POLICY_READ,
+    &acl::POLICY_UPDATE,
+    &acl::ROLE_CREATE,
+    &acl::ROLE_DELETE,
+    &acl::ROLE_LIST,
+    &acl::ROLE_READ,
+    &acl::ROLE_UPDATE,
+    &acl::SET_AGENT_TOKEN,
+    &acl::TOKEN_CLONE,
+    &acl::TOKEN_CREATE,
+    &acl::TOKEN_DELETE,
+    &acl::TOKEN_LIST,
+    &acl::TOKEN_READ,
+    &acl::TOKEN_UPDATE,
     &agent::COMMAND,
     &catalog::DATACENTERS,
     &catalog::NODES,
@@ -146,7 +166,7 @@ pub static COMMANDS: &[&Command] = &[
 
 /// Commands with a child command behind their flags: what follows its name is the child's, dashes and all. (And those that are refused,
 /// whatever follows.)
-const WITH_CHILD: &[&str] = &["acl", "connect", "exec", "intention", "lock", "watch"];
+const WITH_CHILD: &[&str] = &["acl auth-method", "acl binding-rule", "connect", "exec", "intention", "lock", "watch"];
 
 /// What the user typed behind the command's name.
 #[derive(Default)]

@@ -14,7 +14,8 @@ macro_rules! refused {
 }
 
 refused! {
-    ACL = "acl", "Tokens, policies and roles: not built yet", |input| ask(input, &acl(&input.operands), "GET", "/v1/acl/tokens");
+    AUTH_METHOD = "acl auth-method", "Logins by other authorities: not built yet", |input| ask(input, &acl("auth method", input), "GET", "/v1/acl/auth-methods");
+    BINDING_RULE = "acl binding-rule", "What such a login gives: not built yet", |input| ask(input, &acl("binding rule", input), "GET", "/v1/acl/binding-rules");
     CONNECT = "connect", "The mesh of Consul: not in this product", mesh;
     INTENTION = "intention", "Permissions of the mesh of Consul: not in this product", mesh;
     LOGIN = "login", "A token by an auth method: not built yet", |input| ask(input, "Error logging in", "POST", "/v1/acl/login");
@@ -29,13 +30,10 @@ fn mesh(_: &Input) -> ExitCode {
 }
 
 /// Consul's words before those of the agent.
-fn acl(operands: &[String]) -> String {
-    let words: Vec<&str> = operands.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["bootstrap", ..] => "Failed ACL bootstrapping".to_owned(),
-        ["set-agent-token", kind, ..] => format!("Failed to set ACL token {kind:?}"),
-        [family, "list", ..] => format!("Failed to retrieve the {} list", family.replace('-', " ")),
-        _ => format!("Failed: acl {}", words.join(" ")),
+fn acl(what: &str, input: &Input) -> String {
+    match input.operands.first().map(String::as_str) {
+        Some("list") => format!("Failed to retrieve the {what} list"),
+        _ => format!("Failed: acl {}", what.replace(' ', "-")),
     }
 }
 

@@ -124,6 +124,9 @@ fn misuse(text: &str) -> ExitCode {
 }
 
 fn register(input: &Input) -> ExitCode {
+    if input.value("name").is_some() && !input.operands.is_empty() {
+        return misuse("Service registration requires arguments or -id, not both.");
+    }
     let services = match input.value("name") {
         Some(name) => match from_flags(input, name) {
             Ok(service) => vec![service],
@@ -181,7 +184,14 @@ fn maint(input: &Input) -> ExitCode {
         eprintln!("Only one of -enable or -disable may be provided");
         return ExitCode::FAILURE;
     }
-    api::run(input, "Error with maintenance mode", |api| {
+    let failed = match (enable, disable, input.value("service").is_some_and(|s| !s.is_empty())) {
+        (true, _, true) => "Error enabling service maintenance",
+        (true, _, false) => "Error enabling node maintenance",
+        (_, true, true) => "Error disabling service maintenance",
+        (_, true, false) => "Error disabling node maintenance",
+        _ => "Error with maintenance mode",
+    };
+    api::run(input, failed, |api| {
         if !enable && !disable {
             let checks = api.get("/v1/agent/checks")?;
             for (id, check) in checks.as_object().into_iter().flatten() {

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use super::agent::Sources;
 use super::{Command, Input, flag, print_out};
-use crate::options::{Settings, plan};
 
 /// The command.
 pub static COMMAND: Command = Command {
@@ -27,15 +26,8 @@ fn run(input: &Input) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let paths: Vec<PathBuf> = input.operands.iter().map(PathBuf::from).collect();
-    // A directory with services alone is valid too: what is missing for a start (data_dir) may be a flag.
-    let mut settings = Settings::default();
-    let outcome = Settings::read(&paths, &mut settings).and_then(|()| {
-        if settings.is_set(&crate::options::table::DATA_DIR) {
-            return Sources::files(paths).read().map(|p| p.settings.warnings().to_vec());
-        }
-        settings.flag(&crate::options::table::DATA_DIR, "unset")?;
-        plan::plan(&settings).map(|p| p.settings.warnings().to_vec())
-    });
+    // Where state is kept is often a flag.
+    let outcome = Sources::files(paths).elsewhere().read().and_then(|plan| crate::run::check(&plan));
     match outcome {
         Ok(warnings) => {
             if !input.on("quiet") {

@@ -83,7 +83,7 @@ pub(super) fn response_headers(plan: &Plan) -> Result<Vec<(::http::HeaderName, :
 }
 
 /// Bytes of a request's head; 0: ours.
-fn max_header_bytes(plan: &Plan) -> Result<usize, ConfigError> {
+pub(super) fn max_header_bytes(plan: &Plan) -> Result<usize, ConfigError> {
     let most = plan.settings.bounded(&t::HTTP_MAX_HEADER_BYTES, 0..=16 << 20)?;
     Ok(match usize::try_from(most).unwrap_or(0) {
         0 => api::Limits::default().max_header_bytes,

@@ -1,8 +1,10 @@
 //! The wiring: builds the parts a plan asks for, hands them to each other, and drains them at the end. The only place that sees
 //! all of them.
 
+mod acl;
 mod adapters;
 mod auto_encrypt;
+mod check;
 mod debug;
 mod end;
 mod federation;
@@ -17,6 +19,8 @@ mod sinks;
 mod telemetry;
 mod unix;
 mod watches;
+
+pub use check::check;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -41,9 +45,10 @@ use causeway_certs::dial::Dialer;
 use causeway_certs::material::Material;
 use causeway_certs::serve;
 use causeway_gateway::{Congestion, Gateway};
+use causeway_proto::access::Use;
 use causeway_proto::door::{Broken, Door};
 use causeway_proto::listen::Role;
-use causeway_proto::member::Members;
+use causeway_proto::member::{Members, tag};
 use causeway_server::server::{Server, World};
 use causeway_server::signing::Proven;
 use tokio::net::TcpListener;
@@ -169,6 +174,7 @@ async fn bind(addr: SocketAddr, what: &str) -> Result<TcpListener, StartError> {
 impl Node {
     async fn start(plan: Plan, sources: Sources, level: crate::log::Level) -> Result<Self, StartError> {
         // First everything that only looks.
+        let warnings = check(&plan)?;
         let mut data_dir = datadir::inspect(&plan)?;
         let material = plan.tls.as_ref().map(|files| auto_encrypt::load(&plan, files)).transpose()?;
         // One of its own, even where the files are the same: a reload may part them.
@@ -181,12 +187,13 @@ impl Node {
         if let Some(material) = &gateway_material {
             material.require(Role::Gateway, &plan.datacenter)?;
         }
+        let acl = acl::Acl::of(&plan)?;
         let dns_config = settings::dns(&plan)?;
         let naming = settings::naming(&plan)?;
         let sinks = Sinks::of(&plan.settings)?;
         let wanted = limits::Wanted::of(&plan)?;
         let in_force = InForce::new(&wanted);
-        let gossip_config = settings::gossip(&plan, &data_dir.node_id)?;
+        let mut gossip_config = settings::gossip(&plan, &data_dir.node_id)?;
         let coordinate_pace = settings::coordinate_pace(&plan)?;
         let authority = plan.gateway.as_ref().map(federation::authority).transpose()?.flatten();
         ports::probe(&plan)?;
@@ -221,15 +228,16 @@ impl Node {
                 let keyring = Some(later_keyring.door());
                 let world =
                     World { members: members.subscribe(), dialer: dialer.clone(), local_gateway, events, keyring };
-                Some(Server::start(server_config(&plan, &node_id), world).await?)
+                Some(Server::start(server_config(&plan, &node_id, acl.server(&plan)), world).await?)
             }
         };
         if let Some(server) = &server {
+            gossip_config.tags.insert(tag::RAFT.to_owned(), server.raft_id().to_string());
             for material in [&material, &https_material].into_iter().flatten() {
                 material.trust_agents(server.agents());
             }
         }
-        for warning in plan.settings.warnings() {
+        for warning in warnings {
             tracing::warn!("{warning}");
         }
         tracing::info!(node = %plan.node_name, id = %node_id, datacenter = %plan.datacenter, server = plan.server, gateway = plan.gateway.is_some(), version = version::OURS, "starting");
@@ -322,7 +330,7 @@ impl Node {
                     servers: servers.door(),
                     members: gossip.members(),
                 };
-                let shelf = Some(causeway_gateway::Shelf::servers(servers.door()));
+                let shelf = Some(causeway_gateway::Shelf::servers(acl.bearing(servers.door(), true)));
                 let extras = causeway_gateway::Extras { authority, shelf };
                 let gateway = Gateway::start_with(config, world, extras, stop.clone()).await?;
                 let gateway = Arc::new(gateway);
@@ -348,15 +356,16 @@ impl Node {
         let (air, node) = (Arc::new(gossip.clone()), plan.node_name.clone());
         let events = Events::start(air, heard, node, registry.clone(), stop.clone());
         later_events.set(events.door());
-        remote::start(&plan, servers.door(), &events, &stop, &tasks);
+        remote::start(&plan, acl.bearing(servers.door(), true), &events, &stop, &tasks);
         let sync_settings = sync::Settings {
+            tokens: acl.tokens.clone(),
             check_update_interval: plan.settings.duration(&t::CHECK_UPDATE_INTERVAL),
             members: Some(gossip.members()),
         };
         let this_node = settings::node(&plan, &node_id);
         let sync = Sync::start(servers.door(), registry.clone(), this_node.clone(), sync_settings, stop.clone());
         tasks.spawn(coordinates::tell(
-            servers.door(),
+            acl.bearing(servers.door(), true),
             gossip.clone(),
             plan.node_name.clone(),
             this_node.token.clone(),
@@ -366,7 +375,7 @@ impl Node {
         let paused = sync.pause();
         apply_definitions(&registry, &plan.definitions).await.map_err(|e| ConfigError::new("configuration", e))?;
         let checks_settings = checks::Settings {
-            door: Some(servers.door()),
+            door: Some(acl.bearing(servers.door(), false)),
             ca_files: plan.tls.as_ref().map(|f| f.ca.clone()).unwrap_or_default(),
             agent_tls: settings::agent_tls_for_checks(&plan, material.as_ref().map(|m| m.files())),
             output_max_size: policy.output_max_size,
@@ -376,14 +385,22 @@ impl Node {
         let checks = Checks::start(registry.clone(), checks_settings, stop.clone())?;
         drop(paused);
 
+        let acls = acl.agent(&plan, servers.door());
         // A server in this process has the gateway's door already, and knows more than we do of who may ask.
         let door = match &gateway {
-            Some(gateway) if server.is_none() => adapters::by_way_of(gateway.door(), servers.door(), &plan.datacenter),
+            Some(gateway) if server.is_none() => {
+                let door = adapters::by_way_of(gateway.door(), servers.door(), &plan.datacenter);
+                match &acls {
+                    Some(acls) => acl::leaving(door, acls.clone(), &plan.datacenter),
+                    None => door,
+                }
+            }
             _ => servers.door(),
         };
         let views = Views::start(door.clone(), plan.datacenter.clone(), views::Limits::default(), stop.clone());
         views.set_stale_limit(plan.settings.duration(&t::FEDERATION_STALE_IF_UNREACHABLE));
-        let failover = Failover::start(door.clone(), views.clone(), stop.clone());
+        views.set_token(acl.tokens.of(Use::Default).map(|token| token.to_string()));
+        let failover = Failover::start(acl.bearing(door.clone(), false), views.clone(), stop.clone());
         let dns = match plan.dns.is_empty() {
             true => None,
             false => Some(Dns::start_failing_over(dns_config, views.clone(), Some(failover.clone()), stop.clone())?),
@@ -426,6 +443,7 @@ impl Node {
             let (figures, own, stop) = (figures.clone(), server.as_ref().map(Server::door), stop.clone());
             tasks.spawn(telemetry::run(figures, own, gossip.members(), tap.clone(), sinks, stop));
         }
+        let tokens = acl.port(&views, &sync);
         let reloader = Arc::new(Reloader {
             sources,
             started: plan.settings.clone(),
@@ -453,6 +471,8 @@ impl Node {
         });
         let context = Context {
             door,
+            acls,
+            tokens,
             // Reads past the door would not be counted.
             memory: server.as_ref().filter(|_| !in_force.counts_calls()).map(Server::memory),
             registry: Arc::new(adapters::RegistryPort(registry.clone())),

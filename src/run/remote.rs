@@ -2,7 +2,6 @@
 
 use causeway_agent::events::Events;
 use causeway_agent::exec::{World, serve};
-use causeway_agent::registry::Secret;
 use causeway_proto::door::Door;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -10,14 +9,13 @@ use tokio_util::task::TaskTracker;
 use crate::options::plan::Plan;
 use crate::options::table as t;
 
-/// Takes jobs from now on, unless they are left alone.
+/// Takes jobs from now on, unless they are left alone. `door` shows the agent's token to the servers.
 pub fn start(plan: &Plan, door: Door, events: &Events, stop: &CancellationToken, tasks: &TaskTracker) {
     let s = &plan.settings;
     if s.on(&t::DISABLE_REMOTE_EXEC) {
         return;
     }
     tracing::warn!("disable_remote_exec is false: who may write keys and fire events runs anything here");
-    let token = s.some_text(&t::ACL_TOKENS_AGENT).unwrap_or_else(|| s.text(&t::ACL_TOKENS_DEFAULT));
-    let world = World { door, node: plan.node_name.clone(), token: Secret(token) };
+    let world = World { door, node: plan.node_name.clone() };
     tasks.spawn(serve(world, events.calls(), stop.clone()));
 }

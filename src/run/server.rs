@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use causeway_proto::operator::Autopilot;
+use causeway_server::acl::Settings;
 use causeway_server::server::ServerConfig;
 
 use crate::command::version;
 use crate::options::plan::Plan;
 use crate::options::table as t;
 
-pub(super) fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
+pub(super) fn server_config(plan: &Plan, node_id: &str, acl: Option<Settings>) -> ServerConfig {
     let s = &plan.settings;
     let count = |def| u64::try_from(s.number(def)).unwrap_or(0);
     let data_dir = plan.data_dir.clone().unwrap_or_else(|| passing_dir(node_id));
@@ -30,6 +31,7 @@ pub(super) fn server_config(plan: &Plan, node_id: &str) -> ServerConfig {
         autopilot: autopilot(plan),
         exports: plan.exports.clone(),
         replicate: plan.copies.clone(),
+        acl,
         sign_agents: plan.signs,
         // Who tries something out does not wait, as with Consul's -dev.
         coordinate_period: Duration::from_millis(if plan.data_dir.is_none() { 100 } else { 5000 }),
@@ -74,7 +76,8 @@ mod tests {
         let of = |text: &str| {
             let mut settings = Settings::default();
             settings.read_text("x.hcl", text, true).unwrap();
-            let config = server_config(&plan::plan(&settings).ok().unwrap(), "88133ad3-f8d9-e86f-d3f8-ea3a36ae09aa");
+            let config =
+                server_config(&plan::plan(&settings).ok().unwrap(), "88133ad3-f8d9-e86f-d3f8-ea3a36ae09aa", None);
             (config.limits.hold, config.write_limits.session_ttl_min_ms)
         };
         assert_eq!(of("data_dir = \"/d\" server = true"), (Duration::from_secs(7), 10_000));

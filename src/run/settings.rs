@@ -192,11 +192,13 @@ fn tags(plan: &Plan, node_id: &str) -> BTreeMap<String, String> {
     put(tag::DC, plan.datacenter.clone());
     put(tag::ID, node_id.to_owned());
     // Consul's tools compare versions, so the first one is that whose interfaces we speak; ours stands where Consul has its revision.
+    if plan.settings.on(&t::ACL_ENABLED) {
+        put(tag::ACLS, "1".to_owned());
+    }
     put(tag::BUILD, format!("{}:causeway-{}", version::SPOKEN, version::OURS));
     put("vsn", "2".to_owned());
     if plan.server {
         put(tag::PORT, plan.rpc_port.to_string());
-        put(tag::RAFT, raft_id(node_id).to_string());
         if plan.bootstrap_expect > 0 {
             put(tag::EXPECT, plan.bootstrap_expect.to_string());
         }
@@ -219,12 +221,6 @@ fn tags(plan: &Plan, node_id: &str) -> BTreeMap<String, String> {
     tags
 }
 
-/// A server's Raft identity: the first 8 bytes of its UUID.
-pub fn raft_id(node_id: &str) -> u64 {
-    let hex: String = node_id.chars().filter(|c| *c != '-').take(16).collect();
-    u64::from_str_radix(&hex, 16).unwrap_or(0)
-}
-
 /// The node as the catalog shall have it.
 pub fn node(plan: &Plan, node_id: &str) -> NodeInfo {
     let mut tagged = plan.tagged_addresses.clone();
@@ -241,7 +237,7 @@ pub fn node(plan: &Plan, node_id: &str) -> NodeInfo {
         address: plan.advertise.to_string(),
         tagged_addresses: tagged,
         meta,
-        token: Secret(plan.settings.text(&t::ACL_TOKENS_DEFAULT)),
+        token: Secret::default(),
     }
 }
 
@@ -264,12 +260,13 @@ pub fn info(plan: &Plan, node_id: &str) -> Info {
         })
         .collect();
     let rows = [
-        ("ACLsEnabled", Setting::Bool(false)),
+        ("ACLsEnabled", Setting::Bool(s.on(&t::ACL_ENABLED))),
         ("AdvertiseAddrLAN", text(plan.advertise.to_string())),
         ("AdvertiseAddrWAN", text(plan.advertise_wan.to_string())),
         ("BindAddr", text(plan.bind.to_string())),
-        ("Bootstrap", Setting::Bool(plan.bootstrap)),
-        ("BootstrapExpect", Setting::Int(plan.bootstrap_expect as i64)),
+        // One that expects itself alone elects itself, and so Consul shows it.
+        ("Bootstrap", Setting::Bool(plan.bootstrap || plan.bootstrap_expect == 1)),
+        ("BootstrapExpect", Setting::Int(if plan.bootstrap_expect == 1 { 0 } else { plan.bootstrap_expect as i64 })),
         ("CheckOutputMaxSize", Setting::Int(s.number(&t::CHECK_OUTPUT_MAX_SIZE))),
         ("CheckUpdateInterval", go(s.duration(&t::CHECK_UPDATE_INTERVAL))),
         ("ConnectEnabled", Setting::Bool(false)),

@@ -92,6 +92,12 @@ fn idle_connections_keep_nobody_from_being_answered() {
         if closed(&mut idle[398]) { Ok(()) } else { Err("open".into()) }
     });
     assert!(!closed(&mut idle[399]));
+    // After all that time it asks, in two pieces.
+    let asked = question(399);
+    idle[399].write_all(&asked[..9]).unwrap();
+    crate::harness::pause();
+    idle[399].write_all(&asked[9..]).unwrap();
+    assert_eq!(answer(&mut idle[399]), Ok(399));
     drop(idle);
 
     // Several questions at once, byte by byte, on one connection that is closed for writing then.

@@ -7,6 +7,7 @@ mod harness;
 #[path = "../wan/mod.rs"]
 mod wan;
 
+mod acl;
 mod auto_encrypt;
 mod cli;
 mod clitable;

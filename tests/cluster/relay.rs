@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(20);
 
 /// dc1 is the hub; dc2 and dc3 know where it is, each its own way, and nobody knows where they are.
-fn hub_and_spokes(name: &str, ways: impl FnOnce(SocketAddr) -> [SocketAddr; 2]) -> Federation {
+pub(crate) fn hub_and_spokes(name: &str, ways: impl FnOnce(SocketAddr) -> [SocketAddr; 2]) -> Federation {
     let mut federation = Federation::prepare(name, 3, 1);
     let ways = ways(SocketAddr::from(([127, 0, 0, 1], federation.node("dc1-gateway").wan)));
     let hub = federation.node("dc1-gateway");

@@ -76,7 +76,11 @@ fn holder(binary: &Path, http: u16, flag: &str, key: &str) -> Child {
     let mut child = command(binary, http, &child).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "held\n");
+    if line != "held\n" {
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        panic!("{line:?}, {:?}: {said}", child.wait());
+    }
     child
 }
 

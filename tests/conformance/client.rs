@@ -126,7 +126,7 @@ fn over_tcp(host: &str, port: u16, question: &[u8]) -> std::io::Result<Vec<u8>> 
 /// An HTTP answer as lines: the code, the headers that carry meaning, and the body with what differs from run to run replaced.
 pub fn show(answer: &Answer, ordered: bool, replace: &dyn Fn(&str) -> String) -> Vec<String> {
     let mut head = answer.code.to_string();
-    if let Some(index) = answer.header("x-consul-index").filter(|_| answer.code < 500) {
+    if let Some(index) = answer.header("x-consul-index").filter(|_| answer.code < 500 && answer.code != 403) {
         head.push_str(if index == "0" { " index=0" } else { " index" });
     }
     for name in ["Allow", "X-Consul-Effective-Consistency", "X-Consul-Reason", "X-Content-Type-Options", "X-Cache"] {
@@ -176,6 +176,9 @@ fn explanation(text: &str) -> String {
             return format!("{}<reason>", &text[..at + cut.len()]);
         }
     }
+    if let Some((before, _)) = text.split_once("(reset index: ") {
+        return format!("{}(reset index: <n>)", before.replace("rpc error making call: ", ""));
+    }
     text.to_owned()
 }
 
@@ -185,11 +188,20 @@ fn settle(value: Value, ordered: bool) -> Value {
         Value::Object(map) => {
             let mut entries: Vec<(String, Value)> = map.into_iter().collect();
             entries.sort_by(|a, b| a.0.cmp(&b.0));
+            // Names with their tags: Consul gives the tags in any order.
+            let texts = |v: &Value| v.as_array().is_some_and(|items| items.iter().all(Value::is_string));
+            if !ordered && entries.iter().all(|(_, value)| texts(value)) {
+                for items in entries.iter_mut().filter_map(|(_, value)| value.as_array_mut()) {
+                    items.sort_by_key(ToString::to_string);
+                }
+            }
             let settled = entries.into_iter().map(|(key, value)| {
                 let value = match (key.as_str(), &value) {
                     ("CreateIndex" | "ModifyIndex", Value::Number(n)) if n.as_u64() != Some(0) => Value::from("<n>"),
                     ("LTime", Value::Number(n)) if n.as_u64() != Some(0) => Value::from("<n>"),
                     ("ContentHash", _) => Value::from("<hash>"),
+                    ("Hash", Value::String(hash)) if hash.len() == 44 => Value::from("<hash>"),
+                    ("CreateTime", Value::String(_)) => Value::from("<time>"),
                     ("What", Value::String(what)) => Value::from(without_index(what)),
                     _ => settle(value, ordered),
                 };

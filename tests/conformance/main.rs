@@ -9,9 +9,11 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod cli;
 mod client;
 mod differences;
 mod recursor;
+mod rows;
 mod script;
 mod snapshot;
 mod subject;
@@ -62,6 +64,20 @@ fn prepared_queries() {
     script::run(&subject, &["query"]);
 }
 
+/// Who may do what, and what is said to whoever may not.
+#[test]
+fn access_control() {
+    let subject = Subject::start_guarded("acl");
+    script::run(&subject, &["acl"]);
+}
+
+/// The subject's own command line on the subject's own agents.
+#[test]
+fn command_line() {
+    let subject = Subject::start("cli");
+    script::run(&subject, &["cli"]);
+}
+
 /// Over IPv4 and IPv6, for names of others.
 #[test]
 fn names_of_others() {
@@ -83,7 +99,7 @@ fn archives() {
 #[test]
 fn agents_and_overviews() {
     let subject = Subject::start("itself");
-    script::run(&subject, &["http"]);
+    script::run(&subject, &["http", "itself"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::cli;
 use crate::client::{self, Dig};
 use crate::differences::DIFFERENCES;
 use crate::harness::{self, http};
@@ -16,9 +17,10 @@ use crate::target;
 struct Step {
     /// Comments and blank lines before it, as written.
     before: Vec<String>,
-    /// `[@node] METHOD /path` or `[@node] DIG name type [tcp] [v6] [edns=size] [count]`.
+    /// `[@node] METHOD /path`, `[@node] DIG name type [tcp] [v6] [edns=size] [count]` or `[@node] CLI [NAME=value] words`.
     ask: String,
-    /// Lines below the question that say how to ask, as written: `> body`, `^ header`, `until text`, `absent text`, `set name from`.
+    /// Lines below the question that say how to ask, as written: `> body`, `^ header`, `until text`, `absent text`, `set name from`,
+    /// `pick places`: of the answer the first line, and what is at these places of the JSON.
     how: Vec<String>,
     /// Consul's answer.
     theirs: Vec<String>,
@@ -26,7 +28,7 @@ struct Step {
     ours: Option<(String, Vec<String>)>,
 }
 
-fn path(name: &str) -> PathBuf {
+pub fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/scripts").join(format!("{name}.txt"))
 }
 
@@ -92,7 +94,11 @@ pub fn run(subject: &Subject, names: &[&str]) {
         let mut taken = Taken::new();
         let began = Instant::now();
         for step in &mut steps {
+            let asked = Instant::now();
             let found = settle(subject, step, &mut taken, record);
+            if asked.elapsed() > Duration::from_secs(3) {
+                println!("{name}: {} took {:?}", step.ask, asked.elapsed());
+            }
             let explained = step.ours.is_some();
             let wanted = match &mut step.ours {
                 Some((id, ours)) if !subject.consul => {
@@ -172,6 +178,12 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
         None => subject.node("agent"),
     };
     let words: Vec<&str> = words.collect();
+    let body: Vec<String> = step.how.iter().filter_map(|l| l.strip_prefix("> ")).map(&fill).collect();
+    if words[0] == "CLI" {
+        let line = asked.split_once("CLI ").map_or("", |(_, line)| line);
+        let found = cli::run(subject, node, line, &body.join("\n"));
+        return found.lines().map(str::to_owned).collect();
+    }
     if words[0] == "DIG" {
         let extra: BTreeSet<&str> = words[3..].iter().copied().collect();
         let dig = Dig {
@@ -189,7 +201,6 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
         };
         return found.into_iter().map(named).collect();
     }
-    let body: Vec<String> = step.how.iter().filter_map(|l| l.strip_prefix("> ")).map(fill).collect();
     let body = match body.join("\n") {
         big if big.starts_with("{big:") => {
             let size: usize = big[5..].trim_end_matches('}').parse().unwrap();
@@ -220,22 +231,32 @@ fn ask(subject: &Subject, step: &Step, taken: &mut Taken) -> Vec<String> {
         for (name, value) in taken.iter().filter(|(_, v)| v.len() > 30) {
             text = text.replace(value, &format!("{{{name}}}"));
         }
-        for node in &subject.federation.nodes {
-            for (port, name) in [(node.rpc, "rpc"), (node.serf, "serf"), (node.http, "http")] {
-                text = text.replace(&format!("\":{port}"), &format!("\":\"<{} {name}>\"", node.name));
-                text = text.replace(&format!(":{port}"), &format!(":<{} {name}>", node.name));
-            }
-        }
-        anonymous(&text.replace(&format!(":{}", target::port()), ":<target>"))
+        anonymous(&ports(subject, &text).replace(&format!(":{}", target::port()), ":<target>"))
     };
     // From a node that nobody knows nothing is nearer than anything else, and the order is chance.
     let near = words[1].contains("near=") && !words[1].contains("near=nobody");
     let ordered = near || ["/v1/kv", "/v1/txn"].iter().any(|p| words[1].starts_with(p));
-    client::show(&answer, ordered, &replace)
+    let shown = client::show(&answer, ordered, &replace);
+    let Some(picked) = step.how.iter().find_map(|l| l.strip_prefix("pick")) else { return shown };
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let at = |place: &str| format!("{place} {}", body.pointer(place).map_or("-".into(), |v| replace(&v.to_string())));
+    shown.into_iter().take(1).chain(picked.split_whitespace().map(at)).collect()
+}
+
+/// Replaces the nodes' ports by what they are for.
+pub fn ports(subject: &Subject, text: &str) -> String {
+    let mut text = text.to_owned();
+    for node in &subject.federation.nodes {
+        for (port, name) in [(node.rpc, "rpc"), (node.serf, "serf"), (node.http, "http")] {
+            text = text.replace(&format!("\":{port}"), &format!("\":\"<{} {name}>\"", node.name));
+            text = text.replace(&format!(":{port}"), &format!(":<{} {name}>", node.name));
+        }
+    }
+    text
 }
 
 /// Replaces UUIDs.
-fn anonymous(text: &str) -> String {
+pub fn anonymous(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = String::new();
     let mut at = 0;

@@ -15,7 +15,7 @@ pub struct Subject {
 }
 
 /// Path of the real Consul, if it is the subject.
-fn consul() -> Option<String> {
+pub fn consul() -> Option<String> {
     std::env::var("SUBJECT").ok().filter(|s| !s.is_empty())
 }
 
@@ -64,6 +64,18 @@ impl Subject {
         federation.configure(|node| match node.part {
             Part::Agent => json!({"client_addr": "127.0.0.1 ::1", "recursors": recursors}),
             _ => json!({}),
+        });
+        Self::launch(federation)
+    }
+
+    /// A server and an agent with access control. Who shows no token has one that may do everything; `anonymous` is the token of nobody.
+    pub fn start_guarded(name: &str) -> Self {
+        let federation = Federation::prepare(name, 1, 1);
+        let root = "5e0b7a52-6d1c-4f0e-9a53-0d7a4b1f2c3d";
+        federation.configure(|_| {
+            json!({"primary_datacenter": "dc1", "acl": {
+                "enabled": true, "default_policy": "deny", "token_ttl": "1s", "policy_ttl": "1s", "tokens": {"master": root, "default": root, "agent": root},
+            }})
         });
         Self::launch(federation)
     }

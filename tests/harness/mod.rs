@@ -116,7 +116,9 @@ pub struct Node {
     pub lan: u16,
     pub wan: u16,
     pub child: Option<Child>,
-    starts: usize,
+    /// More of the process's environment.
+    pub env: Vec<(String, String)>,
+    pub starts: usize,
 }
 
 impl Node {
@@ -135,6 +137,7 @@ impl Node {
             lan: free_port(),
             wan: free_port(),
             child: None,
+            env: Vec::new(),
             starts: 0,
         }
     }
@@ -161,7 +164,8 @@ impl Node {
         self.launch("warn");
     }
 
-    fn launch(&mut self, level: &str) {
+    /// Starts with this level of the log.
+    pub fn launch(&mut self, level: &str) {
         let mut command = Command::new(causeway());
         command.args(["agent", "-log-level", level]).env("CAUSEWAY_END_WITH_STDIN", "1").stdin(Stdio::piped());
         self.spawn(command);
@@ -177,6 +181,7 @@ impl Node {
     fn spawn(&mut self, mut command: Command) {
         self.starts += 1;
         let log = fs::File::create(self.dir.join(format!("log.{}", self.starts))).unwrap();
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.arg("-config-file").arg(self.config_path()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }

@@ -81,7 +81,7 @@ pub struct Space {
 }
 
 impl Space {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let space = Self { name: format!("{PREFIX}{}-{name}", std::process::id()) };
         attempt("ip", &["netns", "add", &space.name], "").unwrap();
         space.within(|| fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")).unwrap_or_default();
@@ -90,7 +90,7 @@ impl Space {
     }
 
     /// A namespace that passes packets on.
-    fn router(name: &str) -> Self {
+    pub fn router(name: &str) -> Self {
         let space = Self::new(name);
         space.within(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap();
         space
@@ -168,7 +168,7 @@ impl Drop for Space {
 }
 
 /// A cable between two namespaces, with an address at each end.
-fn cable(a: &Space, dev_a: &str, addr_a: &str, b: &Space, dev_b: &str, addr_b: &str) {
+pub fn cable(a: &Space, dev_a: &str, addr_a: &str, b: &Space, dev_b: &str, addr_b: &str) {
     a.ip(&format!("link add {dev_a} type veth peer name {dev_b} netns {}", b.name));
     for (space, dev, addr) in [(a, dev_a, addr_a), (b, dev_b, addr_b)] {
         space.ip(&format!("addr add {addr} dev {dev}"));

@@ -1,6 +1,7 @@
 //! DNS over real sockets, with a catalog in this process behind it; and the ready-made answers against the others.
 #![allow(clippy::disallowed_methods, reason = "a test's clock, tasks and chances")]
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -157,8 +158,10 @@ async fn tcp_gives_everything() {
     let s = stage(config());
     let asked: Vec<Message> = (0..20).map(|_| query("WEB.service.consul.", RecordType::SRV, None)).collect();
     let answers = ask_tcp(s.at, &asked).await;
-    for (asked, answer) in asked.iter().zip(&answers) {
-        assert_eq!(asked.metadata.id, answer.metadata.id);
+    // In any order (RFC 7766, 6.2.1.1).
+    let ids = |all: &[Message]| all.iter().map(|one| one.metadata.id).collect::<BTreeSet<_>>();
+    assert_eq!(ids(&asked), ids(&answers));
+    for answer in &answers {
         assert_eq!((answer.answers.len(), answer.additionals.len()), (40, 40));
         assert_eq!(answer.queries[0].name().to_ascii(), "WEB.service.consul.");
     }
@@ -416,6 +419,8 @@ async fn ready_made_equals_made_anew() {
             assert!(matches!(cold.take(&bytes, now, 7), Outcome::Answered));
             assert!(matches!(warm.take(&bytes, now, 7), Outcome::Answered));
             assert_eq!(cold.hits, 0);
+            // The order of SRV records decides what compresses, and with it whether TXT records that nobody asked for still fit.
+            let tight = warm.answer().len().max(cold.answer().len()) > 4096 - 256;
             let (warm, cold) = (shape(warm.answer()), shape(cold.answer()));
             // One foreign name out of several, or three addresses of many, are drawn. And the order of SRV records decides what
             // compresses, so near the limit one order fits and another does not.
@@ -430,7 +435,7 @@ async fn ready_made_equals_made_anew() {
             if !drawn {
                 assert_eq!(warm.0, cold.0, "seed {seed} {name}");
             }
-            if !drawn && edns == Some(4096) {
+            if !drawn && edns == Some(4096) && !tight {
                 assert_eq!(warm.1, cold.1, "seed {seed} {name}");
             }
             if !cut {

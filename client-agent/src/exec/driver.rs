@@ -25,7 +25,6 @@ use super::{Call, JobError};
 use crate::checks::script::Group;
 use crate::events::Event;
 use crate::http::exec::{Job, Run};
-use crate::registry::Secret;
 
 /// Jobs at a time; one more is not taken, which whoever asked sees by the node's silence.
 const MOST: usize = 16;
@@ -41,12 +40,10 @@ const SIGNALLED: i32 = -1;
 /// What jobs need.
 #[derive(Clone)]
 pub struct World {
-    /// To the servers of this datacenter.
+    /// To the servers of this datacenter; it shows them the agent's token.
     pub door: Door,
     /// This node's name.
     pub node: String,
-    /// What is shown to the servers.
-    pub token: Secret,
 }
 
 impl std::fmt::Debug for World {
@@ -103,7 +100,7 @@ impl World {
     async fn job(&self, call: &Call) -> Result<Job, JobError> {
         let key = call.job();
         for consistency in [Consistency::Stale, Consistency::Default] {
-            let meta = Meta { token: self.token.get().map(str::to_owned), consistency, ..Meta::default() };
+            let meta = Meta { consistency, ..Meta::default() };
             let mut client = KvClient::new(self.door.clone());
             let reply = timeout(CALL, client.get(meta.request(GetRequest { key: key.clone() }))).await;
             let failed = |why| JobError::Store { key: key.clone(), what: "read", why };
@@ -118,7 +115,6 @@ impl World {
     /// Writes one of the node's keys, for as long as the job's session lives.
     async fn write(&self, call: &Call, what: &str, value: Vec<u8>) -> Result<(), JobError> {
         let key = call.of_node(&self.node, what);
-        let meta = Meta { token: self.token.get().map(str::to_owned), ..Meta::default() };
         let request = ApplyRequest {
             verb: Verb::Lock.into(),
             key: key.clone(),
@@ -128,7 +124,7 @@ impl World {
         };
         let mut client = KvClient::new(self.door.clone());
         let failed = |why| JobError::Store { key: key.clone(), what: "written", why };
-        match timeout(CALL, client.apply(meta.request(request))).await {
+        match timeout(CALL, client.apply(Meta::default().request(request))).await {
             Err(_) => Err(failed("no answer in time".to_owned())),
             Ok(Err(status)) if status.message().contains("invalid session") => Err(JobError::Over(key)),
             Ok(Err(status)) => Err(failed(status.message().to_owned())),

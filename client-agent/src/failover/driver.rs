@@ -24,8 +24,10 @@ use crate::views::{Live, Look, Pulse, ServiceView, Views};
 
 /// How often choices are looked at that nobody asks for: so late is the first word of a change at most.
 const TICK: Duration = Duration::from_millis(100);
-/// How often the gateways are asked for round trips, about.
-const SITES_EVERY: Duration = Duration::from_secs(2);
+/// How long a gateway holds the question for sites, about: round trips are at most so old. What can be reached no more is told at once.
+const SITES_HELD: Duration = Duration::from_secs(5);
+/// Between two questions for sites, at least; and where none is held.
+const SITES_PAUSE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 /// How long the servers hold the question for definitions.
 const HELD: Duration = Duration::from_secs(300);
 /// How long a call to a server may take beyond that.
@@ -245,7 +247,7 @@ impl Failover {
         if !self.is_fit_here(asked, definition.only_passing) {
             let first = deadline.min(Instant::now() + FIRST);
             if definition.is_measured() && !inner.sites.load().known {
-                let _ = timeout_at(first.into(), inner.ask_sites()).await;
+                let _ = timeout_at(first.into(), inner.ask_sites(0)).await;
             }
             let candidates = definition.candidates(&inner.sites.load().list, &inner.own);
             let asking = candidates.iter().map(|(dc, ..)| inner.views.live_service(dc, asked.name, first));
@@ -574,9 +576,12 @@ impl Inner {
         self.world.fetch_add(1, Ordering::AcqRel);
     }
 
-    async fn ask_sites(&self) {
+    /// `index`: what is known already; 0: an answer is wanted now. Gives that of the answer.
+    async fn ask_sites(&self, index: u64) -> Option<u64> {
         let mut client = DirectoryClient::new(self.door.clone()).max_decoding_message_size(MOST_BYTES);
-        match timeout(CALL, client.sites(Meta::default().request(SitesRequest::default()))).await {
+        let meta = Meta { min_index: index, wait: Some(SITES_HELD), ..Meta::default() };
+        let within = if index > 0 { meta.wait_time(1.0) + FIRST } else { CALL };
+        match timeout(within, client.sites(meta.request(SitesRequest::default()))).await {
             Ok(Ok(reply)) => {
                 let site = |s: SiteStatus| {
                     let linked = s.state() == SiteState::Linked;
@@ -585,15 +590,19 @@ impl Inner {
                     let datacenter = s.site.filter(|_| !left)?.datacenter;
                     Some(Site { datacenter: datacenter.as_str().into(), rtt_us, linked })
                 };
+                let index = AnswerMeta::of(&reply).index;
                 self.learn_sites(reply.into_inner().sites.into_iter().filter_map(site).collect());
+                return Some(index);
             }
             // What was known last goes on: the views say for themselves whether they are current.
             Ok(Err(status)) => tracing::debug!(error = status.message(), "no gateway says which sites there are"),
             Err(_) => tracing::debug!("no gateway says in time which sites there are"),
         }
+        None
     }
 
     async fn follow_sites(self: Arc<Self>) {
+        let mut index = 0;
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -601,8 +610,11 @@ impl Inner {
                     while !self.wanted.load(Ordering::Acquire) {
                         self.wake.notified().await;
                     }
-                    self.ask_sites().await;
-                    sleep(SITES_EVERY.mul_f64(0.8 + rand::random::<f64>() * 0.4)).await;
+                    index = self.ask_sites(index).await.unwrap_or(0);
+                    // A gateway of before does not hold it.
+                    let [held, not] = SITES_PAUSE;
+                    let pause = if index > 0 { held } else { not };
+                    sleep(pause.mul_f64(0.8 + rand::random::<f64>() * 0.4)).await;
                 } => {}
             }
         }

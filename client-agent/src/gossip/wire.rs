@@ -715,9 +715,11 @@ mod tests {
 
     #[test]
     fn names_with_bad_characters_are_refused() {
-        let mut bytes = vec![4];
-        put_id(&mut bytes, &id("a b", "1.2.3.4:5"));
-        assert_eq!(Frame::decode(&bytes), Err(WireError::Bad("name")));
+        for name in ["a/b", " a", "a\n", "a\u{7}b"] {
+            let mut bytes = vec![4];
+            put_id(&mut bytes, &id(name, "1.2.3.4:5"));
+            assert_eq!(Frame::decode(&bytes), Err(WireError::Bad("name")), "{name:?}");
+        }
     }
 
     #[test]

@@ -36,9 +36,11 @@ impl Access {
 /// Refuses a request for a namespace or an admin partition: there is none, and what was meant for one must not be read from or
 /// written to the place of everybody.
 pub(super) fn one_namespace(row: &Row, params: &Params, headers: &http::HeaderMap) -> Result<(), Failure> {
-    if !row.spaced {
-        return Ok(());
-    }
+    if row.spaced { no_namespace(params, headers) } else { Ok(()) }
+}
+
+/// The same, for whoever looks at other things first.
+pub(super) fn no_namespace(params: &Params, headers: &http::HeaderMap) -> Result<(), Failure> {
     for (header, param, what) in
         [("X-Consul-Namespace", "ns", "Namespaces"), ("X-Consul-Partition", "partition", "Partitions")]
     {

@@ -125,7 +125,8 @@ pub(crate) async fn services(call: &Call<'_>) -> Result<Reply, Failure> {
     let request = ListServicesRequest { node_meta: call.params.node_meta() };
     let show =
         |reply: &ServicesReply| call.json(&Object(reply.services.iter().map(|(name, tags)| (name, &tags.values))));
-    if options.cached && options.meta.min_index == 0 {
+    // What is kept outlives the right to see it, so that with access control the servers are asked.
+    if options.cached && options.meta.min_index == 0 && call.ctx.acls.is_none() {
         // Its own trace is not that of the reads that renew it.
         let meta = causeway_proto::meta::Meta { trace: None, ..options.meta.clone() };
         let key = format!("{:?} {:?} {:?} {:?}", meta.datacenter, meta.token, meta.consistency, request.node_meta);

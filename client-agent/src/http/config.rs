@@ -7,7 +7,7 @@ use causeway_proto::config::config_client::ConfigClient;
 use causeway_proto::config::{ApplyRequest, EntriesReply, Entry, Failover, ListRequest, ServiceResolver, Verb};
 use causeway_proto::kinds;
 use causeway_proto::meta::AnswerMeta;
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -214,7 +214,11 @@ pub(crate) async fn one(call: &Call<'_>) -> Result<Reply, Failure> {
     }
     match reply.entries.first() {
         Some(entry) => Ok(headed(call.json(&shown(entry))?, &answer, &reply)),
-        None => Err(Failure::not_found(format!("Config entry not found for {kind:?} / {name:?}"))),
+        // With its index: who waits for the entry to come asks again with it.
+        None => {
+            let text = Reply::text(format!("Config entry not found for {kind:?} / {name:?}"));
+            Ok(headed(text.status(StatusCode::NOT_FOUND), &answer, &reply))
+        }
     }
 }
 

@@ -316,6 +316,9 @@ pub(crate) const BAD_SERVICE_CHECK_TTL: &str = "Invalid check: TTL must be > 0 f
 /// The same inside a service.
 pub(crate) const BAD_SERVICE_CHECK_STATUS: &str = "Status for checks must 'passing', 'warning', 'critical'";
 
+/// Less than nothing is kept of an output: told apart for the same reason.
+pub(crate) const BAD_OUTPUT_SIZE: &str = "Invalid check: MaxOutputMaxSize must be positive";
+
 /// A check in a registration with the agent.
 pub(crate) fn check(value: &Value, refused_status: &str) -> Result<CheckDefinition, DecodeError> {
     let f = Fields::of(value, true)?;
@@ -376,7 +379,8 @@ pub(crate) fn check(value: &Value, refused_status: &str) -> Result<CheckDefiniti
         failures_before_warning: number("FailuresBeforeWarning")?,
         failures_before_critical: number("FailuresBeforeCritical")?,
         deregister_critical_service_after: f.duration("DeregisterCriticalServiceAfter")?,
-        output_max_size: usize::try_from(f.int("OutputMaxSize")?).unwrap_or(0),
+        output_max_size: usize::try_from(f.int("OutputMaxSize")?)
+            .map_err(|_| DecodeError(BAD_OUTPUT_SIZE.to_owned()))?,
         token: Secret(f.text("Token")?),
     })
 }

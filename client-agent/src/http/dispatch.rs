@@ -1,9 +1,11 @@
 //! From a request to the file of its URL family.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use causeway_proto::access::{Access, Authorizer, DENIED, Use};
 use causeway_proto::door::Door;
 use causeway_proto::meta::{AnswerMeta, Consistency, MAX_WAIT, Meta};
 use causeway_proto::trace::Trace;
@@ -14,16 +16,17 @@ use serde::Serialize;
 use super::access;
 use super::failure::Failure;
 use super::filter::Filter;
-use super::gate::{self, Endpoint, Row};
+use super::gate::{self, Endpoint, Need, Row};
 use super::ports::Context;
 use super::query::{self, Options, Params};
 use super::render::Site;
 use super::reply::Reply;
 use super::shape::Shape;
 use super::{
-    agent, autopilot, catalog, config, coordinate, event, federation, health, internal, keyring, kv, operator,
+    acl, agent, autopilot, catalog, config, coordinate, event, federation, health, internal, keyring, kv, operator,
     prepared, session, sight, snapshot, status, txn, ui,
 };
+use crate::acl::{AclError, Acls, Who};
 
 /// How long a call may take that does not wait for a change: Consul holds it for 7 s while there is no leader.
 const CALL: Duration = Duration::from_secs(10);
@@ -47,6 +50,8 @@ pub(crate) struct Call<'a> {
     trace: Trace,
     /// Address of the client; `None`: it is on this machine, at a UNIX socket.
     pub(crate) from: Option<IpAddr>,
+    /// Who asks; `None`: there is no access control here, or the servers look.
+    pub(crate) who: Option<Arc<Who>>,
     /// Whether it is about the catalog or health, which `discovery_max_stale` is about.
     discovery: bool,
 }
@@ -72,7 +77,38 @@ impl Call<'_> {
     /// Datacenter, token and trace of a call that is no read.
     pub(crate) fn meta(&self) -> Result<Meta, Failure> {
         let meta = query::meta(&self.params, self.headers, &self.ctx.info.datacenter)?;
-        Ok(Meta { trace: Some(self.trace), ..meta })
+        Ok(Meta { trace: Some(self.trace), token: self.instead(meta.token), ..meta })
+    }
+
+    /// A caller's token, or what stands for one where it has none.
+    fn instead(&self, token: Option<String>) -> Option<String> {
+        let default = || self.ctx.tokens.as_ref()?.tokens.of(Use::Default).map(|token| token.to_string());
+        token.or_else(default)
+    }
+
+    /// Whether the caller may do this to something of this agent.
+    pub(crate) fn may(&self, rule: impl FnOnce(&Authorizer) -> bool) -> bool {
+        self.who.as_ref().is_none_or(|who| rule(&who.authorizer))
+    }
+
+    /// The same, as a refusal.
+    pub(crate) fn must(&self, rule: impl FnOnce(&Authorizer) -> bool) -> Result<(), Failure> {
+        if self.may(rule) { Ok(()) } else { Err(Failure::new(StatusCode::FORBIDDEN, DENIED)) }
+    }
+
+    /// Whether the caller may change a service of this agent; Consul's words.
+    pub(crate) fn must_write_service(&self, name: &str) -> Result<(), Failure> {
+        self.must_write(&format!("service:write on {name}"), |who| who.service(name, Access::Write))
+    }
+
+    /// Whether the caller may change this node; Consul's words.
+    pub(crate) fn must_write_node(&self) -> Result<(), Failure> {
+        let node = &self.ctx.info.node_name;
+        self.must_write(&format!("node:write on {node}"), |who| who.node(node, Access::Write))
+    }
+
+    fn must_write(&self, what: &str, rule: impl FnOnce(&Authorizer) -> bool) -> Result<(), Failure> {
+        self.must(rule).map_err(|failure| Failure { text: format!("{DENIED}: Missing {what}"), ..failure })
     }
 
     /// Who asks: what a proxy said of it, else whom the connection is from.
@@ -97,6 +133,7 @@ impl Call<'_> {
         let ctx = self.ctx;
         let mut options = query::options(&self.params, self.headers, &ctx.info.datacenter, &ctx.reads, self.discovery)?;
         options.meta.trace = Some(self.trace);
+        options.meta.token = self.instead(options.meta.token.take());
         Ok(options)
     }
 
@@ -264,11 +301,12 @@ pub(crate) fn precheck<'a>(parts: &'a Parts, found: Option<(&Row, &'a str)>) -> 
         }));
     };
     if parts.method == Method::OPTIONS {
-        return Ok(Checked::Done(Reply::empty().header(http::header::ALLOW, &row.allow())));
+        return Ok(Checked::Done(Reply::empty().header(http::header::ALLOW, &row.allow(rest))));
     }
     let params = Params::parse(parts.uri.query().unwrap_or_default());
-    let token = query::token(&params, &parts.headers)?;
-    gate::admit(row, &parts.method, path, token.as_deref())?;
+    // One that cannot be read is refused before anything else is looked at.
+    query::token(&params, &parts.headers)?;
+    gate::admit(row, &parts.method, rest)?;
     access::one_namespace(row, &params, &parts.headers)?;
     let discovery = row.pattern.starts_with("/v1/catalog/") || row.pattern.starts_with("/v1/health/");
     Ok(Checked::Admitted(Asked { endpoint: row.endpoint, rest, params, discovery, reads: row.fails_as_read }))
@@ -289,8 +327,22 @@ pub(crate) async fn answer(
     if rest.contains(char::is_control) && !ctx.any_character {
         return Err(Failure::bad("Invalid path: it has control characters"));
     }
-    let call =
-        Call { ctx, method: &parts.method, headers: &parts.headers, params, rest, body, now, trace, from, discovery };
+    let mut call = Call {
+        ctx,
+        method: &parts.method,
+        headers: &parts.headers,
+        params,
+        rest,
+        body,
+        now,
+        trace,
+        from,
+        who: None,
+        discovery,
+    };
+    if let Some(acls) = &ctx.acls {
+        Box::pin(guarded(&mut call, acls, endpoint)).await?;
+    }
     match endpoint {
         Endpoint::Kv => kv::entry(&call).await,
         // These take much room while they wait.
@@ -303,12 +355,37 @@ fn of_read(failure: Failure, reads: bool) -> Failure {
     Failure { read: reads && failure.code == StatusCode::INTERNAL_SERVER_ERROR, ..failure }
 }
 
+/// Finds out who asks, where the agent itself answers, and whether that may be done at all.
+async fn guarded(call: &mut Call<'_>, acls: &Acls, endpoint: Endpoint) -> Result<(), Failure> {
+    let need = gate::need(endpoint, call.method);
+    if matches!(need, Need::Open | Need::Servers) {
+        return Ok(());
+    }
+    let meta = call.meta()?;
+    let who = acls.resolve(meta.token.as_deref()).await.map_err(|error| match error {
+        AclError::NotFound => Failure::new(StatusCode::FORBIDDEN, error.to_string()),
+        AclError::Disabled => Failure::new(StatusCode::UNAUTHORIZED, error.to_string()),
+    })?;
+    let node = &call.ctx.info.node_name;
+    call.who = Some(who);
+    match need {
+        Need::Open | Need::Servers | Need::Known => Ok(()),
+        Need::Agent(access) => call.must(|who| who.agent(node, access)),
+        Need::Operator(access) => call.must(|who| who.operator(access)),
+        Need::Node(access) => call.must(|who| who.node(node, access)),
+        Need::Keyring(access) if call.may(|who| who.keyring(access)) => Ok(()),
+        // Consul's texts, and its code.
+        Need::Keyring(Access::Read) => Err(Failure::internal("Reading keyring denied by ACLs")),
+        Need::Keyring(_) => Err(Failure::internal("Modifying keyring denied due to ACLs")),
+    }
+}
+
 async fn elsewhere(c: &Call<'_>, endpoint: Endpoint) -> Result<Reply, Failure> {
     match endpoint {
         Endpoint::Root => Ok(Reply::text("Consul Agent")),
-        Endpoint::Acl | Endpoint::AclAuthorize | Endpoint::AgentToken => {
-            Err(Failure::new(StatusCode::UNAUTHORIZED, "ACL support disabled"))
-        }
+        Endpoint::Acl => acl::answer(c).await,
+        Endpoint::AclAuthorize => acl::authorize(c),
+        Endpoint::AgentToken => acl::agent_token(c).await,
         Endpoint::StatusLeader => status::leader(c).await,
         Endpoint::StatusPeers => status::peers(c).await,
         Endpoint::AgentSelf => agent::node::this(c).await,

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use causeway_proto::access::Access;
 use causeway_proto::event::FireRequest;
 use causeway_proto::event::events_client::EventsClient;
 use causeway_proto::meta::MAX_WAIT;
@@ -49,6 +50,7 @@ impl<'a> From<&'a Event> for EventJson<'a> {
 pub(crate) async fn fire(call: &Call<'_>) -> Result<Reply, Failure> {
     let name = call.named("Missing name")?;
     let meta = call.meta()?;
+    call.must(|who| who.event(name, Access::Write))?;
     let mut event = Events::draft(name.to_owned(), call.body.to_vec());
     for (filter, param) in
         [(&mut event.node_filter, "node"), (&mut event.service_filter, "service"), (&mut event.tag_filter, "tag")]
@@ -87,6 +89,8 @@ pub(crate) async fn list(call: &Call<'_>) -> Result<Reply, Failure> {
         Ok(found) => found,
         Err(_) => call.ctx.events.watch().borrow().list(name),
     };
+    let seen = |event: &Event| call.may(|who| who.event(&event.name, Access::Read));
+    let events: Vec<_> = events.into_iter().filter(|event| seen(event)).collect();
     let mut reply = call.json(&Seq(events.iter().map(|event| EventJson::from(&**event))))?;
     reply.headers.insert(INDEX, HeaderValue::from(index));
     Ok(reply)

@@ -1,5 +1,6 @@
 //! The one table of endpoints, and the one gate every request passes.
 
+use causeway_proto::access::Access as Grant;
 use http::{Method, StatusCode};
 
 use super::failure::Failure;
@@ -112,11 +113,16 @@ pub(crate) enum Waits {
     Hash,
 }
 
+/// Methods with what each does.
+pub(super) type Methods = &'static [(&'static str, Access)];
+
 /// One row: a path (one that ends in `/` takes whatever follows), its methods, and what is true of it.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) pattern: &'static str,
-    pub(super) methods: &'static [(&'static str, Access)],
+    pub(super) methods: Methods,
+    /// Where what follows the pattern says more: the methods of that, still escaped; `None`: there is no such path.
+    pub(super) below: Option<fn(&str) -> Option<Methods>>,
     pub(crate) endpoint: Endpoint,
     /// What it does, for the reference page.
     pub(super) says: &'static str,
@@ -180,52 +186,58 @@ impl Row {
         self.pattern.ends_with('/') && self.pattern.len() > 1
     }
 
+    /// Methods by what follows.
+    const fn below(self, methods: fn(&str) -> Option<Methods>) -> Self {
+        Self { below: Some(methods), ..self }
+    }
+
+    /// The methods where `rest` follows; `None`: there is no such path.
+    fn methods(&self, rest: &str) -> Option<Methods> {
+        self.below.map_or(Some(self.methods), |below| below(rest))
+    }
+
     /// What `Allow` says.
-    pub(crate) fn allow(&self) -> String {
+    pub(crate) fn allow(&self, rest: &str) -> String {
         let mut text = "OPTIONS".to_owned();
-        for (method, _) in self.methods {
+        for (method, _) in self.methods(rest).unwrap_or_default() {
             text.push(',');
             text.push_str(method);
         }
         text
     }
 
-    fn access(&self, method: &Method) -> Option<Access> {
-        self.methods.iter().find(|(m, _)| *m == method.as_str()).map(|(_, access)| *access)
+    fn access(&self, method: &Method, rest: &str) -> Option<Access> {
+        self.methods(rest)?.iter().find(|(m, _)| *m == method.as_str()).map(|(_, access)| *access)
     }
 }
 
-const GET: &[(&str, Access)] = &[("GET", Access::Read)];
-const POST: &[(&str, Access)] = &[("POST", Access::Write)];
-const PUT: &[(&str, Access)] = &[("PUT", Access::Write)];
-const KV: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write), ("DELETE", Access::Write)];
+pub(super) const GET: Methods = &[("GET", Access::Read)];
+pub(super) const POST: Methods = &[("POST", Access::Write)];
+pub(super) const PUT: Methods = &[("PUT", Access::Write)];
+pub(super) const KV: Methods = &[("GET", Access::Read), ("PUT", Access::Write), ("DELETE", Access::Write)];
 /// Spring posts; Consul takes PUT alone.
-const FIRE: &[(&str, Access)] = &[("PUT", Access::Write), ("POST", Access::Write)];
-const READ_PUT: &[(&str, Access)] = &[("GET", Access::Read), ("PUT", Access::Write)];
-const DELETE: &[(&str, Access)] = &[("DELETE", Access::Write)];
-const QUERIES: &[(&str, Access)] = &[("GET", Access::Read), ("POST", Access::Write)];
-const READ_DELETE: &[(&str, Access)] = &[("GET", Access::Read), ("DELETE", Access::Write)];
+const FIRE: Methods = &[("PUT", Access::Write), ("POST", Access::Write)];
+const READ_PUT: Methods = &[("GET", Access::Read), ("PUT", Access::Write)];
+const DELETE: Methods = &[("DELETE", Access::Write)];
+const QUERIES: Methods = &[("GET", Access::Read), ("POST", Access::Write)];
+const READ_DELETE: Methods = &[("GET", Access::Read), ("DELETE", Access::Write)];
 /// Consul's order.
-const KEYRING: &[(&str, Access)] =
+const KEYRING: Methods =
     &[("GET", Access::Read), ("POST", Access::Write), ("PUT", Access::Write), ("DELETE", Access::Write)];
-const ANY: &[(&str, Access)] =
+const ANY: Methods =
     &[("GET", Access::Read), ("PUT", Access::Write), ("POST", Access::Write), ("DELETE", Access::Write)];
 
-const fn row(
-    pattern: &'static str,
-    methods: &'static [(&'static str, Access)],
-    endpoint: Endpoint,
-    says: &'static str,
-) -> Row {
+const fn row(pattern: &'static str, methods: Methods, endpoint: Endpoint, says: &'static str) -> Row {
     let (params, codes): (&[&str], &[u16]) = (&[], &[]);
     let waits = Waits::No;
-    Row { pattern, methods, endpoint, says, params, modes: false, waits, spaced: false, fails_as_read: false, codes }
+    let (modes, spaced, fails_as_read, below) = (false, false, false, None);
+    Row { pattern, methods, below, endpoint, says, params, modes, waits, spaced, fails_as_read, codes }
 }
 
 /// Every endpoint.
 pub(crate) const TABLE: &[Row] = &[
     row("/", GET, Endpoint::Root, "Says `Consul Agent`."),
-    row("/v1/acl/", ANY, Endpoint::Acl, "Access control: 401 `ACL support disabled`, whatever is asked.").codes(&[401]),
+    row("/v1/acl/", ANY, Endpoint::Acl, "Access control: tokens, policies, roles, `bootstrap`, `replication`; 401 `ACL support disabled` where it is off. The endpoints of Consul before 1.4 are gone: 410.").below(super::acl::path::methods).params(&["dc", "policy", "role"]).modes().codes(&[401, 404, 410]),
     row("/v1/agent/check/deregister/", PUT, Endpoint::AgentCheckDeregister, "Removes a check of this agent.").spaced().codes(&[500]),
     row("/v1/agent/check/fail/", PUT, Endpoint::AgentCheckFail, "A TTL check says `critical`.").params(&["note"]).spaced().codes(&[404, 500]),
     row("/v1/agent/check/pass/", PUT, Endpoint::AgentCheckPass, "A TTL check says `passing`.").params(&["note"]).spaced().codes(&[404, 500]),
@@ -250,7 +262,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/agent/service/maintenance/", PUT, Endpoint::AgentServiceMaintenance, "Maintenance of a service, on or off.").params(&["enable", "reason"]).spaced().codes(&[404]),
     row("/v1/agent/service/register", PUT, Endpoint::AgentServiceRegister, "Adds a service to this agent, with its checks.").params(&["replace-existing-checks"]).spaced(),
     row("/v1/agent/services", GET, Endpoint::AgentServices, "Services of this agent, by ID.").params(&["filter"]).spaced(),
-    row("/v1/agent/token/", PUT, Endpoint::AgentToken, "Sets a token of the agent: 401, as all of `/v1/acl/`.").codes(&[401]),
+    row("/v1/agent/token/", PUT, Endpoint::AgentToken, "Sets a token that the agent uses: `default`, `agent`, `agent_master` (`agent_recovery`), `replication`.").codes(&[401, 404]),
     row("/v1/agent/version", GET, Endpoint::AgentVersion, "What runs here."),
     row("/v1/catalog/datacenters", GET, Endpoint::CatalogDatacenters, "All known datacenters, the nearest first.").params(&["cached"]),
     row("/v1/catalog/deregister", PUT, Endpoint::CatalogDeregister, "Takes a node, service or check out of the catalog.").params(&["dc"]).spaced(),
@@ -277,7 +289,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/v1/health/node/", GET, Endpoint::HealthNode, "Checks of a node.").params(&["dc", "filter"]).spaced().read(),
     row("/v1/health/service/", GET, Endpoint::HealthService, "Instances of a service with their checks; those of the nearest site where none here would do (`service-resolver`).").params(&["dc", "tag", "near", "node-meta", "passing", "filter"]).spaced().read(),
     row("/v1/health/state/", GET, Endpoint::HealthState, "Checks in a state (`any`: all).").params(&["dc", "near", "node-meta", "filter"]).spaced().read(),
-    row("/v1/internal/acl/authorize", POST, Endpoint::AclAuthorize, "As all of `/v1/acl/`.").codes(&[401]),
+    row("/v1/internal/acl/authorize", POST, Endpoint::AclAuthorize, "What the token may do: a list of `Resource`, `Access` and `Segment`, each answered with `Allow`.").codes(&[401]),
     row("/v1/internal/exports", GET, Endpoint::InternalExports, "What other sites may ask of this one."),
     row("/v1/internal/federation", GET, Endpoint::InternalFederation, "Each link of the gateway, and why it is as it is."),
     row("/v1/internal/federation-state/", GET, Endpoint::FederationState, "Consul's mesh gateways: there are none.").codes(&[404]),
@@ -314,17 +326,121 @@ pub(crate) const TABLE: &[Row] = &[
 /// The row of a path and what follows the pattern, still escaped; the longest pattern wins.
 pub(crate) fn find(path: &str) -> Option<(&'static Row, &str)> {
     // The table is sorted, so that a longer pattern comes behind the shorter one it begins with.
-    TABLE.iter().rev().find_map(|row| {
-        let rest = path.strip_prefix(row.pattern)?;
-        (rest.is_empty() || row.is_prefix()).then_some((row, rest))
-    })
+    TABLE
+        .iter()
+        .rev()
+        .find_map(|row| {
+            let rest = path.strip_prefix(row.pattern)?;
+            (rest.is_empty() || row.is_prefix()).then_some((row, rest))
+        })
+        .filter(|(row, rest)| row.methods(rest).is_some())
 }
 
-/// Whether this caller may do this. One function for every request; it admits all until ACLs come.
-pub(crate) fn admit(row: &Row, method: &Method, path: &str, token: Option<&str>) -> Result<Access, Failure> {
-    let _ = (path, token);
-    row.access(method).ok_or_else(|| Failure {
-        allow: Some(row.allow()),
+/// What a request needs of the caller's token, where there is access control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Nothing, as in Consul.
+    Open,
+    /// The servers look: nothing but what they say is answered.
+    Servers,
+    /// A known token; the handler looks at what it is about, or leaves out what may not be seen.
+    Known,
+    /// This agent.
+    Agent(Grant),
+    /// The servers and sites.
+    Operator(Grant),
+    /// This node.
+    Node(Grant),
+    /// Keys of gossip.
+    Keyring(Grant),
+}
+
+/// The gate's other half: what each endpoint needs. Every endpoint has its line, or this does not compile.
+pub(crate) fn need(endpoint: Endpoint, method: &Method) -> Need {
+    use Endpoint as E;
+    use Grant::{Read, Write};
+    let by_method = |need: fn(Grant) -> Need| if *method == Method::GET { need(Read) } else { need(Write) };
+    match endpoint {
+        // Consul's own: who leads, which datacenters there are, where they are.
+        E::Root | E::StatusLeader | E::StatusPeers | E::CatalogDatacenters | E::CoordinateDatacenters => Need::Open,
+        // That there are none.
+        E::FederationState | E::FederationStates | E::MeshGateways => Need::Operator(Read),
+        E::AgentSelf | E::AgentMetrics | E::AgentMonitor | E::AgentVersion => Need::Agent(Read),
+        E::AgentJoin | E::AgentLeave | E::AgentReload | E::AgentToken => Need::Agent(Write),
+        E::AgentForceLeave => Need::Operator(Write),
+        E::AgentHost => Need::Operator(Read),
+        E::AgentMaintenance => Need::Node(Write),
+        E::AgentMembers
+        | E::AgentServices
+        | E::AgentService
+        | E::AgentChecks
+        | E::AgentHealthById
+        | E::AgentHealthByName
+        | E::AgentServiceRegister
+        | E::AgentServiceDeregister
+        | E::AgentServiceMaintenance
+        | E::AgentCheckRegister
+        | E::AgentCheckDeregister
+        | E::AgentCheckPass
+        | E::AgentCheckWarn
+        | E::AgentCheckFail
+        | E::AgentCheckUpdate
+        | E::EventFire
+        | E::EventList
+        | E::AclAuthorize => Need::Known,
+        // By the gateway in this process, or of what servers tell anyone of their site.
+        E::FederationSites | E::FederationDoctor | E::InternalFederation | E::InternalExports => Need::Operator(Read),
+        E::FederationToken | E::FederationRemove | E::FederationReadmit => Need::Operator(Write),
+        // It asks every site, which look again.
+        E::OperatorKeyring => by_method(Need::Keyring),
+        // Servers tell each other without a token.
+        E::OperatorRaft => by_method(Need::Operator),
+        E::CatalogRegister
+        | E::CoordinateNode
+        | E::CoordinateNodes
+        | E::CoordinateUpdate
+        | E::CatalogDeregister
+        | E::CatalogNodes
+        | E::CatalogServices
+        | E::CatalogService
+        | E::CatalogNode
+        | E::CatalogNodeServices
+        | E::HealthNode
+        | E::HealthChecks
+        | E::HealthService
+        | E::HealthState
+        | E::Kv
+        | E::SessionCreate
+        | E::SessionDestroy
+        | E::SessionRenew
+        | E::SessionInfo
+        | E::SessionNode
+        | E::SessionList
+        | E::Snapshot
+        | E::Txn
+        | E::OperatorAutopilot
+        | E::OperatorHealth
+        | E::OperatorState
+        | E::OperatorRaftPeer
+        | E::OperatorTransfer
+        | E::OperatorUsage
+        | E::UiNode
+        | E::UiNodes
+        | E::UiOverview
+        | E::UiServices
+        | E::InternalReplication
+        | E::Queries
+        | E::Query
+        | E::Config
+        | E::Configs
+        | E::Acl => Need::Servers,
+    }
+}
+
+/// Whether there is such a method here. Who may use it is told by [`need`], once the token is known.
+pub(crate) fn admit(row: &Row, method: &Method, rest: &str) -> Result<Access, Failure> {
+    row.access(method, rest).ok_or_else(|| Failure {
+        allow: Some(row.allow(rest)),
         ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} not allowed"))
     })
 }
@@ -347,6 +463,7 @@ mod tests {
             ("/v1/agent/service/web", Some((Endpoint::AgentService, "web"))),
             ("/v1/agent/service/deregister/web", Some((Endpoint::AgentServiceDeregister, "web"))),
             ("/v1/acl/tokens", Some((Endpoint::Acl, "tokens"))),
+            ("/v1/acl/nope", None),
             ("/v1/agent/selfx", None),
             ("/v1/foo", None),
             ("/foo", None),
@@ -359,9 +476,9 @@ mod tests {
     #[test]
     fn methods() {
         let (kv, _) = find("/v1/kv/a").unwrap();
-        assert_eq!(kv.allow(), "OPTIONS,GET,PUT,DELETE");
-        assert_eq!(admit(kv, &Method::PUT, "/v1/kv/a", None), Ok(Access::Write));
-        let failure = admit(kv, &Method::POST, "/v1/kv/a", None).unwrap_err();
+        assert_eq!(kv.allow("a"), "OPTIONS,GET,PUT,DELETE");
+        assert_eq!(admit(kv, &Method::PUT, "a"), Ok(Access::Write));
+        let failure = admit(kv, &Method::POST, "a").unwrap_err();
         assert_eq!((failure.code.as_u16(), failure.text.as_str()), (405, "method POST not allowed"));
         assert_eq!(failure.allow.as_deref(), Some("OPTIONS,GET,PUT,DELETE"));
     }

@@ -78,7 +78,8 @@ async fn keys(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut options = call.options()?;
     let request = KeysRequest { prefix: call.rest.clone(), separator: call.params.get("separator").to_owned() };
     let (reply, answer) = read!(call, &mut options, KvClient<_>, keys, request)?;
-    if reply.keys.is_empty() {
+    // All keys of an empty store are a list, as in Consul; those below a prefix are not there.
+    if reply.keys.is_empty() && !call.rest.is_empty() {
         return Ok(absent(&answer));
     }
     Ok(call.json(&reply.keys)?.meta(&answer))

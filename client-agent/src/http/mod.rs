@@ -4,6 +4,7 @@
 //! URL family, which asks a server through a door, or the agent's own parts through [`ports`]. JSON is known in this folder only.
 
 pub mod access;
+mod acl;
 mod agent;
 pub mod archive;
 mod autopilot;

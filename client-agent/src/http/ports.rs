@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use causeway_proto::access::Tokens;
 use causeway_proto::catalog::{Check, Service, ServiceHealth};
 use causeway_proto::coordinate::Coordinate;
 use causeway_proto::door::Door;
@@ -18,6 +19,7 @@ use futures::future::BoxFuture;
 use super::access::Access;
 use super::figures::Figures;
 use super::kept::Kept;
+use crate::acl::Acls;
 use crate::events::Events;
 use crate::failover::Failover;
 use crate::registry::definition::{CheckDefinition, ServiceDefinition, Status};
@@ -260,6 +262,15 @@ impl Default for Reads {
     }
 }
 
+/// The agent's tokens, and how they are changed.
+#[derive(Clone)]
+pub struct TokenPort {
+    /// As they are now.
+    pub tokens: Tokens,
+    /// Called after one was set by `PUT /v1/agent/token/`: keeps it, where that is wanted, and tells whoever uses it.
+    pub changed: Action,
+}
+
 /// Something the agent can be asked to do; the error's text is for the user.
 pub type Action = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 /// What of the log is followed; each with what is graver.
@@ -318,6 +329,10 @@ pub struct Context {
     pub any_character: bool,
     /// Added to every answer (`http_config.response_headers`).
     pub response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// Access control by tokens; `None`: it is off.
+    pub acls: Option<Acls>,
+    /// The token of callers who show none, and the others; `None`: none was ever configured.
+    pub tokens: Option<TokenPort>,
     /// Who may do what.
     pub access: Access,
     /// The log; `None`: it cannot be followed.

@@ -190,6 +190,19 @@ pub(crate) fn blocking(params: &Params, rules: &Reads) -> Result<(u64, Option<Du
     Ok((index, wait))
 }
 
+/// What Consul cannot read of this header it refuses on every read.
+fn cache_control(headers: &HeaderMap) -> Result<(), Failure> {
+    let control = headers.get(http::header::CACHE_CONTROL).map_or(Ok(""), |v| v.to_str());
+    let right = |part: &str| match part.trim().split_once('=') {
+        Some(("max-age" | "stale-if-error", seconds)) => seconds.parse::<i64>().is_ok(),
+        _ => true,
+    };
+    match control {
+        Ok(control) if control.split(',').all(right) => Ok(()),
+        _ => Err(Failure::bad("Invalid Cache-Control header.")),
+    }
+}
+
 /// Reads the options of a read. Texts are Consul's. `discovery`: whether it is a read of the catalog or of health.
 pub(crate) fn options(
     params: &Params,
@@ -198,6 +211,7 @@ pub(crate) fn options(
     rules: &Reads,
     discovery: bool,
 ) -> Result<Options, Failure> {
+    cache_control(headers)?;
     let mut meta = meta(params, headers, own_datacenter)?;
     (meta.min_index, meta.wait) = blocking(params, rules)?;
     let cached = rules.use_cache && params.has("cached");

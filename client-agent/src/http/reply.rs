@@ -21,6 +21,7 @@ pub(crate) struct Reply {
 pub(super) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+const FILTERED: HeaderName = HeaderName::from_static("x-consul-results-filtered-by-acls");
 const EFFECTIVE: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
 /// How blocking reads are done: `blocking-query`, or `streaming` for a view.
 pub(super) const BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
@@ -85,6 +86,9 @@ impl Reply {
         let millis = u64::try_from(meta.last_contact.as_millis()).unwrap_or(u64::MAX);
         self.headers.insert(KNOWN_LEADER, HeaderValue::from_static(if meta.known_leader { "true" } else { "false" }));
         self.headers.insert(LAST_CONTACT, HeaderValue::from(millis));
+        if meta.filtered {
+            self.headers.insert(FILTERED, HeaderValue::from_static("true"));
+        }
         self
     }
 

@@ -147,7 +147,7 @@ impl Servers {
     }
 
     fn answer<T>(&self, message: T) -> Response<T> {
-        AnswerMeta { index: *self.index.borrow(), known_leader: true, last_contact: Duration::ZERO }.response(message)
+        AnswerMeta { index: *self.index.borrow(), known_leader: true, ..AnswerMeta::default() }.response(message)
     }
 }
 
@@ -634,6 +634,8 @@ pub(crate) fn context(servers: &Servers) -> (Context, Arc<FakeRegistry>) {
     let context = Context {
         door: servers.door(),
         memory: None,
+        acls: None,
+        tokens: None,
         registry: registry.clone(),
         members: Arc::new(FakeMembers),
         views: Some(Arc::new(FakeViews)),

@@ -50,6 +50,21 @@ impl Agent {
         Self { router: router(context), servers, registry }
     }
 
+    /// One with access control.
+    fn with_acls() -> Self {
+        let servers = Servers::new();
+        let (mut context, registry) = context(&servers);
+        let settings = crate::acl::Settings {
+            datacenter: "dc1".into(),
+            node: "s1".into(),
+            down: crate::acl::Down::Extend,
+            ttl: std::time::Duration::from_secs(30),
+            tokens: causeway_proto::access::Tokens::default(),
+        };
+        context.acls = Some(crate::acl::Acls::new(servers.door(), settings));
+        Self { router: router(context), servers, registry }
+    }
+
     async fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
         self.send(Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap()).await
     }
@@ -631,8 +646,12 @@ async fn user_events() {
 #[tokio::test]
 async fn the_table_is_true_of_modes_and_namespaces() {
     let agent = Agent::new();
+    let guarded = Agent::with_acls();
     for row in super::gate::TABLE.iter().filter(|row| row.modes) {
-        let name = if row.pattern.ends_with('/') { "x" } else { "" };
+        let (agent, name) = match row.pattern {
+            "/v1/acl/" => (&guarded, "tokens"),
+            pattern => (&agent, if pattern.ends_with('/') { "x" } else { "" }),
+        };
         let answer = agent.ask("GET", &format!("{}{name}?stale&consistent", row.pattern), "").await;
         let reads = row.methods.iter().any(|(method, _)| *method == "GET");
         let text = "Cannot specify ?stale with ?consistent, conflicting semantics.";
@@ -653,4 +672,21 @@ async fn the_table_is_true_of_modes_and_namespaces() {
         let refused = answer.text().contains("Namespaces are a Consul Enterprise feature");
         assert_eq!(refused, row.spaced, "{}: {}", row.pattern, answer.text());
     }
+    let answer = guarded.ask("GET", "/v1/acl/tokens?ns=a", "").await;
+    assert!(answer.text().contains("Namespaces are a Consul Enterprise feature"), "{}", answer.text());
+}
+
+/// A wrong method is told before anything else, as Consul does, and before that access control is off.
+#[tokio::test]
+async fn wrong_methods_of_access_control() {
+    for agent in [Agent::new(), Agent::with_acls()] {
+        let answer = agent.ask("POST", "/v1/acl/token/x", "").await;
+        assert_eq!((answer.code.as_u16(), answer.text()), (405, "method POST not allowed"));
+        assert_eq!(answer.headers["allow"], "OPTIONS,GET,PUT,DELETE");
+        assert_eq!(agent.ask("GET", "/v1/acl/nope", "").await.code.as_u16(), 404);
+        let options = agent.ask("OPTIONS", "/v1/acl/policies", "").await;
+        assert_eq!((options.code.as_u16(), options.headers["allow"].to_str().unwrap()), (200, "OPTIONS,GET"));
+    }
+    let answer = Agent::new().ask("GET", "/v1/acl/policies", "").await;
+    assert_eq!((answer.code.as_u16(), answer.text()), (401, "ACL support disabled"));
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use causeway_proto::access::Use;
 use causeway_proto::catalog::ServiceHealth;
 use causeway_proto::meta::{AnswerMeta, Consistency};
 use causeway_proto::rejection::Reason;
@@ -42,6 +43,9 @@ pub(crate) async fn service(
     // A view answers at once; whoever waits for a change asks a server.
     // Nor does a view know what is near.
     let fits = (options.cached || stale) && meta.min_index == 0 && call.params.get("near").is_empty();
+    // Views are read with the agent's token: who shows another may see other things, and asks the servers.
+    let own = || call.ctx.tokens.as_ref().and_then(|port| port.tokens.of(Use::Default));
+    let fits = fits && (call.ctx.acls.is_none() || meta.token.as_deref() == own().as_deref());
     let Some(views) = call.ctx.views.as_ref().filter(|_| fits) else {
         return Ok(None);
     };
@@ -63,7 +67,8 @@ pub(crate) async fn service(
 /// The headers of a read out of a view.
 pub(crate) fn headed(reply: Reply, found: &CachedService, options: &Options) -> Reply {
     let age = found.age.unwrap_or_default();
-    let answer = AnswerMeta { index: found.index, known_leader: found.age.is_none(), last_contact: age };
+    let answer =
+        AnswerMeta { index: found.index, known_leader: found.age.is_none(), last_contact: age, filtered: false };
     let mut reply = catalog::headed(reply, &answer, options).header(AGE, &age.as_millis().to_string());
     reply = reply.header(super::reply::BACKEND, "streaming");
     // As in Consul, of a cache only where one was asked for.

@@ -11,3 +11,4 @@ pub use definition::{
 };
 pub use driver::{OpenError, Registry};
 pub use state::{ChangeError, Local, LocalCheck, LocalService, RegisterError};
+pub use validate::meta as check_meta;

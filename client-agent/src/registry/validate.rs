@@ -1,5 +1,6 @@
 //! What a registration must be, with Consul 1.8.7's texts.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ pub fn service(definition: &ServiceDefinition) -> Result<(), String> {
     if definition.address.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
         return Err("Invalid service address".into());
     }
-    meta(definition).map_err(|e| format!("Invalid Service Meta: {e}"))?;
+    meta(&definition.meta).map_err(|e| format!("Invalid Service Meta: {e}"))?;
     for check_type in definition.checks.iter().filter(|c| !c.is_empty()) {
         check(check_type)?;
     }
@@ -39,11 +40,15 @@ pub fn service(definition: &ServiceDefinition) -> Result<(), String> {
     Ok(())
 }
 
-fn meta(definition: &ServiceDefinition) -> Result<(), String> {
-    if definition.meta.len() > META_PAIRS {
+/// Checks the metadata of a node or a service. Texts are Consul's.
+///
+/// # Errors
+/// Which pair cannot be kept, and why; too many of them.
+pub fn meta(pairs: &BTreeMap<String, String>) -> Result<(), String> {
+    if pairs.len() > META_PAIRS {
         return Err(format!("Node metadata cannot contain more than {META_PAIRS} key/value pairs"));
     }
-    for (key, value) in &definition.meta {
+    for (key, value) in pairs {
         let bad = if key.is_empty() {
             "Key cannot be blank".to_owned()
         } else if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use causeway_proto::access::{Tokens, Use};
 use causeway_proto::catalog::{self, catalog_client::CatalogClient};
 use causeway_proto::door::Door;
 use causeway_proto::health::{self, health_client::HealthClient};
@@ -65,13 +66,15 @@ impl NodeInfo {
 pub struct Settings {
     /// Changes of nothing but output are sent this seldom (Consul's `check_update_interval`); zero: at once.
     pub check_update_interval: Duration,
+    /// What is said of the node is said with the agent's token, of services without a token with the default one.
+    pub tokens: Tokens,
     /// The members of the datacenter: their number scales the pace, and a new server is a reason to try again at once.
     pub members: Option<watch::Receiver<Members>>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { check_update_interval: Duration::from_secs(300), members: None }
+        Self { check_update_interval: Duration::from_secs(300), tokens: Tokens::default(), members: None }
     }
 }
 
@@ -274,7 +277,7 @@ impl Task {
     }
 
     async fn read(&self) -> Result<Remote, Status> {
-        let meta = self.meta(&Secret::default());
+        let meta = self.meta_of_node();
         let name = self.node.name.clone();
         let (mut catalog, mut health) = (self.catalog.clone(), self.health.clone());
         let services =
@@ -324,7 +327,7 @@ impl Task {
         match action {
             Action::RegisterNode => {
                 let request = catalog::RegisterRequest { node, ..catalog::RegisterRequest::default() };
-                self.register(request, &Secret::default()).await
+                self.send(request, self.meta_of_node()).await
             }
             Action::RegisterService { service, checks } => {
                 let request = catalog::RegisterRequest {
@@ -350,19 +353,30 @@ impl Task {
     }
 
     async fn register(&self, request: catalog::RegisterRequest, token: &Secret) -> Result<(), Status> {
-        let request = with_timeout(self.meta(token).request(request));
+        self.send(request, self.meta(token)).await
+    }
+
+    async fn send(&self, request: catalog::RegisterRequest, meta: Meta) -> Result<(), Status> {
+        let request = with_timeout(meta.request(request));
         timeout(CALL, self.catalog.clone().register(request)).await.map_err(|_| late())?.map(|_| ())
     }
 
     async fn deregister(&self, service_id: String, check_id: String) -> Result<(), Status> {
         let request = catalog::DeregisterRequest { node: self.node.name.clone(), service_id, check_id };
-        let request = with_timeout(self.meta(&Secret::default()).request(request));
+        let request = with_timeout(self.meta_of_node().request(request));
         timeout(CALL, self.catalog.clone().deregister(request)).await.map_err(|_| late())?.map(|_| ())
     }
 
     fn meta(&self, token: &Secret) -> Meta {
-        let token = token.get().or_else(|| self.token.get()).map(str::to_owned);
+        let own = || self.settings.tokens.of(Use::Default).map(|token| token.to_string());
+        let token = token.get().map(str::to_owned).or_else(own).or_else(|| self.token.get().map(str::to_owned));
         Meta { token, ..Meta::default() }
+    }
+
+    /// With the agent's own token.
+    fn meta_of_node(&self) -> Meta {
+        let own = self.settings.tokens.agent().map(|token| token.to_string());
+        Meta { token: own.or_else(|| self.token.get().map(str::to_owned)), ..Meta::default() }
     }
 }
 

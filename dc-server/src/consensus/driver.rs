@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use causeway_proto::command;
@@ -19,13 +19,14 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::OpenError;
+use super::fresh::{Call, Fresh};
 use super::log::{Log, Options};
 use super::machine::Machine;
-use super::machine::driver::{AppliedTerm, Hook};
+use super::machine::driver::{Applied, Hook};
 use super::network::{Addresses, Doors, Network};
 use super::rounds::Rounds;
 use super::service::RaftService;
-use super::types::{Command, Peer, StoredMembership, Types};
+use super::types::{Command, Peer, StoredMembership, Types, raft_id};
 use crate::store::Store;
 
 /// Milliseconds between two heartbeats, before the multiplier.
@@ -41,8 +42,8 @@ const MAX_MULTIPLIER: u32 = 10;
 /// How Raft is kept.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Raft identity; see [`super::types::raft_id`].
-    pub id: u64,
+    /// The node's UUID.
+    pub uuid: String,
     /// Directory of log and snapshots.
     pub dir: PathBuf,
     /// Stretches all of Raft's times, 1 to 10.
@@ -71,30 +72,42 @@ pub enum Leadership {
 #[error("this server does not lead, or cannot prove that it does")]
 pub struct NotLeading;
 
-/// When this server last heard from its leader.
+/// When this server last heard from its leader, and of which time it has everything.
 #[derive(Debug)]
 pub struct Heard {
     start: Instant,
+    /// Milliseconds since the start; [`NEVER`].
     at: AtomicU64,
+    /// The same.
+    fresh: AtomicU64,
+    state: Mutex<Fresh>,
 }
+
+const NEVER: u64 = u64::MAX;
 
 impl Heard {
     fn new() -> Self {
-        Self { start: Instant::now(), at: AtomicU64::new(u64::MAX) }
+        let never = || AtomicU64::new(NEVER);
+        Self { start: Instant::now(), at: never(), fresh: never(), state: Mutex::default() }
     }
 
-    /// Just now.
-    pub fn touch(&self) {
-        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.at.store(ms, Ordering::Relaxed);
+    /// This moment.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(NEVER - 1)
     }
 
-    /// How long ago; since the start where never.
-    pub fn ago(&self) -> Duration {
-        let elapsed = self.start.elapsed();
-        match self.at.load(Ordering::Relaxed) {
-            u64::MAX => elapsed,
-            at => elapsed.saturating_sub(Duration::from_millis(at)),
+    /// A call of the leader came, and so much is applied here now.
+    pub(super) fn touch(&self, call: Call, applied: u64) {
+        self.at.store(call.came, Ordering::Relaxed);
+        let fresh = self.state.lock().unwrap_or_else(PoisonError::into_inner).heard(call, applied);
+        self.fresh.store(fresh.unwrap_or(NEVER), Ordering::Relaxed);
+    }
+
+    /// How long ago; [`Duration::MAX`] where never.
+    fn since(&self, at: &AtomicU64) -> Duration {
+        match at.load(Ordering::Relaxed) {
+            NEVER => Duration::MAX,
+            at => self.start.elapsed().saturating_sub(Duration::from_millis(at)),
         }
     }
 }
@@ -135,11 +148,13 @@ async fn prove(raft: Raft<Types, Machine>, mut asked: mpsc::Receiver<Asker>) {
 /// Raft of one server.
 pub struct Consensus {
     id: u64,
+    /// The last term in which leadership was offered to another.
+    handed: AtomicU64,
     raft: Raft<Types, Machine>,
     log: Log,
     network: Network,
     metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
-    applied: Arc<AppliedTerm>,
+    applied: Arc<Applied>,
     heard: Arc<Heard>,
     lease: Duration,
     /// Callers that want a proof of leadership; see [`prove`].
@@ -192,15 +207,17 @@ impl Consensus {
         hook: Hook,
     ) -> Result<Self, OpenError> {
         let dir = settings.dir.clone();
-        let (id, log_options) = (settings.id, settings.log.clone());
-        let files = tokio::task::spawn_blocking(move || open_files(&dir, id, log_options, store, hook));
-        let (lock, log, machine) =
+        let (uuid, log_options) = (settings.uuid.clone(), settings.log.clone());
+        let files = tokio::task::spawn_blocking(move || open_files(&dir, &uuid, log_options, store, hook));
+        let (lock, id, log, machine) =
             files.await.map_err(|e| OpenError::Raft { dir: settings.dir.clone(), why: e.to_string() })??;
         let raft_error = |why: String| OpenError::Raft { dir: settings.dir.clone(), why };
-        let applied = machine.applied_term();
+        let applied = machine.last_applied();
         let config = config(&settings).map_err(raft_error)?;
         let lease = Duration::from_millis(config.election_timeout_max);
-        let network = Network::new(doors, addresses);
+        let heard = Arc::new(Heard::new());
+        let clock = Arc::clone(&heard);
+        let network = Network::new(doors, addresses, Arc::new(move || clock.now() + 1));
         let raft = Raft::new(id, Arc::new(config), network.clone(), log.clone(), machine)
             .await
             .map_err(|e| OpenError::Raft { dir: settings.dir.clone(), why: e.to_string() })?;
@@ -211,12 +228,13 @@ impl Consensus {
         let (quiet, _) = watch::channel(raft.is_initialized().await.unwrap_or(true));
         let consensus = Self {
             id,
+            handed: AtomicU64::new(0),
             metrics: raft.metrics(),
             raft,
             log,
             network,
             applied,
-            heard: Arc::new(Heard::new()),
+            heard,
             lease,
             askers,
             _rounds: rounds,
@@ -238,7 +256,13 @@ impl Consensus {
 
     /// The `Raft` service of this server.
     pub fn service(&self) -> RaftService {
-        RaftService::new(self.raft.clone(), self.snapshots.clone(), self.quiet.subscribe(), self.heard.clone())
+        RaftService::new(
+            self.raft.clone(),
+            self.snapshots.clone(),
+            self.quiet.subscribe(),
+            self.heard.clone(),
+            self.applied.clone(),
+        )
     }
 
     /// openraft's handle.
@@ -285,7 +309,25 @@ impl Consensus {
 
     /// Since this server heard from its leader; zero on the leader. `leadership`: as [`Consensus::leadership`] said.
     pub fn last_contact(&self, leadership: Leadership) -> Duration {
-        if matches!(leadership, Leadership::Here(_)) { Duration::ZERO } else { self.heard.ago() }
+        if matches!(leadership, Leadership::Here(_)) { Duration::ZERO } else { self.heard.since(&self.heard.at) }
+    }
+
+    /// How old what this server knows may be: it has all that was committed so long ago. [`Duration::MAX`] where nobody knows, as
+    /// after a start. `leadership`: as [`Consensus::leadership`] said.
+    pub fn age(&self, leadership: Leadership) -> Duration {
+        if let Leadership::Here(term) = leadership
+            && self.applied.term() == term
+        {
+            let metrics = self.metrics.borrow_watched();
+            if metrics.membership_config.voter_ids().all(|id| id == self.id) {
+                return Duration::ZERO;
+            }
+            // One that was paused leads no more, and is the last to hear of it.
+            if let Some(at) = &metrics.last_quorum_acked {
+                return Some(at.elapsed()).filter(|age| *age >= self.lease).unwrap_or_default();
+            }
+        }
+        self.heard.since(&self.heard.fresh)
     }
 
     /// Whether this server ever was part of a cluster.
@@ -322,7 +364,11 @@ impl Consensus {
     /// an entry of its own term, and what it acknowledges itself it has applied before.
     fn lease_holds(&self) -> bool {
         let metrics = self.metrics.borrow_watched();
-        if metrics.state != ServerState::Leader || self.applied.get() != metrics.current_term {
+        if metrics.state != ServerState::Leader || self.applied.term() != metrics.current_term {
+            return false;
+        }
+        // Whoever takes over does not wait until the lease is over, and the others vote for it at once.
+        if self.handed.load(Ordering::SeqCst) == metrics.current_term {
             return false;
         }
         let voters = metrics.membership_config.membership().get_joint_config();
@@ -365,11 +411,12 @@ impl Consensus {
         let Leadership::Here(_) = self.leadership() else { return };
         let Some(heir) = self.heir() else { return };
         let mut metrics = self.metrics.clone();
+        self.handed.store(self.term(), Ordering::SeqCst);
         if self.raft.trigger().transfer_leader(heir).await.is_err() {
             return;
         }
         let gone = async {
-            while leadership(&metrics.borrow_watched(), self.id) == Leadership::Here(self.applied.get()) {
+            while leadership(&metrics.borrow_watched(), self.id) == Leadership::Here(self.applied.term()) {
                 if metrics.changed().await.is_err() {
                     return;
                 }
@@ -396,6 +443,7 @@ impl Consensus {
                 return Err("cannot transfer leadership to a server that does not vote".to_owned());
             }
         }
+        self.handed.store(self.term(), Ordering::SeqCst);
         self.raft.trigger().transfer_leader(heir).await.map_err(|e| e.to_string())?;
         let there = async {
             loop {
@@ -469,13 +517,18 @@ fn config(settings: &Settings) -> Result<Config, String> {
     .map_err(|e| e.to_string())
 }
 
+/// Raft's files of the node with this UUID, and its name among the voters.
+///
+/// The name is made by chance with the directory and goes with it. A server that lost its log has forgotten whom it gave its vote and what
+/// it said that it keeps: under its old name it could help to elect a leader that lacks what was acknowledged. So it comes back under
+/// another, is taken in anew, and the old one is taken out like any server that died.
 fn open_files(
     dir: &Path,
-    id: u64,
+    uuid: &str,
     options: Options,
     store: Arc<Store>,
     hook: Hook,
-) -> Result<(File, Log, Machine), OpenError> {
+) -> Result<(File, u64, Log, Machine), OpenError> {
     let io = |what, path: &Path| {
         let path = path.to_owned();
         move |source| OpenError::Io { what, path, source }
@@ -490,17 +543,64 @@ fn open_files(
     }
     // Votes and entries are worth nothing under another identity, and dangerous.
     let owner = dir.join("owner");
-    match std::fs::read_to_string(&owner) {
-        Ok(found) if found.trim() == id.to_string() => {}
-        Ok(found) => return Err(OpenError::Identity { dir: dir.to_owned(), found: found.trim().to_owned(), own: id }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::write(&owner, id.to_string()).map_err(io("write", &owner))?;
-            File::open(&owner).and_then(|f| f.sync_all()).map_err(io("sync", &owner))?;
-            super::log::driver::sync_dir(dir).map_err(io("sync", dir))?;
-        }
+    let found = match std::fs::read_to_string(&owner) {
+        Ok(text) => Some(whose(dir, &text, uuid)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(io("read", &owner)(error)),
+    };
+    let (wal, snapshots) = (dir.join("wal"), dir.join("snapshots"));
+    let not_whole = |missing| OpenError::NotWhole { dir: dir.to_owned(), missing };
+    let has_log = holds(&wal, "wal").map_err(io("list", &wal))?;
+    if found.is_some() && !has_log {
+        return Err(not_whole("the log (wal)"));
     }
-    let log = Log::open(&dir.join("wal"), options)?;
-    let machine = Machine::open(&dir.join("snapshots"), store, hook)?;
-    Ok((lock, log, machine))
+    // A first start that was cut short leaves a log without a vote or an entry, and no owner.
+    if found.is_none() && holds(&snapshots, "snap").map_err(io("list", &snapshots))? {
+        return Err(not_whole("its owner's name (owner)"));
+    }
+    let log = Log::open(&wal, options)?;
+    if found.is_none() && !log.is_blank() {
+        return Err(not_whole("its owner's name (owner)"));
+    }
+    let machine = Machine::open(&snapshots, store, hook)?;
+    if !log.has_committed(machine.applied()) {
+        return Err(not_whole("the end of the log (wal), which was committed,"));
+    }
+    if let Some(id) = found {
+        return Ok((lock, id, log, machine));
+    }
+    // After the log: who has a name has a log.
+    let id = rand::random::<u64>().max(1);
+    let temporary = dir.join("owner.tmp");
+    std::fs::write(&temporary, format!("{id}\n{uuid}\n")).map_err(io("write", &temporary))?;
+    File::open(&temporary).and_then(|f| f.sync_all()).map_err(io("sync", &temporary))?;
+    std::fs::rename(&temporary, &owner).map_err(io("write", &owner))?;
+    super::log::driver::sync_dir(dir).map_err(io("sync", dir))?;
+    Ok((lock, id, log, machine))
+}
+
+/// The Raft identity in the file `owner`, if it is of the node with this UUID. Directories of older versions have the identity alone,
+/// which was the UUID's beginning.
+fn whose(dir: &Path, text: &str, uuid: &str) -> Result<u64, OpenError> {
+    let mut words = text.split_whitespace();
+    let id = words.next().and_then(|id| id.parse().ok());
+    let of = words.next();
+    let ours = of.map_or_else(|| id.is_some() && id == raft_id(uuid), |of| of == uuid);
+    match id.filter(|_| ours) {
+        Some(id) => Ok(id),
+        None => Err(OpenError::Identity {
+            dir: dir.to_owned(),
+            found: of.unwrap_or_else(|| text.trim()).to_owned(),
+            own: uuid.to_owned(),
+        }),
+    }
+}
+
+/// Whether a directory, if there is one, has a file that ends so.
+fn holds(dir: &Path, extension: &str) -> std::io::Result<bool> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => Ok(entries.filter_map(Result::ok).any(|e| e.path().extension().is_some_and(|e| e == extension))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -1,6 +1,7 @@
 //! How the servers of a datacenter agree: openraft over a log, a state machine and a network of our own.
 
 pub mod driver;
+mod fresh;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -48,15 +49,25 @@ pub enum OpenError {
     },
     /// The data of another server.
     #[error(
-        "{dir} holds the data of the server with Raft identity {found}, and this one is {own}: restore the node-id file that belongs to it, or move {dir} away"
+        "{dir} holds the data of the server {found}, and this one is {own}: restore the node-id file that belongs to it, or move {dir} away"
     )]
     Identity {
         /// The directory.
         dir: PathBuf,
-        /// Whose data it is.
+        /// Whose data it is: a UUID or a Raft identity.
         found: String,
-        /// Who we are.
-        own: u64,
+        /// Our UUID.
+        own: String,
+    },
+    /// What a server of this identity promised and acknowledged is not all there.
+    #[error(
+        "{dir} is not whole: {missing} is missing, so this server cannot know what it promised and acknowledged, and must not vote. Nothing was changed. Move {dir} away and start this server again: it joins as a new one and fetches everything from the others"
+    )]
+    NotWhole {
+        /// The directory.
+        dir: PathBuf,
+        /// What is not there.
+        missing: &'static str,
     },
     /// openraft refused.
     #[error(

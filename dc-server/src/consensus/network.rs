@@ -36,15 +36,19 @@ pub type Doors = Arc<dyn Fn(SocketAddr) -> Door + Send + Sync>;
 pub struct Network {
     doors: Doors,
     addresses: Addresses,
+    clock: Clock,
 }
+
+/// Milliseconds since some moment, above 0.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Where servers are now, by Raft identity, as gossip has it: newer than what the configuration says.
 pub type Addresses = Arc<arc_swap::ArcSwap<HashMap<u64, SocketAddr>>>;
 
 impl Network {
     /// A network of these doors.
-    pub fn new(doors: Doors, addresses: Addresses) -> Self {
-        Self { doors, addresses }
+    pub fn new(doors: Doors, addresses: Addresses, clock: Clock) -> Self {
+        Self { doors, addresses, clock }
     }
 
     /// Where this server is: as gossip has it, else as the configuration does.
@@ -115,6 +119,7 @@ impl Link {
             last_log: rpc.last_log_id.as_ref().map(log_id_out),
             pre_vote,
             leader_transfer: rpc.leadership_transfer,
+            to: self.target,
         };
         let mut client = self.client()?;
         let reply = self.call(deadline, client.vote(request)).await?;
@@ -152,6 +157,8 @@ impl RaftNetworkV2<Types> for Link {
             prev: rpc.prev_log_id.as_ref().map(log_id_out),
             entries: rpc.entries.iter().map(entry_out).collect(),
             commit: rpc.leader_commit.as_ref().map(log_id_out),
+            to: self.target,
+            sent_ms: (self.network.clock)(),
         };
         let mut client = self.client()?;
         // A message with entries waits for the follower's disk, which may be slow without being dead.
@@ -197,7 +204,8 @@ impl RaftNetworkV2<Types> for Link {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         use wire::snapshot_piece::Piece;
-        let head = file::head(&snapshot.meta, Some(&vote), snapshot.snapshot.size);
+        let mut head = file::head(&snapshot.meta, Some(&vote), snapshot.snapshot.size);
+        head.to = self.target;
         // Two pieces at most are read ahead of what the follower takes.
         let (pieces, stream) = tokio::sync::mpsc::channel::<wire::SnapshotPiece>(2);
         let (moved, mut progress) = tokio::sync::watch::channel(());

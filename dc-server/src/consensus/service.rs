@@ -11,7 +11,8 @@ use openraft::type_config::alias::SnapshotOf;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::driver::Heard;
-use super::machine::driver::Incoming;
+use super::fresh::Call;
+use super::machine::driver::{Applied, Incoming};
 use super::machine::{Machine, SnapshotFile, file};
 use super::types::{Malformed, SnapshotMeta, Types, entry_in, log_id_opt, log_id_out, vote_in, vote_out};
 
@@ -22,6 +23,7 @@ pub struct RaftService {
     /// Until this is done no vote is given: see [`super::driver`].
     quiet: tokio::sync::watch::Receiver<bool>,
     heard: Arc<Heard>,
+    applied: Arc<Applied>,
 }
 
 impl RaftService {
@@ -31,8 +33,19 @@ impl RaftService {
         snapshots: PathBuf,
         quiet: tokio::sync::watch::Receiver<bool>,
         heard: Arc<Heard>,
+        applied: Arc<Applied>,
     ) -> Self {
-        Self { raft, snapshots: Arc::new(snapshots), quiet, heard }
+        Self { raft, snapshots: Arc::new(snapshots), quiet, heard, applied }
+    }
+
+    /// Refuses what is meant for another: a server that lost its log has another name afterwards, and must not give its word, nor its
+    /// vote, for the one that it was. Both have the same address.
+    fn is_me(&self, to: u64) -> Result<(), Status> {
+        let own = *self.raft.node_id();
+        if to == 0 || to == own {
+            return Ok(());
+        }
+        Err(Reason::Denied.status(format!("this is the server with Raft identity {own}, and {to} was meant")))
     }
 
     async fn receive(
@@ -42,6 +55,7 @@ impl RaftService {
         use wire::snapshot_piece::Piece;
         let first = stream.message().await?.and_then(|p| p.piece);
         let Some(Piece::Head(head)) = first else { return Err(malformed(Malformed("a snapshot without its head"))) };
+        self.is_me(head.to)?;
         let meta = file::meta(&head).map_err(malformed)?;
         let (dir, size, meta2) = (self.snapshots.clone(), head.size, meta.clone());
         // Pieces go to a blocking thread that writes them; two may wait.
@@ -82,7 +96,12 @@ fn internal(error: impl std::fmt::Display) -> Status {
 impl Service for RaftService {
     async fn append(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendReply>, Status> {
         use wire::append_reply::Outcome;
-        let request = request.into_inner();
+        let (request, came) = (request.into_inner(), self.heard.now());
+        self.is_me(request.to)?;
+        let leader = request.vote.as_ref().and_then(|vote| vote.leader).unwrap_or_default();
+        let own = request.commit.as_ref().filter(|id| id.leader.is_some_and(|of| of.term == leader.term));
+        let call =
+            Call { leader: (leader.term, leader.node), sent: request.sent_ms, came, committed: own.map(|id| id.index) };
         let rpc = AppendEntriesRequest {
             vote: vote_in(request.vote.as_ref()).map_err(malformed)?,
             prev_log_id: log_id_opt(request.prev.as_ref()).map_err(malformed)?,
@@ -96,7 +115,7 @@ impl Service for RaftService {
             AppendEntriesResponse::HigherVote(vote) => (Outcome::HigherVote, None, Some(vote)),
         };
         if outcome != Outcome::HigherVote {
-            self.heard.touch();
+            self.heard.touch(call, self.applied.index());
         }
         Ok(Response::new(wire::AppendReply {
             outcome: outcome.into(),
@@ -107,6 +126,7 @@ impl Service for RaftService {
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteReply>, Status> {
         let request = request.into_inner();
+        self.is_me(request.to)?;
         if *self.quiet.borrow() {
             return Err(Reason::Draining.status("this server has just started and does not vote yet"));
         }

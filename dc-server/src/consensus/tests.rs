@@ -9,6 +9,7 @@ use openraft::type_config::TypeConfigExt;
 use openraft::vote::RaftLeaderId as _;
 use openraft::{EntryPayload, RaftLogReader};
 
+use super::log::format::{self, Found, Kind};
 use super::log::{Log, LogError, Options};
 use super::suite::Dir;
 use super::types::{Command, Entry, LeaderId, LogId, Types, Vote};
@@ -146,9 +147,79 @@ async fn damage_is_named_and_nothing_is_touched() {
         }
         std::fs::write(path, &good).unwrap();
     }
-    // A segment that is gone.
-    std::fs::remove_file(&files[1]).unwrap();
-    assert!(matches!(Log::open(&dir.0, SMALL), Err(LogError::Damaged { .. })));
+    // A segment that is gone: one in the middle, the first and the newest.
+    for lost in [1, 0, files.len() - 1] {
+        let content = std::fs::read(&files[lost]).unwrap();
+        std::fs::remove_file(&files[lost]).unwrap();
+        assert!(matches!(Log::open(&dir.0, SMALL), Err(LogError::Damaged { .. })), "without segment {lost}");
+        std::fs::write(&files[lost], content).unwrap();
+    }
+    let mut log = Log::open(&dir.0, SMALL).unwrap();
+    assert_eq!(indexes(&mut log).await, (0..30).collect::<Vec<_>>());
+    log.close().await;
+}
+
+/// Where the records of a segment are.
+fn records(bytes: &[u8], sequence: u64) -> Vec<(Kind, usize)> {
+    let (mut at, mut all) = (format::HEADER, Vec::new());
+    while let Found::Record(record) = format::read(bytes, at, sequence) {
+        all.push((record.kind, at));
+        at = record.next;
+    }
+    all
+}
+
+/// The next segment is made before the full one says that it ends.
+#[tokio::test]
+async fn a_crash_between_two_segments_is_no_damage() {
+    // Of the write that ended the full one so much is there.
+    for (last, cut) in [(Kind::Seal, 0), (Kind::Seal, 5), (Kind::Seal, 16), (Kind::Entry, 0), (Kind::Entry, 200)] {
+        let dir = Dir::new("log");
+        let mut log = Log::open(&dir.0, SMALL).unwrap();
+        log.save_vote(&Vote::new(4, 2)).await.unwrap();
+        let mut count = 0;
+        while segments(&dir.0).len() < 3 {
+            append(&mut log, [entry(count, 300)]).await;
+            count += 1;
+        }
+        log.close().await;
+        // Nothing was written to the newest but what it was made with.
+        let files = segments(&dir.0);
+        let (mut full, mut newest) = (std::fs::read(&files[1]).unwrap(), std::fs::read(&files[2]).unwrap());
+        let made = records(&newest, 3)[1].1;
+        newest[made..].fill(0);
+        std::fs::write(&files[2], &newest).unwrap();
+        let at = records(&full, 2).iter().rfind(|record| record.0 == last).unwrap().1;
+        full[at + cut..].fill(0);
+        std::fs::write(&files[1], &full).unwrap();
+
+        let there = if last == Kind::Seal { count - 1 } else { count - 2 };
+        let mut log = Log::open(&dir.0, SMALL).unwrap();
+        assert_eq!(indexes(&mut log).await, (0..there).collect::<Vec<_>>(), "{last:?} {cut}");
+        assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(4, 2)));
+        for i in there..there + 20 {
+            append(&mut log, [entry(i, 300)]).await;
+        }
+        log.close().await;
+        let mut log = Log::open(&dir.0, SMALL).unwrap();
+        assert_eq!(indexes(&mut log).await, (0..there + 20).collect::<Vec<_>>(), "{last:?} {cut}");
+        log.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_committed_must_be_there_or_applied() {
+    let dir = Dir::new("log");
+    let mut log = Log::open(&dir.0, SMALL).unwrap();
+    append(&mut log, (0..3).map(|i| entry(i, 10))).await;
+    assert!(log.has_committed(None));
+    log.save_committed(Some(id(2))).await.unwrap();
+    assert!(log.has_committed(None));
+    log.save_committed(Some(id(5))).await.unwrap();
+    log.close().await;
+    let log = Log::open(&dir.0, SMALL).unwrap();
+    assert!(!log.has_committed(None) && !log.has_committed(Some(id(4))) && log.has_committed(Some(id(5))));
+    log.close().await;
 }
 
 #[tokio::test]

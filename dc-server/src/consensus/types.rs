@@ -93,7 +93,7 @@ pub struct Peer {
 #[error("a Raft message is not valid: {0}")]
 pub struct Malformed(pub &'static str);
 
-/// The Raft identity of the node with this UUID: its first 8 bytes, and never 0. `None` where it is no UUID.
+/// The Raft identity that older versions gave the node with this UUID: its first 8 bytes, and never 0. `None` where it is no UUID.
 pub fn raft_id(uuid: &str) -> Option<u64> {
     let mut hex = String::with_capacity(32);
     for c in uuid.chars() {

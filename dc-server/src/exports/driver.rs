@@ -48,7 +48,7 @@ impl Exports {
 }
 
 /// One whole message with its prefix, taken from the front; `None`: more bytes are needed.
-fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
+pub(crate) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
     let Some(prefix) = buffer.get(..PREFIX) else { return Ok(None) };
     let (mut head, compressed) = (prefix, prefix.first() != Some(&0));
     head.advance(1);
@@ -63,7 +63,7 @@ fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
     Ok(Some(buffer.split_to(len).freeze()))
 }
 
-fn put(out: &mut BytesMut, message: &[u8]) {
+pub(crate) fn put(out: &mut BytesMut, message: &[u8]) {
     out.put_u8(0);
     out.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
     out.put_slice(message);

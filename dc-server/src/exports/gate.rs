@@ -83,6 +83,9 @@ fn rule(path: &str) -> Option<(Family, Rule)> {
     let (service, name) = path.strip_prefix("/causeway.")?.split_once(".v1.")?;
     let family = Family::parse(service)?;
     let rule = match (family, name) {
+        // Whoever shows a token may be told what it is.
+        (Family::Acl, "Acl/Resolve" | "Acl/Own") => Rule::Open,
+        (Family::Acl, "Acl/Delete" | "Acl/Get" | "Acl/List" | "Acl/Replication" | "Acl/Set") => Rule::Everything,
         (Family::Catalog, "Catalog/Register" | "Catalog/Deregister") => Rule::Catalog(Op::Write),
         (Family::Catalog, "Catalog/Inventory") => Rule::Filtered(Filter::Inventory),
         (Family::Catalog, "Catalog/ListNodes") => Rule::Filtered(Filter::Nodes),
@@ -145,7 +148,7 @@ fn denied(what: &str) -> Status {
 }
 
 /// The one message of a body.
-fn message<M: Message + Default>(body: &Bytes) -> Result<M, Status> {
+pub(crate) fn message<M: Message + Default>(body: &Bytes) -> Result<M, Status> {
     let unreadable = || Reason::Invalid.status("the request cannot be read");
     if body.first() != Some(&0) {
         return Err(unreadable());
@@ -181,6 +184,7 @@ pub fn enter(path: &str, rights: &Rights, request: &Bytes, state: &State) -> Res
                 return Err(denied(match family {
                     Family::Operator => "changing the servers",
                     Family::Keyring => "the keyring of gossip",
+                    Family::Acl => "the access control",
                     _ => "the whole state",
                 }));
             }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use causeway_proto::acl;
 use causeway_proto::catalog::{
     self, Check, ListServicesRequest, Node, NodeServicesReply, NodesReply, RegisterRequest, Service,
     ServiceNodesRequest, ServicesReply,
@@ -104,6 +105,14 @@ fn rows() -> Vec<(&'static str, bytes::Bytes, &'static str)> {
     let list = |prefix: &str| body(&kv::ListRequest { prefix: prefix.into() });
     let keys = |prefix: &str| body(&kv::KeysRequest { prefix: prefix.into(), separator: "/".into() });
     vec![
+        ("acl.v1.Acl/Delete", body(&acl::DeleteRequest::default()), "pdddddddd"),
+        ("acl.v1.Acl/Get", body(&acl::GetRequest::default()), "pdddddddd"),
+        ("acl.v1.Acl/List", body(&acl::ListRequest::default()), "pdddddddd"),
+        // Who shows a token may be told what it is.
+        ("acl.v1.Acl/Own", body(&acl::OwnRequest {}), "ppppppppp"),
+        ("acl.v1.Acl/Replication", body(&acl::ReplicationRequest {}), "pdddddddd"),
+        ("acl.v1.Acl/Resolve", body(&acl::ResolveRequest {}), "ppppppppp"),
+        ("acl.v1.Acl/Set", body(&acl::SetRequest::default()), "pdddddddd"),
         ("catalog.v1.Catalog/Deregister", body(&catalog::DeregisterRequest::default()), "pdddpdddd"),
         ("catalog.v1.Catalog/Inventory", body(&catalog::InventoryRequest::default()), "pffffffff"),
         ("catalog.v1.Catalog/ListNodes", body(&catalog::ListNodesRequest::default()), "pffffffff"),

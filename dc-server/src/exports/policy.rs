@@ -16,6 +16,8 @@ pub enum Op {
 /// The methods by what they are about, as configuration names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
+    /// Tokens, policies and roles; only for whom everything is exported to, but for what a token is.
+    Acl,
     /// Nodes and services.
     Catalog,
     /// Config entries; who has a primary datacenter copies them from it.
@@ -48,7 +50,8 @@ pub enum Family {
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
+        Self::Acl,
         Self::Catalog,
         Self::Config,
         Self::Coordinate,
@@ -68,6 +71,7 @@ impl Family {
     /// As in configuration, and as the package of its methods is named.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Acl => "acl",
             Self::Catalog => "catalog",
             Self::Config => "config",
             Self::Coordinate => "coordinate",

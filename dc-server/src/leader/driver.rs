@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use causeway_proto::config::Entry;
 
-use super::expiry::Expiry;
+use super::expiry::{Expiry, Renewal};
 use super::peers::{self, Bootstrap, Candidate, Change, Configuration, Probe, Rules, Tracker};
 use super::reconcile::{self, Known, SERF_HEALTH};
+use crate::acl::Acls;
 use crate::autopilot::driver::Pilot;
 use crate::config;
 use crate::consensus::driver::leadership;
@@ -75,7 +76,7 @@ impl Timers {
     }
 
     /// The session was heard of.
-    pub fn renew(&self, id: &str) -> bool {
+    pub fn renew(&self, id: &str) -> Renewal {
         self.lock().renew(Instant::now(), id)
     }
 
@@ -122,6 +123,8 @@ pub struct Leader {
     pub(crate) coordinates: Arc<Inbox>,
     /// How often they are written.
     pub coordinate_period: Duration,
+    /// Access control; `None`: it is off.
+    pub acls: Option<Acls>,
     /// Whether agents are given certificates, and so an authority is needed.
     pub signs: bool,
 }
@@ -231,8 +234,12 @@ impl Leader {
         while self.consensus.make_current(true).await.is_err() {
             tokio::time::sleep(GATHER).await;
         }
-        let sessions = self.store.state().sessions(None).0;
-        self.timers.lock().lead(Instant::now(), sessions.iter().map(|s| (s.id.clone(), s.ttl_ms)));
+        {
+            // What is created meanwhile is noted after it is in the store, and so after this: it gets its timer here or there.
+            let mut expiry = self.timers.lock();
+            let sessions = self.store.state().sessions(None).0;
+            expiry.lead(Instant::now(), sessions.iter().map(|s| (s.id.clone(), s.ttl_ms)));
+        }
         let own = futures::future::join5(
             self.follow_members(),
             self.follow_servers(),
@@ -241,7 +248,12 @@ impl Leader {
             self.keep_configs(),
         );
         let health = self.pilot.watch(|| self.autopilot());
-        let kept = futures::future::join3(self.keep_autopilot(), self.keep_authority(), self.write_coordinates());
+        let kept = futures::future::join4(
+            self.keep_autopilot(),
+            self.keep_authority(),
+            self.write_coordinates(),
+            self.keep_acls(),
+        );
         let all = futures::future::join5(own, self.replicator.run(), self.keep_queries(), kept, health);
         Box::pin(all).await;
     }
@@ -338,7 +350,10 @@ impl Leader {
 
     /// Makes the authority that certifies agents, and the next one in time.
     async fn keep_authority(&self) {
-        while self.signs {
+        if !self.signs {
+            return;
+        }
+        loop {
             match signing::driver::due(&self.store.state()) {
                 Ok(Some(set)) => {
                     tracing::info!("making an authority for the certificates of agents");
@@ -430,6 +445,13 @@ impl Leader {
         for command in config::missing(&self.store.state().configs("", "").0, &self.config_entries) {
             self.propose(command).await;
         }
+    }
+
+    /// Keeps tokens, policies and roles: those of the primary are copied.
+    async fn keep_acls(&self) {
+        let Some(acls) = &self.acls else { return };
+        let copy = acls.copy(&self.gateways, |command| self.propose(command));
+        futures::future::join(copy, acls.keep(|command| self.propose(command))).await;
     }
 
     /// Copies the prepared queries of the primary datacenter or, where that is not wanted any more, deletes the copies.

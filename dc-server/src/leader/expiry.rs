@@ -12,11 +12,32 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Expired lock delays are swept out when there are this many more than last time.
 const SWEEP: usize = 1024;
 
+/// A session with a time to live.
+#[derive(Debug, Clone, Copy)]
+struct Timer {
+    ttl: Duration,
+    /// When its time is over, or its end is proposed again.
+    at: Instant,
+    /// Its end was proposed, and may be in the log: nothing keeps it alive any more as far as this leader can say.
+    ending: bool,
+}
+
+/// What hearing of a session did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// Its time begins anew.
+    Lives,
+    /// There is no timer to begin anew: it has no time to live, or is not known, or this server does not lead.
+    Untimed,
+    /// Too late: its end is proposed already.
+    Ending,
+}
+
 /// Timers of sessions (on the leader) and lock delays (on every server, so that a new leader knows them).
 #[derive(Debug, Default)]
 pub struct Expiry {
     leading: bool,
-    sessions: HashMap<String, (Duration, Instant)>,
+    sessions: HashMap<String, Timer>,
     queue: BTreeSet<(Instant, String)>,
     delays: HashMap<String, Instant>,
     sweep_at: usize,
@@ -57,8 +78,8 @@ impl Expiry {
             Event::SessionCreated { id, ttl_ms } if self.leading => self.created(now, id, ttl_ms),
             Event::SessionCreated { .. } => {}
             Event::SessionDestroyed { id } => {
-                if let Some((_, at)) = self.sessions.remove(&id) {
-                    self.queue.remove(&(at, id));
+                if let Some(timer) = self.sessions.remove(&id) {
+                    self.queue.remove(&(timer.at, id));
                 }
             }
         }
@@ -66,31 +87,39 @@ impl Expiry {
 
     fn created(&mut self, now: Instant, id: String, ttl_ms: u64) {
         if ttl_ms > 0 {
-            self.set(id, Duration::from_millis(ttl_ms), now + Duration::from_millis(ttl_ms) * GRACE);
+            let ttl = Duration::from_millis(ttl_ms);
+            self.set(id, Timer { ttl, at: now + ttl * GRACE, ending: false });
         }
     }
 
-    fn set(&mut self, id: String, ttl: Duration, at: Instant) {
-        if let Some((_, before)) = self.sessions.insert(id.clone(), (ttl, at)) {
-            self.queue.remove(&(before, id.clone()));
+    fn set(&mut self, id: String, timer: Timer) {
+        if let Some(before) = self.sessions.insert(id.clone(), timer) {
+            self.queue.remove(&(before.at, id.clone()));
         }
-        self.queue.insert((at, id));
+        self.queue.insert((timer.at, id));
     }
 
-    /// The session was heard of; `false` where it has no timer.
-    pub fn renew(&mut self, now: Instant, id: &str) -> bool {
-        let Some((ttl, _)) = self.sessions.get(id).copied() else { return false };
-        self.set(id.to_owned(), ttl, now + ttl * GRACE);
-        true
+    /// The session was heard of. One whose end is proposed is not renewed: the log may have the end already, and who was told that the
+    /// session lives on would lose it a moment later.
+    pub fn renew(&mut self, now: Instant, id: &str) -> Renewal {
+        match self.sessions.get(id).copied() {
+            None => Renewal::Untimed,
+            Some(Timer { ending: true, .. }) => Renewal::Ending,
+            Some(timer) => {
+                self.set(id.to_owned(), Timer { at: now + timer.ttl * GRACE, ..timer });
+                Renewal::Lives
+            }
+        }
     }
 
-    /// Sessions whose time is over, `limit` at most. Each comes again a moment later unless its end is noted meanwhile.
+    /// Sessions whose time is over, `limit` at most, which are to be ended: from now on they are not renewed. Each comes again a moment
+    /// later unless its end is noted meanwhile.
     pub fn due(&mut self, now: Instant, limit: usize) -> Vec<String> {
         let due: Vec<_> =
             self.queue.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, id)| id.clone()).collect();
         for id in &due {
-            let ttl = self.sessions.get(id).map_or(Duration::ZERO, |(ttl, _)| *ttl);
-            self.set(id.clone(), ttl, now + RETRY);
+            let ttl = self.sessions.get(id).map_or(Duration::ZERO, |timer| timer.ttl);
+            self.set(id.clone(), Timer { ttl, at: now + RETRY, ending: true });
         }
         due
     }
@@ -125,7 +154,7 @@ mod tests {
         expiry.note(t0 + S, created("b", 10_000));
         assert_eq!(expiry.next_wakeup(), Some(t0 + 20 * S));
         assert!(expiry.due(t0 + 19 * S, 10).is_empty());
-        assert!(expiry.renew(t0 + 19 * S, "a"));
+        assert_eq!(expiry.renew(t0 + 19 * S, "a"), Renewal::Lives);
         assert_eq!(expiry.due(t0 + 21 * S, 10), ["b"]);
         // Comes again, in case its end could not be written.
         assert!(expiry.due(t0 + 21 * S, 10).is_empty());
@@ -133,7 +162,27 @@ mod tests {
         expiry.note(t0 + 22 * S, Event::SessionDestroyed { id: "b".into() });
         assert_eq!(expiry.due(t0 + 30 * S, 10), Vec::<String>::new());
         assert_eq!(expiry.due(t0 + 39 * S, 10), ["a"]);
-        assert!(!expiry.renew(t0, "forever") && !expiry.renew(t0, "b"));
+        assert_eq!([expiry.renew(t0, "forever"), expiry.renew(t0, "b")], [Renewal::Untimed; 2]);
+    }
+
+    /// Its end may be in the log by then: who is told that the session lives on would lose its locks a moment later.
+    #[test]
+    fn a_session_whose_end_is_proposed_is_not_renewed() {
+        let t0 = Instant::now();
+        let mut expiry = Expiry::default();
+        expiry.lead(t0, [("a".to_owned(), 10_000)]);
+        // At the last moment, which is not too late.
+        assert_eq!(expiry.renew(t0 + 20 * S, "a"), Renewal::Lives);
+        assert_eq!(expiry.due(t0 + 40 * S, 10), ["a"]);
+        assert_eq!(expiry.renew(t0 + 40 * S, "a"), Renewal::Ending);
+        // That was no renewal: its end is proposed again, and it stays one that ends.
+        assert_eq!(expiry.due(t0 + 41 * S, 10), ["a"]);
+        assert_eq!(expiry.renew(t0 + 41 * S, "a"), Renewal::Ending);
+        // The next leader has applied all that the last one brought into the log: what is there then lives.
+        expiry.lead(t0 + 42 * S, [("a".to_owned(), 10_000)]);
+        assert_eq!(expiry.renew(t0 + 43 * S, "a"), Renewal::Lives);
+        expiry.note(t0 + 44 * S, Event::SessionDestroyed { id: "a".into() });
+        assert_eq!(expiry.renew(t0 + 44 * S, "a"), Renewal::Untimed);
     }
 
     #[test]

@@ -8,3 +8,4 @@ pub mod peers;
 pub mod reconcile;
 
 pub use driver::{Leader, Timers};
+pub use expiry::Renewal;

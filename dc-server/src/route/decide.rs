@@ -125,13 +125,18 @@ pub fn decide(method: &Method, meta: &Meta, caller: Caller, here: &Standing<'_>)
 
 /// Whether a call may take long by its nature.
 pub fn is_long(method: &Method, meta: &Meta) -> bool {
-    method.kind == Kind::Stream || (method.kind == Kind::Read && meta.min_index > 0)
+    method.kind == Kind::Stream || waits(method, meta)
+}
+
+/// Whether it is answered only once there is something new.
+fn waits(method: &Method, meta: &Meta) -> bool {
+    matches!(method.kind, Kind::Read | Kind::Gateways) && meta.min_index > 0
 }
 
 /// How long a call may take before its answer begins. `asked`: the caller's own deadline.
 pub fn deadline(method: &Method, meta: &Meta, asked: Option<Duration>) -> Duration {
     const CALL: Duration = Duration::from_secs(10);
-    let most = if method.kind == Kind::Read && meta.min_index > 0 { meta.wait_time(1.0) + CALL } else { CALL };
+    let most = if waits(method, meta) { meta.wait_time(1.0) + CALL } else { CALL };
     asked.map_or(most, |asked| asked.min(most))
 }
 
@@ -313,6 +318,9 @@ mod tests {
         assert_eq!(deadline(get, &Meta::default(), Some(s(30))), s(10));
         let blocking = Meta { min_index: 5, wait: Some(s(16)), ..Meta::default() };
         assert_eq!(deadline(get, &blocking, None), s(27));
+        // The sites, too, are told when there is something new.
+        assert_eq!(deadline(find(SITES).unwrap(), &blocking, None), s(27));
+        assert!(is_long(find(SITES).unwrap(), &blocking) && !is_long(find(SITES).unwrap(), &Meta::default()));
         for (text, want) in [("10S", Some(s(10))), ("250m", Some(Duration::from_millis(250))), ("1H", Some(s(3600)))] {
             assert_eq!(read_timeout(text), want);
         }

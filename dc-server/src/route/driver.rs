@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use causeway_proto::access::DENIED;
 use causeway_proto::door::{Broken, Door, Request, Response};
 use causeway_proto::listen::Peer;
 use causeway_proto::member::{Member, MemberStatus, Members};
@@ -27,6 +28,8 @@ use super::decide::{
 };
 use super::rooms::Rooms;
 use super::spread;
+use crate::acl::gate::{Entry, Need};
+use crate::acl::{self, Acls};
 use crate::consensus::driver::{LOST, STOPPED, leadership};
 use crate::consensus::{Consensus, Leadership};
 use crate::exports::driver::{Exports, filtered, follow};
@@ -87,6 +90,17 @@ impl Gateways {
         addresses.into_iter().map(|a| (self.dial)(a)).chain(self.local.clone()).collect()
     }
 
+    /// The same, each door behind another.
+    #[must_use]
+    pub fn with(&self, wrap: impl Fn(Door) -> Door + Clone + Send + Sync + 'static) -> Self {
+        let (dial, outer) = (self.dial.clone(), wrap.clone());
+        Self {
+            members: self.members.clone(),
+            dial: Arc::new(move |address| outer(dial(address))),
+            local: self.local.clone().map(wrap),
+        }
+    }
+
     /// Whether the site has gateways at all, if only ones that do not answer now.
     pub fn known(&self) -> bool {
         let is_gateway = |m: &Member| m.status != MemberStatus::Left && m.gateway_addr().is_some();
@@ -109,6 +123,7 @@ pub struct Router {
     draining: watch::Receiver<bool>,
     exports: Exports,
     store: Arc<Store>,
+    acls: Option<Acls>,
 }
 
 /// One call while it is carried out.
@@ -146,10 +161,25 @@ impl Router {
         draining: watch::Receiver<bool>,
         exports: Exports,
         store: Arc<Store>,
+        acls: Option<Acls>,
     ) -> Self {
         let (calls, waits) = (Arc::new(Semaphore::new(limits.calls)), Arc::new(Semaphore::new(limits.waits)));
         let away = Rooms::new(limits.calls / 4, limits.waits / 4);
-        Self { consensus, services, gateways, datacenter, tls, limits, calls, waits, away, draining, exports, store }
+        Self {
+            consensus,
+            services,
+            gateways,
+            datacenter,
+            tls,
+            limits,
+            calls,
+            waits,
+            away,
+            draining,
+            exports,
+            store,
+            acls,
+        }
     }
 
     /// The router as a door.
@@ -293,7 +323,7 @@ impl Router {
                 Verdict::Refuse(reason, text) => return Err(reason.status(text)),
                 Verdict::Away(_) | Verdict::Gateway => return self.away(call).await,
                 Verdict::Here(proof) => match &call.meta.from {
-                    None => self.here(call, proof).await?,
+                    None => self.guarded(call, proof).await?,
                     Some(from) => self.exported(call, from, proof).await?,
                 },
                 Verdict::Leader(leader) => self.leader(call, leader).await?,
@@ -346,12 +376,12 @@ impl Router {
             let inner = Call { body: admitted.body.clone(), ..call.clone() };
             let tried = if call.method.kind == Kind::Read {
                 tokio::select! {
-                    tried = self.here(&inner, proof) => tried?,
+                    tried = self.guarded(&inner, proof) => tried?,
                     // A read that waits for a change is looked at anew.
                     Ok(()) = changes.changed() => continue,
                 }
             } else {
-                self.here(&inner, proof).await?
+                self.guarded(&inner, proof).await?
             };
             return Ok(match tried {
                 Tried::Again | Tried::Doubt(_) => tried,
@@ -360,6 +390,60 @@ impl Router {
                     Tried::Answer(follow(response, admitted, rights, changes, self.store.clone()))
                 }
                 Tried::Answer(response) => Tried::Answer(filtered(response, &admitted, &rights, &self.store).await?),
+            });
+        }
+    }
+
+    /// For a token: what it may do, and what of the answer it may see.
+    async fn guarded(&self, call: &Call, proof: Proof) -> Result<Tried, Status> {
+        let Some(acls) = &self.acls else { return self.here(call, proof).await };
+        let path = call.method.path;
+        let need = acl::gate::need(path).ok_or_else(|| Reason::Denied.status(DENIED))?;
+        if need == Need::Open {
+            return self.here(call, proof).await;
+        }
+        loop {
+            let captured = acl::gate::captured(path, &call.body, &self.store.state());
+            let secret = captured.as_deref().or(call.meta.token.as_deref());
+            let who = acls.resolve(secret).await?;
+            let rights = &who.authorizer;
+            let entry = if rights.is_everything() {
+                Entry::Whole
+            } else {
+                let state = self.store.state();
+                let entry = acl::gate::enter(need, rights, &call.body, &state, acls.settings().key_list);
+                acl::gate::refine(
+                    path,
+                    entry.inspect_err(|status| {
+                        metrics::counter!("causeway_acl_refused_total").increment(1);
+                        tracing::debug!(accessor = who.accessor, path, why = status.message(), "refused");
+                    })?,
+                )
+            };
+            if let Entry::Answer(message) = entry {
+                return Ok(Tried::Answer(acl::driver::answer(message)));
+            }
+            let tried = if call.method.kind == Kind::Read && is_long(call.method, &call.meta) {
+                tokio::select! {
+                    tried = self.here(call, proof) => tried?,
+                    // A read that waits for a change is looked at anew.
+                    () = acls.lapse(secret, &who) => continue,
+                }
+            } else {
+                self.here(call, proof).await?
+            };
+            let sees = if let Entry::Part(sees) = entry { Some(sees) } else { None };
+            return Ok(match (tried, sees) {
+                (tried @ (Tried::Again | Tried::Doubt(_)), _) => tried,
+                (Tried::Answer(response), _) if refusal(&response).is_some() => Tried::Answer(response),
+                (Tried::Answer(response), sees) if call.method.kind == Kind::Stream => {
+                    let secret = secret.map(str::to_owned);
+                    Tried::Answer(acl::driver::follow(response, sees, who.clone(), secret, acls.clone()))
+                }
+                (Tried::Answer(response), Some(sees)) => {
+                    Tried::Answer(acl::driver::filtered(response, sees, rights).await?)
+                }
+                (tried, None) => tried,
             });
         }
     }

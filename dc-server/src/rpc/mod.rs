@@ -1,6 +1,7 @@
 //! The gRPC services of a server that read and change the store. Who answers (here, the leader, another datacenter) was decided
 //! by the route layer before a handler runs.
 
+mod acl;
 mod catalog;
 mod config;
 mod coordinate;
@@ -23,6 +24,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use causeway_proto::acl::acl_server::AclServer;
 use causeway_proto::catalog::catalog_server::CatalogServer;
 use causeway_proto::command::{self, Outcome};
 use causeway_proto::config::config_server::ConfigServer;
@@ -46,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use crate::acl::Acls;
 use crate::config::driver::Copy;
 use crate::coordinate::Inbox;
 use crate::read;
@@ -53,6 +56,7 @@ use crate::replicate::Copies;
 use crate::store::{CUT, FORGOTTEN, State, Store, Topic};
 
 pub use driver::Hub;
+pub(crate) use session::uuid;
 
 /// Longest message that is taken or given, in bytes: a full transaction has 64 values of 512 KiB, a list of 10,000 instances some
 /// ten megabytes.
@@ -69,7 +73,7 @@ pub struct Contact {
     pub is_leader: bool,
     /// Whether it knows who leads.
     pub known_leader: bool,
-    /// Since it heard from the leader; zero at the leader itself.
+    /// How old what it knows may be; zero at the leader itself, [`Duration::MAX`] where it does not know.
     pub last_contact: Duration,
 }
 
@@ -160,6 +164,8 @@ pub struct Handlers<L> {
     pub chance: Chance,
     /// The tasks behind views; see [`Hub::new`]. Whoever made it stops it with [`Hub::stop`].
     pub hub: Arc<Hub>,
+    /// Access control; `None`: it is off.
+    pub acls: Option<Acls>,
     /// The copy of the primary datacenter's config entries; `None`: they are our own.
     pub copy: Option<Arc<Copy>>,
     /// Coordinates that agents told the leader, to be written.
@@ -187,6 +193,7 @@ impl<L: Log> Handlers<L> {
             limits: Limits::default(),
             chance: driver::chance(),
             hub,
+            acls: None,
             copy: None,
             coordinates: Arc::default(),
             copies: Copies::new(Vec::new()),
@@ -205,7 +212,7 @@ impl<L: Log> Handlers<L> {
 
     fn answer(&self, index: u64) -> AnswerMeta {
         let Contact { known_leader, last_contact, .. } = self.log.contact();
-        AnswerMeta { index, known_leader, last_contact }
+        AnswerMeta { index, known_leader, last_contact, filtered: false }
     }
 
     /// A read, blocking where the request's headers say so.
@@ -286,7 +293,7 @@ impl<L> std::ops::Deref for Service<L> {
     }
 }
 
-/// Catalog, Config, Coordinates, Health, Kv, Operator, Queries, Sessions, Snapshots, Txn and Views.
+/// Acl, Catalog, Config, Coordinates, Health, Kv, Operator, Queries, Sessions, Snapshots, Txn and Views.
 pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
     let service = Service(Arc::new(handlers));
     macro_rules! limited {
@@ -296,6 +303,7 @@ pub fn services<L: Log>(handlers: Handlers<L>) -> Routes {
     }
     let mut routes = Routes::builder();
     routes
+        .add_service(limited!(AclServer))
         .add_service(limited!(CatalogServer))
         .add_service(limited!(ConfigServer))
         .add_service(limited!(CoordinatesServer))

@@ -179,7 +179,7 @@ async fn catalog_and_health() {
     let nodes = catalog.list_nodes(ListNodesRequest::default()).await.unwrap();
     assert_eq!(
         AnswerMeta::of(&nodes),
-        AnswerMeta { index: 1, known_leader: true, last_contact: Duration::from_millis(3) }
+        AnswerMeta { index: 1, known_leader: true, last_contact: Duration::from_millis(3), filtered: false }
     );
     assert_eq!(nodes.into_inner().nodes.len(), 1);
     let services = catalog.list_services(ListServicesRequest::default()).await.unwrap().into_inner().services;

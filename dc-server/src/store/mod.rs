@@ -4,6 +4,7 @@
 //! [`Store::apply`] and [`Store::restore`] change it. There is no clock, no chance and no configuration here: the same commands
 //! give the same bytes on every server.
 
+mod acl;
 mod autopilot;
 mod calls;
 mod catalog;
@@ -31,6 +32,7 @@ use arc_swap::ArcSwap;
 use causeway_proto::command::{self, Outcome};
 use causeway_proto::kv::Verb;
 
+pub(crate) use acl::{reference as acl_reference, same as same_acl};
 pub(crate) use calls::{CUT, FORGOTTEN};
 pub(crate) use config::same as same_config;
 pub use health::CheckStatus;
@@ -240,6 +242,7 @@ fn apply(state: &mut State, index: u64, command: &command::Command, all: &mut To
             writer.coordinates_update(batch);
             Ok(())
         }
+        Some(C::Acl(change)) => writer.acl_apply(change),
         Some(C::ReapTombstones(request)) => {
             writer.reap(request.through_index);
             Ok(())

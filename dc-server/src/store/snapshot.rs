@@ -95,6 +95,10 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
         ("queries", i.queries),
         ("configs", i.configs),
         ("coordinates", i.coordinates),
+        ("acl-tokens", i.acl_tokens),
+        ("acl-policies", i.acl_policies),
+        ("acl-roles", i.acl_roles),
+        ("acl-bootstrap", i.acl_bootstrap),
     ];
     for (name, index) in tables {
         out.put(Record::Index(IndexRecord { name: format!("table/{name}"), index }))?;
@@ -120,6 +124,9 @@ pub(super) fn write(state: &State, out: &mut impl Write) -> io::Result<u64> {
     }
     for entry in state.configs.values() {
         out.put(Record::Config(ConfigEntry::clone(entry)))?;
+    }
+    for item in state.acl_items() {
+        out.put(Record::Acl(item))?;
     }
     if let Some(autopilot) = &state.autopilot {
         out.put(Record::Autopilot(Autopilot::clone(autopilot)))?;
@@ -244,6 +251,7 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
                 let set = state.coordinates.entry(fold(&coordinate.node)).or_default();
                 set.insert(coordinate.segment.as_str().into(), Arc::new(coordinate));
             }
+            Record::Acl(item) => state.link_acl(item),
             Record::Autopilot(config) => state.autopilot = Some(Arc::new(config)),
             Record::Authority(authority) => state.authority = Some(Arc::new(authority)),
             Record::Session(session) => {
@@ -331,6 +339,10 @@ fn set_index(state: &mut State, record: &IndexRecord) -> bool {
         "table/queries" => &mut i.queries,
         "table/configs" => &mut i.configs,
         "table/coordinates" => &mut i.coordinates,
+        "table/acl-tokens" => &mut i.acl_tokens,
+        "table/acl-policies" => &mut i.acl_policies,
+        "table/acl-roles" => &mut i.acl_roles,
+        "table/acl-bootstrap" => &mut i.acl_bootstrap,
         _ => return false,
     };
     *place = record.index;

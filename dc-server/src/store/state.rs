@@ -13,6 +13,7 @@ use causeway_proto::signing::Authority;
 use imbl::{OrdMap, OrdSet};
 
 use super::Event;
+use super::acl::Acls;
 use super::calls::Calls;
 use super::coordinate;
 use super::restore::Staged;
@@ -98,6 +99,9 @@ pub enum Refusal {
     /// No such verb, or nothing to write.
     #[error("Invalid config entry operation")]
     ConfigVerb,
+    /// A change of tokens, policies or roles that the tables do not allow; Consul's text.
+    #[error("{0}")]
+    Acl(String),
     /// Nothing to write.
     #[error("an autopilot configuration is missing")]
     NoAutopilot,
@@ -244,6 +248,11 @@ pub(super) struct Indexes {
     pub(super) queries: u64,
     pub(super) configs: u64,
     pub(super) coordinates: u64,
+    pub(super) acl_tokens: u64,
+    pub(super) acl_policies: u64,
+    pub(super) acl_roles: u64,
+    /// Of the last bootstrap; 0: none yet.
+    pub(super) acl_bootstrap: u64,
 }
 
 /// All that is known at one index of the log. Immutable; a clone costs a few reference counts.
@@ -279,6 +288,8 @@ pub struct State {
     pub(super) configs: OrdMap<Name, Arc<ConfigEntry>>,
     /// Network coordinates by node.
     pub(super) coordinates: OrdMap<Name, coordinate::Set>,
+    /// Tokens, policies and roles.
+    pub(super) acls: Acls,
     /// How servers are kept; `None`: no leader has written it yet.
     pub(super) autopilot: Option<Arc<Autopilot>>,
     /// What certifies agents; `None`: no leader has made it.
@@ -335,6 +346,7 @@ pub(super) struct Touched {
     pub(super) queries: bool,
     pub(super) configs: bool,
     pub(super) coordinates: bool,
+    pub(super) acls: bool,
     /// All of it: another state took its place.
     pub(super) everything: bool,
 }
@@ -352,6 +364,7 @@ impl Touched {
         self.queries |= other.queries;
         self.configs |= other.configs;
         self.coordinates |= other.coordinates;
+        self.acls |= other.acls;
         self.everything |= other.everything;
     }
 }

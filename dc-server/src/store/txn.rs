@@ -86,7 +86,7 @@ impl Writer<'_> {
     fn txn_kv(&mut self, op: &KvOp) -> Result<Results, Refusal> {
         let given = op.entry.clone().unwrap_or_default();
         let key = given.key.clone();
-        if key.is_empty() && !matches!(op.verb.as_str(), "delete-tree" | "get-tree") {
+        if key.is_empty() && op.verb != "delete-tree" {
             return Err(Refusal::Op("Must provide key".to_owned()));
         }
         let index = given.modify_index;

@@ -39,6 +39,8 @@ pub enum Topic {
     Configs,
     /// Any network coordinate.
     Coordinates,
+    /// Any token, policy or role.
+    Acls,
     /// One session.
     Session(Arc<str>),
 }
@@ -167,6 +169,7 @@ impl Watches {
             (touched.queries, Topic::Queries),
             (touched.configs, Topic::Configs),
             (touched.coordinates, Topic::Coordinates),
+            (touched.acls, Topic::Acls),
             (!touched.sessions.is_empty(), Topic::Sessions),
         ];
         for (_, topic) in tables.iter().filter(|(changed, _)| *changed) {

@@ -77,6 +77,13 @@ impl Closed {
         Self { end: End::Gone, why: why.to_string() }
     }
 
+    /// A socket failed. Where the kernel gave up sending, nobody said anything.
+    pub(crate) fn failed(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+        let silent = matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown);
+        Self { end: if silent { End::Silent } else { End::Gone }, why: error.to_string() }
+    }
+
     /// The other end closed it with this code.
     pub(crate) fn by_peer(code: u64) -> Self {
         let end = match code {

@@ -18,7 +18,7 @@ use told::Told;
 
 use crate::path::Graph;
 
-pub use show::{LinkView, Status};
+pub use show::{LinkView, Status, index};
 pub use skew::SkewWarnings;
 
 /// A record that nothing was heard of and nothing links to is dropped after this.

@@ -1,6 +1,7 @@
 //! What operators and servers are shown of the sites.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use causeway_proto::federation::v1::{Candidate, LinkStatus, SiteState, SiteStatus};
@@ -70,6 +71,17 @@ impl Status {
         out
     }
 }
+/// Another number, never 0, when a site comes, goes, or can be reached or no more; round trips and the like make no difference. Two
+/// gateways that see the same give the same.
+pub fn index(sites: &[SiteStatus]) -> u64 {
+    let mut states: Vec<_> =
+        sites.iter().filter_map(|s| Some((s.site.as_ref()?.datacenter.as_str(), s.state, s.local))).collect();
+    states.sort_unstable();
+    let mut hasher = DefaultHasher::new();
+    states.hash(&mut hasher);
+    hasher.finish().max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use causeway_proto::federation::v1::Site;

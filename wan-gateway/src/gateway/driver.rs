@@ -12,6 +12,7 @@ use causeway_certs::material::Material;
 use causeway_proto::door::{Door, Request};
 use causeway_proto::federation::v1::directory_server::{Directory, DirectoryServer};
 use causeway_proto::federation::v1::{SiteStatus, SitesReply, SitesRequest};
+use causeway_proto::meta::{AnswerMeta, Meta};
 use causeway_proto::method::{self, Kind};
 use quinn::{Endpoint, VarInt};
 use tokio::sync::{mpsc, watch};
@@ -22,6 +23,7 @@ use super::{Extras, StartError, World};
 use crate::carrier::reach::driver::{self as reach, Dialler, Maker};
 use crate::catalogue::driver as catalogue;
 use crate::config::Config;
+use crate::directory;
 use crate::directory::driver as disk;
 use crate::doctor::driver::Doctor;
 use crate::doctor::{Finding, Verdict};
@@ -278,7 +280,11 @@ impl Gateway {
         if datacenter == self.config.datacenter {
             return Err(RemoveError::Own(datacenter));
         }
-        let known = self.sites.borrow().iter().filter_map(|s| s.site.as_ref()).any(|s| s.datacenter == datacenter);
+        let mut known = self.sites.borrow().iter().filter_map(|s| s.site.as_ref()).any(|s| s.datacenter == datacenter);
+        // Whoever redeemed a token holds a certificate, whether it has linked or not.
+        if let (false, true, Some(desk)) = (known, remove, &self.desk) {
+            known = desk.has_certified(&datacenter).await;
+        }
         let roll = Arc::clone(&self.roll);
         let set = tokio::task::spawn_blocking(move || roll.set(&datacenter, remove, known)).await;
         set.unwrap_or_else(|dead| Err(RemoveError::Disk(dead.to_string())))
@@ -403,12 +409,21 @@ struct Sites {
 #[tonic::async_trait]
 impl Directory for Sites {
     async fn sites(&self, request: tonic::Request<SitesRequest>) -> Result<tonic::Response<SitesReply>, tonic::Status> {
-        let mut sites = self.sites.borrow().as_ref().clone();
+        let meta = Meta::read(request.metadata().as_ref());
+        let mut seen = self.sites.clone();
+        if meta.min_index > 0 {
+            let news = seen.wait_for(|sites| directory::index(sites) != meta.min_index);
+            // In vain: what is there is told, with the round trips of now.
+            let _ = tokio::time::timeout(meta.wait_time(rand::random()), news).await;
+        }
+        let mut sites = seen.borrow().as_ref().clone();
+        let index = directory::index(&sites);
         if !request.get_ref().links {
             for site in &mut sites {
                 site.links.clear();
             }
         }
-        Ok(tonic::Response::new(SitesReply { sites, gateway: self.gateway.clone() }))
+        let answer = AnswerMeta { index, known_leader: true, last_contact: Duration::ZERO, filtered: false };
+        Ok(answer.response(SitesReply { sites, gateway: self.gateway.clone() }))
     }
 }

@@ -117,6 +117,11 @@ impl Entry {
         if self.used > 0 { self.used } else { self.expires }
     }
 
+    /// Whether it bought a certificate for this datacenter.
+    pub fn was_used_by(&self, datacenter: &str) -> bool {
+        self.used > 0 && self.datacenter == datacenter
+    }
+
     /// What to do with a request; `keys`: hash of the public keys in it. Changes nothing.
     pub fn decide(&self, now: u64, secret: &[u8], datacenter: &str, keys: &[u8]) -> Verdict {
         let refuse = |why, text: String| Verdict::Refuse(why, text);

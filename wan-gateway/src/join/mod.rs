@@ -93,7 +93,7 @@ pub enum RemoveError {
     #[error("{0} is this gateway's own datacenter: a site leaves by itself (`causeway leave` at its gateways)")]
     Own(String),
     /// Nobody of that name.
-    #[error("no site {0} is known here")]
+    #[error("no site {0} is known here, and no token for it was used: `causeway federation list` shows the sites")]
     Unknown(String),
     /// The name cannot be one.
     #[error(transparent)]

@@ -222,7 +222,7 @@ impl Wish {
         }
         self.error = why;
         match end {
-            End::Gone => self.pause(now, PAUSE_MIN, rng),
+            End::Gone | End::Silent => self.pause(now, PAUSE_MIN, rng),
             End::Superseded => self.pause(now, PAUSE_SUPERSEDED, rng),
             End::OwnSite => self.pause(now, PAUSE_OWN_SITE, rng),
             End::Refused => self.pause(now, PAUSE_REFUSED, rng),

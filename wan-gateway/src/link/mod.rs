@@ -111,8 +111,10 @@ impl State {
 /// How a connection ended, as far as it matters for dialling again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Lost or closed; dial again soon.
+    /// Closed, or the other host says that nobody is there; dial again soon.
     Gone,
+    /// Given up here, since nothing was heard: that says something of the network, and nothing of who is at the other end.
+    Silent,
     /// The other end has a newer one from this node: leave it alone for a while, or two would replace each other forever.
     Superseded,
     /// The other end is of our own site; it is not one to link to.
@@ -623,15 +625,17 @@ impl Links {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.rtt = rtt;
         conn.heard = now;
-        conn.misses = 0;
-        // What was sent before the gateway died may arrive a round trip later.
-        conn.bereft = conn.bereft.filter(|at| now < *at + BEREFT_WINDOW.max(rtt * 2));
+        let back = std::mem::take(&mut conn.misses) > 0;
+        // What was sent before the gateway died may arrive as much as a round trip later; what comes after that shows that it lives, and
+        // the next silence is one like any other.
+        conn.bereft = conn.bereft.filter(|at| now < *at + BEREFT_AGAIN.max(rtt));
         if conn.asked.take().is_some() {
             let every = match conn.relayed() {
                 _ if conn.bereft.is_some() => rtt.max(BEREFT_AGAIN),
                 true if conn.lively && !standby => RELAY_EVERY,
                 true => STANDBY_EVERY,
-                false if standby => STANDBY_EVERY,
+                // After a silence its round trip is to be known again soon.
+                false if standby && !back => STANDBY_EVERY,
                 false => PROBE_EVERY,
             };
             conn.next_probe = now + every;
@@ -644,7 +648,8 @@ impl Links {
     fn closed(&mut self, now: Instant, id: ConnId, end: End, why: String) {
         let Some(conn) = self.conns.remove(&id) else { return };
         self.effects.push(Effect::State(id, State::Closed));
-        if end == End::Gone && matches!(conn.kind, Kind::Tcp | Kind::Proxy) && conn.gateway.is_some() {
+        let talked = matches!(conn.kind, Kind::Tcp | Kind::Proxy) && conn.gateway.is_some();
+        if end == End::Gone && talked && conn.state != State::Draining {
             // The kernel of a gateway that was killed says so on TCP at once; QUIC is asked whether it is so.
             for other in self.conns.values_mut().filter(|c| {
                 c.datacenter == conn.datacenter && c.gateway == conn.gateway && c.life == conn.life && c.kind.is_quic()
@@ -683,30 +688,63 @@ impl Links {
                 conn.misses = conn.misses.saturating_add(1);
                 conn.asked = None;
                 conn.next_probe = now;
+                if conn.state == State::Up {
+                    self.ask_beside(now, id);
+                }
             }
+            let missed = self.conns.get(&id).is_some_and(|c| c.state == State::Up && c.misses > 0);
+            let beside = missed && self.fell_silent_beside(now, id);
+            let Some(conn) = self.conns.get_mut(&id) else { continue };
             if conn.asked.is_none() && conn.next_probe <= now {
                 conn.asked = Some(now);
                 self.effects.push(Effect::Probe(id));
             }
             let bereft = conn.bereft.is_some();
+            // It has time to answer from when the TCP connection broke: that may be when the way is back. QUIC tries again after as
+            // long as it was silent, at most (RFC 9002, 6.2.1).
+            let given = conn.bereft.is_some_and(|at| {
+                let silent = at.saturating_duration_since(conn.heard);
+                now >= at + BEREFT_WINDOW.max(conn.rtt * 2).max(silent)
+            });
             if conn.state == State::Greeting && conn.dialled.is_some() && conn.misses >= MISSES {
                 // The handshake got through and nothing after it: UDP is half blocked.
                 self.drop_conn(id, CloseCode::Silent);
-            } else if conn.state == State::Up && (conn.misses >= MISSES || bereft && conn.misses > 0) {
-                let (datacenter, gateway) = (conn.datacenter.clone(), conn.gateway.clone());
+            } else if conn.state == State::Up && (conn.misses >= MISSES || (bereft || beside) && conn.misses > 0) {
                 self.suspect(now, id);
-                // What takes over is looked at closely from now on.
-                for other in self.conns.values_mut() {
-                    if other.asked.is_none() && other.datacenter == datacenter && other.gateway == gateway {
-                        other.next_probe = other.next_probe.min(now);
-                    }
-                }
-            } else if conn.state == State::Suspected
-                && (now >= conn.silent + PATIENCE || bereft && conn.misses > MISSES)
+                self.ask_beside(now, id);
+            } else if conn.state == State::Suspected && (now >= conn.silent + PATIENCE || given && conn.misses > MISSES)
             {
                 self.turn(now, id, State::Lost);
             }
         }
+    }
+
+    /// The other connections to the same gateway: what takes over is looked at closely from the first miss on.
+    fn beside(&self, id: ConnId) -> impl Iterator<Item = ConnId> {
+        let conn = self.conns.get(&id);
+        self.conns.iter().filter_map(move |(other, c)| {
+            let conn = conn?;
+            let same = conn.gateway.is_some() && c.gateway == conn.gateway && c.datacenter == conn.datacenter;
+            (*other != id && same).then_some(*other)
+        })
+    }
+
+    fn ask_beside(&mut self, now: Instant, id: ConnId) {
+        for other in self.beside(id).collect::<Vec<_>>() {
+            if let Some(other) = self.conns.get_mut(&other).filter(|c| c.asked.is_none()) {
+                other.next_probe = other.next_probe.min(now);
+            }
+        }
+    }
+
+    /// Whether another connection to the same gateway fell silent just now: one miss more is no chance then, the way is cut (F5, 2 s).
+    /// Later, when it has stayed silent, it says nothing of those that worked without it.
+    fn fell_silent_beside(&self, now: Instant, id: ConnId) -> bool {
+        let mut beside = self.beside(id).filter_map(|other| self.conns.get(&other));
+        beside.any(|c| {
+            let just_now = now.saturating_duration_since(c.since) < PROBE_WINDOW * 2;
+            !c.relayed() && c.state == State::Suspected && just_now
+        })
     }
 
     fn want(&mut self, now: Instant, targets: Vec<Target>) {

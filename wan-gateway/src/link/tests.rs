@@ -380,3 +380,79 @@ fn s5_ten_minutes_of_bursts_lose_no_link() {
         });
     }
 }
+
+/// After a NAT forgot, old TCP links are given up by the kernel minutes later, perhaps in the middle of a blackout: those that are
+/// suspected keep their patience.
+#[test]
+fn a_link_that_the_kernel_gives_up_says_nothing_of_the_gateway() {
+    for (end, lost) in [(End::Gone, true), (End::Silent, false)] {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        tcp_up(&mut links, t0, 2, "g");
+        links.handle(t0, Event::Heard { conn: 1, rtt: ms(10) });
+        run(&mut links, t0, t0 + ms(1500), |_, _, _| {});
+        assert_eq!(links.state(1), State::Suspected);
+        links.handle(t0 + ms(1500), Event::Closed { conn: 2, end, why: "Connection timed out".into() });
+        run(&mut links, t0 + ms(1500), t0 + ms(3400), |_, _, _| {});
+        assert_eq!(links.state(1) == State::Lost, lost, "{end:?}");
+    }
+}
+
+/// UDP was blocked for a while, and is open again at the moment when a firewall cuts TCP: the QUIC link is asked before it is given up.
+#[test]
+fn a_silent_link_is_asked_once_more_when_tcp_breaks() {
+    for answers in [true, false] {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        tcp_up(&mut links, t0, 2, "g");
+        links.handle(t0, Event::Heard { conn: 1, rtt: ms(80) });
+        run(&mut links, t0, t0 + ms(2000), |links, now, effect| {
+            if matches!(effect, Effect::Probe(2)) {
+                links.handle(now, Event::Heard { conn: 2, rtt: ms(80) });
+            }
+        });
+        assert_eq!(links.state(1), State::Suspected);
+        links.handle(t0 + ms(2000), Event::Closed { conn: 2, end: End::Gone, why: "reset".into() });
+        // QUIC may try again as late as after as long as it was silent.
+        run(&mut links, t0 + ms(2000), t0 + ms(2900), |_, _, _| {});
+        assert_eq!(links.state(1), State::Suspected, "no time to answer");
+        if answers {
+            links.handle(t0 + ms(2900), Event::Heard { conn: 1, rtt: ms(80) });
+        }
+        run(&mut links, t0 + ms(2900), t0 + ms(4500), |links, now, effect| {
+            if answers && matches!(effect, Effect::Probe(1)) {
+                links.handle(now, Event::Heard { conn: 1, rtt: ms(80) });
+            }
+        });
+        assert_eq!(links.state(1), if answers { State::Up } else { State::Lost });
+    }
+}
+
+/// F5: everything to a gateway falls silent at the same time. The one that stands by is asked seldom, and is found silent with the other
+/// all the same; one whose neighbour has long been silent takes two misses, as ever.
+#[test]
+fn what_stands_by_is_found_silent_with_what_it_stands_by_for() {
+    for standby in [true, false] {
+        let (mut links, t0) = start();
+        up(&mut links, t0, 1, "g", None);
+        tcp_up(&mut links, t0, 2, "g");
+        let begin = t0 + ms(4000);
+        run(&mut links, t0, begin, |links, now, effect| {
+            if let Effect::Probe(conn) = effect
+                && (conn == 2 || standby)
+            {
+                links.handle(now, Event::Heard { conn, rtt: ms(40) });
+            }
+        });
+        assert_eq!(links.state(1) == State::Up, standby);
+        let mut silent = None;
+        run(&mut links, begin, begin + ms(4000), |_, now, effect| {
+            if effect == Effect::State(2, State::Suspected) {
+                silent.get_or_insert(now - begin);
+            }
+        });
+        let silent = silent.unwrap();
+        let (least, most) = if standby { (ms(500), ms(1400)) } else { (ms(1000), ms(1400)) };
+        assert!(least <= silent && silent <= most, "{standby} {silent:?}");
+    }
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::load::through;
 use crate::support::*;
-use crate::wan::{ConnectProxy, Wan};
+use crate::wan::{ConnectProxy, Manners, Wan};
 use causeway_gateway::Proxy;
 use http_body_util::BodyExt;
 
@@ -130,6 +130,37 @@ async fn through_a_proxy_with_and_without_a_password() {
         assert!(proxy.opened.load(Ordering::SeqCst) > 0);
         one.stop().await;
     }
+}
+
+/// R5: a proxy that takes a second for each tunnel costs that second, once; one that ends tunnels on which nothing passes for three
+/// seconds, which is less than any that is sold does, ends none of ours, though nobody asks anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_a_slow_proxy_and_one_that_ends_idle_tunnels() {
+    let federation = Federation::new(&["dc1", "dc2"]);
+    let two = federation.hub().await;
+    let manners = Manners { slow: Duration::from_secs(1), idle: Some(Duration::from_secs(3)) };
+    let proxy = ConnectProxy::with(None, two.addr(), manners).await;
+    let begun = Instant::now();
+    let one = federation
+        .site("dc1")
+        .outbound_only()
+        .with(|c| c.peers = vec!["127.0.0.1:9".into()])
+        .with(|c| c.proxy = Some(Proxy::parse(&format!("http://{}", proxy.addr), "").unwrap()))
+        .start()
+        .await;
+    one.linked("dc2").await;
+    let linked = begun.elapsed();
+    two.linked("dc1").await;
+    both_ways(&one, &two).await;
+    let opened = proxy.opened.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(proxy.ended.load(Ordering::SeqCst), 0, "an idle tunnel of ours was ended");
+    assert_eq!(proxy.opened.load(Ordering::SeqCst), opened, "and none was opened anew");
+    both_ways(&one, &two).await;
+    println!(
+        "R5: linked {linked:?} after the start through a proxy that takes 1 s (target: 2 s and that); idle for 8 s"
+    );
+    assert!(linked < Duration::from_secs(4), "{linked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

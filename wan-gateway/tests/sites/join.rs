@@ -9,7 +9,7 @@ use causeway_certs::authority::Authority;
 use causeway_certs::join::{client, pin};
 use causeway_certs::link::wan_client;
 use causeway_certs::material::{Files, Material};
-use causeway_gateway::join::{JoinError, Keys, Refusal, Token, redeem, redeem_through};
+use causeway_gateway::join::{JoinError, Keys, Refusal, RemoveError, Token, redeem, redeem_through};
 use causeway_gateway::{Extras, Gateway, Proxy, Shelf, World};
 use causeway_proto::door::{Broken, Door};
 use causeway_proto::member::Members;
@@ -84,6 +84,10 @@ async fn a_lost_answer_is_given_again_to_the_same_keys_only() {
     assert_eq!(again.certificates, first.certificates);
     let other = redeem(&token, "b", &Keys::new(None).unwrap()).await.unwrap_err();
     assert_eq!(refusal(&other), Some(Refusal::Used));
+    // As that refusal advises: the site is taken away, though it has never linked; one that never had a token is not known.
+    let gateway = &issuer.gateway;
+    assert!(matches!(gateway.set_removed("c".into(), true).await, Err(RemoveError::Unknown(_))));
+    assert!(gateway.set_removed("b".into(), true).await.unwrap(), "for all sites");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

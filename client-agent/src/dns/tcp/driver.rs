@@ -145,6 +145,7 @@ async fn converse(mut stream: TcpStream, from: SocketAddr, shared: &Shared, plac
             (true, false) => Some(since + place.idle),
             _ => None,
         };
+        let begins = came.is_empty();
         tokio::select! {
             biased;
             Some(answer) = working.next(), if waits => {
@@ -158,6 +159,8 @@ async fn converse(mut stream: TcpStream, from: SocketAddr, shared: &Shared, plac
             }
             read = reader.read_buf(&mut came), if working.len() < AT_ONCE && !heard_all => match read {
                 Ok(0) => heard_all = true,
+                // Its time counts from its first byte, however long nothing came before.
+                Ok(_) if begins => since = Instant::now(),
                 Ok(_) => {}
                 Err(_) => return,
             },

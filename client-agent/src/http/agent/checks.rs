@@ -1,5 +1,8 @@
 //! `agent/checks`, `agent/check/*`.
 
+use causeway_proto::access::{Access, Authorizer};
+use causeway_proto::catalog::Check;
+
 use super::super::decode::{self, Fields};
 use super::super::dispatch::{Call, kept_named};
 use super::super::failure::Failure;
@@ -11,7 +14,8 @@ use crate::registry::definition::{DEFAULT_OUTPUT_MAX_SIZE, Status};
 pub(crate) fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     let options = call.options()?;
     let local = call.ctx.registry.snapshot();
-    let entries = local.checks.iter().map(|(id, check)| (id, CheckJson::new(check)));
+    let seen = |check: &Check| call.may(|who| may(call, who, check, Access::Read));
+    let entries = local.checks.iter().filter(|(_, check)| seen(check)).map(|(id, check)| (id, CheckJson::new(check)));
     match &options.filter {
         None => call.json(&Object(entries)),
         Some(filter) => {
@@ -22,17 +26,44 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     }
 }
 
+/// What a check is about: a service, or this node.
+fn may(call: &Call<'_>, who: &Authorizer, check: &Check, access: Access) -> bool {
+    match check.service_name.as_str() {
+        "" => who.node(&call.ctx.info.node_name, access),
+        service => who.service(service, access),
+    }
+}
+
+/// Whether the caller may change a check of this agent.
+fn may_change(call: &Call<'_>, id: &str) -> Result<(), Failure> {
+    match call.ctx.registry.snapshot().checks.get(id) {
+        Some(check) if check.service_name.is_empty() => call.must_write_node(),
+        Some(check) => call.must_write_service(&check.service_name),
+        None if call.who.is_some() => Err(Failure::internal(format!("Unknown check {id:?}"))),
+        None => Ok(()),
+    }
+}
+
 pub(crate) async fn register(call: &Call<'_>) -> Result<Reply, Failure> {
     super::token(call)?;
     let check = decode::parse(&call.body).and_then(|value| decode::check(&value, decode::BAD_CHECK_STATUS)).map_err(
         |error| match error.0.as_str() {
-            decode::BAD_CHECK_STATUS => Failure::bad(error.0),
+            decode::BAD_CHECK_STATUS | decode::BAD_OUTPUT_SIZE => Failure::bad(error.0),
             text => Failure::bad(format!("Request decode failed: {text}")),
         },
     )?;
     if check.name.is_empty() {
         return Err(Failure::bad("Missing check name"));
     }
+    let local = call.ctx.registry.snapshot();
+    let service = local.services.get(check.service_id.as_str()).map(|service| service.name.as_str());
+    // The registry says that there is no such service.
+    service.map_or_else(|| call.must_write_node(), |name| call.must_write_service(name))?;
+    let id = if check.id.is_empty() { &check.name } else { &check.id };
+    if local.checks.contains_key(id) {
+        may_change(call, id)?;
+    }
+    drop(local);
     call.ctx.registry.add_check(check).await?;
     Ok(Reply::empty())
 }
@@ -42,12 +73,14 @@ pub(crate) async fn deregister(call: &Call<'_>) -> Result<Reply, Failure> {
     if call.rest.is_empty() {
         return Err(Failure::internal("CheckID missing"));
     }
+    may_change(call, &call.rest)?;
     call.ctx.registry.remove_check(call.rest.clone()).await?;
     Ok(Reply::empty())
 }
 
 async fn set(call: &Call<'_>, status: Status) -> Result<Reply, Failure> {
     super::token(call)?;
+    may_change(call, &call.rest)?;
     let note = call.params.get("note").to_owned();
     call.ctx.registry.update_ttl(call.rest.clone(), status, note).await?;
     Ok(Reply::empty())
@@ -84,6 +117,7 @@ pub(crate) async fn update(call: &Call<'_>) -> Result<Reply, Failure> {
     let status = fields.text("Status").map_err(undecoded)?;
     let output = fields.text("Output").map_err(undecoded)?;
     let status = Status::parse(&status).ok_or_else(|| Failure::bad(format!("Invalid check status: '{status}'")))?;
+    may_change(call, &call.rest)?;
     call.ctx.registry.update_ttl(call.rest.clone(), status, cut(output)).await?;
     Ok(Reply::empty())
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use causeway_proto::access::Access;
 use causeway_proto::catalog::{Check, Service};
 use http::{HeaderName, StatusCode, header};
 use serde::Serialize;
@@ -98,6 +99,7 @@ pub(crate) fn by_id(call: &Call<'_>) -> Result<Reply, Failure> {
     let local = call.ctx.registry.snapshot();
     match local.services.get(&call.rest) {
         Some(service) => {
+            call.must(|who| who.service(&service.name, Access::Read))?;
             let (health, entry) = aggregate(&local, service);
             reply(call, health, &entry)
         }
@@ -113,6 +115,7 @@ pub(crate) fn by_name(call: &Call<'_>) -> Result<Reply, Failure> {
     if call.rest.is_empty() {
         return Err(Failure::internal("Bad request: Missing service Name"));
     }
+    call.must(|who| who.service(&call.rest, Access::Read))?;
     let local = call.ctx.registry.snapshot();
     let (health, entries): (Vec<_>, Vec<_>) = local
         .services

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use causeway_proto::access::Access;
 use causeway_proto::federation::directory_client::DirectoryClient;
 use causeway_proto::federation::{Server, Site, SiteState, SiteStatus, SitesReply, SitesRequest};
 use causeway_proto::member::{Member, MemberStatus, tag};
@@ -35,6 +36,8 @@ pub(crate) async fn list(call: &Call<'_>) -> Result<Reply, Failure> {
         return wan(call).await;
     }
     let members = call.ctx.members.members();
+    let seen = |name: &str| call.may(|who| who.node(name, Access::Read));
+    let members: Vec<_> = members.iter().filter(|member| seen(&member.name)).collect();
     let addrs: Vec<String> = members.iter().map(|member| member.ip().to_string()).collect();
     call.json(&Seq(members.iter().zip(&addrs).map(|(member, addr)| shown(member, addr))))
 }
@@ -96,7 +99,7 @@ fn own_site(members: &[Member], datacenter: &str) -> SitesReply {
 }
 
 /// What is told of a server of a site.
-fn wan_tags<'a>(member: &'a WanMember, build: &'a str, port: &'a str) -> BTreeMap<String, &'a str> {
+fn wan_tags<'a>(member: &'a WanMember, acls: &'a str, build: &'a str, port: &'a str) -> BTreeMap<String, &'a str> {
     let skew = member.clock_skew_ms.as_deref().map(|skew| ("clock_skew_ms".to_owned(), skew));
     let known = [
         (tag::DC, member.datacenter.as_str()),
@@ -104,7 +107,8 @@ fn wan_tags<'a>(member: &'a WanMember, build: &'a str, port: &'a str) -> BTreeMa
         (tag::PORT, port),
         // Every site speaks the interfaces of one version of Consul.
         (tag::BUILD, build),
-        ("acls", "0"),
+        // Access control is on in all sites of a federation, or in none.
+        ("acls", acls),
         ("ft_fs", "1"),
         ("raft_vsn", "3"),
         ("segment", ""),
@@ -124,14 +128,16 @@ async fn wan(call: &Call<'_>) -> Result<Reply, Failure> {
     } else {
         own_site(&known, &call.ctx.info.datacenter)
     };
-    let members = wan_members(&reply);
+    let mut members = wan_members(&reply);
+    members.retain(|member| call.may(|who| who.node(&member.name, Access::Read)));
     let build = format!("{}:", call.ctx.info.version);
+    let acls = if call.ctx.acls.is_some() { "1" } else { "0" };
     let ports: Vec<String> = members.iter().map(|member| member.port.to_string()).collect();
     call.json(&Seq(members.iter().zip(&ports).map(|(member, port)| MemberJson {
         name: &member.name,
         addr: &member.addr,
         port: member.port,
-        tags: wan_tags(member, &build, port),
+        tags: wan_tags(member, acls, &build, port),
         status: member.status,
     })))
 }
@@ -187,7 +193,8 @@ mod tests {
         let shown: Vec<_> = members.iter().map(|m| (m.name.as_str(), m.port, m.status)).collect();
         let (alive, failed) = (MemberStatus::Alive, MemberStatus::Failed);
         assert_eq!(shown, [("s1.dc1", 8300, alive), ("s1.dc2", 8300, failed), ("s1.dc3", 8300, alive)]);
-        let skews: Vec<_> = members.iter().map(|m| wan_tags(m, "1.8.7:", "1").get("clock_skew_ms").copied()).collect();
+        let skews: Vec<_> =
+            members.iter().map(|m| wan_tags(m, "0", "1.8.7:", "1").get("clock_skew_ms").copied()).collect();
         assert_eq!(skews, [None, None, Some("1900000")]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use causeway_proto::access::Access;
 use causeway_proto::catalog::{Service, ServiceAddress};
 use causeway_proto::meta::{MAX_WAIT, Meta};
 use http::HeaderName;
@@ -19,7 +20,12 @@ const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash")
 pub(crate) fn list(call: &Call<'_>) -> Result<Reply, Failure> {
     let options = call.options()?;
     let local = call.ctx.registry.snapshot();
-    let entries = local.services.iter().map(|(id, service)| (id, AgentServiceJson { service, hash: None }));
+    let seen = |name: &str| call.may(|who| who.service(name, Access::Read));
+    let entries = local
+        .services
+        .iter()
+        .filter(|(_, service)| seen(&service.name))
+        .map(|(id, service)| (id, AgentServiceJson { service, hash: None }));
     match &options.filter {
         None => call.json(&Object(entries)),
         Some(filter) => {
@@ -63,9 +69,19 @@ pub(crate) async fn one(call: &Call<'_>) -> Result<Reply, Failure> {
     };
     match service {
         Some(service) => {
+            call.must(|who| who.service(&service.name, Access::Read))?;
             Ok(call.json(&AgentServiceJson { service: &service, hash: Some(&hash) })?.header(CONTENT_HASH, &hash))
         }
         None => Err(Failure::not_found(format!("unknown service ID: {}", call.rest))),
+    }
+}
+
+/// Whether the caller may change a service of this agent.
+fn may_change(call: &Call<'_>, id: &str) -> Result<(), Failure> {
+    match call.ctx.registry.snapshot().services.get(id) {
+        Some(service) => call.must_write_service(&service.name),
+        None if call.who.is_some() => Err(Failure::internal(format!("Unknown service {id:?}"))),
+        None => Ok(()),
     }
 }
 
@@ -89,7 +105,9 @@ pub(crate) async fn register(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut service =
         decode::parse(&call.body).and_then(|value| decode::service(&value)).map_err(|error| {
             match error.0.as_str() {
-                decode::BAD_SERVICE_CHECK_STATUS | decode::BAD_SERVICE_CHECK_TTL => Failure::bad(error.0),
+                decode::BAD_SERVICE_CHECK_STATUS | decode::BAD_SERVICE_CHECK_TTL | decode::BAD_OUTPUT_SIZE => {
+                    Failure::bad(error.0)
+                }
                 text => Failure::bad(format!("Request decode failed: {text}")),
             }
         })?;
@@ -100,6 +118,12 @@ pub(crate) async fn register(call: &Call<'_>) -> Result<Reply, Failure> {
         return Err(Failure::bad("Invalid service address"));
     }
     tag_addresses(&mut service);
+    let id = if service.id.is_empty() { &service.name } else { &service.id };
+    call.must_write_service(&service.name)?;
+    // Nor is another service's ID taken over.
+    if let Some(old) = call.ctx.registry.snapshot().services.get(id) {
+        call.must_write_service(&old.name)?;
+    }
     let replace = call.params.flag("replace-existing-checks")?;
     call.ctx.registry.add_service(service, replace).await?;
     Ok(Reply::empty())
@@ -110,6 +134,7 @@ pub(crate) async fn deregister(call: &Call<'_>) -> Result<Reply, Failure> {
     if call.rest.is_empty() {
         return Err(Failure::internal("ServiceID missing"));
     }
+    may_change(call, &call.rest)?;
     call.ctx.registry.remove_service(call.rest.clone()).await?;
     Ok(Reply::empty())
 }
@@ -121,6 +146,7 @@ pub(crate) async fn maintenance(call: &Call<'_>) -> Result<Reply, Failure> {
     if !call.ctx.registry.snapshot().services.contains_key(&id) {
         return Err(Failure::not_found(format!("No service registered with ID {id:?}")));
     }
+    may_change(call, &id)?;
     call.ctx.registry.service_maintenance(id, reason).await?;
     Ok(Reply::empty())
 }

@@ -24,6 +24,8 @@ pub const OVERHEAD: usize = 17;
 pub const MAX_PAYLOAD: usize = 64 << 20;
 
 const HEAD: usize = 16;
+/// The polynomial of the sum, its bits in reverse.
+const CRC32: u32 = 0xEDB8_8320;
 const TRAILER: u8 = 0xA5;
 /// What a disk writes in one piece at least; a torn write leaves whole ones of these untouched.
 const SECTOR: usize = 512;
@@ -207,31 +209,72 @@ pub enum Verdict {
 }
 
 /// Judges a bad spot at `at` of the last segment. `batch` is that of the sound record before it, `end` where the bad record
-/// would end, if known.
+/// would end, if its head can be believed.
 ///
-/// It is torn only if nothing sound of a later write follows, and something there was never written: the file ends early, a
-/// whole sector is zero, or the zeros begin before the record's end. A flipped bit in an acknowledged record shows none of these.
+/// It is torn only if nothing sound of a later write follows, it is not a sound record but for one bit, and something there was never
+/// written: the file ends early, the zeros begin before the record's end, or a whole sector is zero that is no part of a sound record.
 pub fn judge(segment: &[u8], at: usize, end: Option<usize>, sequence: u64, batch: u32) -> Verdict {
     let written = segment.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
-    // The bad record is of the same write as the one before it or of the next; anything sound of a later one proves that this
-    // spot was synced. A wrapped counter compares by distance.
-    for start in at + 1..written {
-        if let Ok((_, found, _)) = record(&segment[start..], sequence)
-            && found.wrapping_sub(batch) as i32 > 1
-        {
-            return Verdict::Damaged;
+    // A bad record whose head is lost is of the same write as the one before it or of the next. Anything sound of a later one proves
+    // that this spot was synced. A wrapped counter compares by distance.
+    let newest = match end {
+        Some(_) => u32_at(segment, at + 4),
+        None => batch.wrapping_add(1),
+    };
+    let mut sound = Vec::new();
+    let mut start = end.unwrap_or(at + 1);
+    while start < written {
+        match record(&segment[start..], sequence) {
+            Ok((_, found, _)) if found.wrapping_sub(newest) as i32 > 0 => return Verdict::Damaged,
+            Ok((_, _, len)) => {
+                sound.push(start..start + len + OVERHEAD);
+                start += len + OVERHEAD;
+            }
+            Err(_) => start += 1,
         }
     }
-    let end = end.unwrap_or(at + HEAD);
-    if end > segment.len() || written < end {
+    if end.is_some_and(|end| end > segment.len()) || written < end.unwrap_or(at + HEAD) {
         return Verdict::Torn;
     }
-    let first_sector = at.div_ceil(SECTOR);
-    let hole = (first_sector..written / SECTOR)
-        .any(|sector| segment[sector * SECTOR..(sector + 1) * SECTOR].iter().all(|b| *b == 0));
+    let is_sound = |from: usize, to: usize| sound.iter().any(|record| record.start <= from && to <= record.end);
+    let hole = (at.div_ceil(SECTOR)..written / SECTOR)
+        .map(|sector| (sector * SECTOR, (sector + 1) * SECTOR))
+        .any(|(from, to)| segment[from..to].iter().all(|b| *b == 0) && !is_sound(from, to));
     // The start of the write may be what is missing: the sector of `at` is zero from there on.
     let lost_start = segment[at..written.min((at / SECTOR + 1) * SECTOR)].iter().all(|b| *b == 0);
-    if hole || lost_start { Verdict::Torn } else { Verdict::Damaged }
+    if (hole || lost_start) && !one_bit(&segment[at..], end.map(|end| end - at), sequence) {
+        Verdict::Torn
+    } else {
+        Verdict::Damaged
+    }
+}
+
+/// Whether these bytes begin with a record that is sound but for one bit; `end`: where it ends, if its head can be believed.
+fn one_bit(rest: &[u8], end: Option<usize>, sequence: u64) -> bool {
+    let Some(end) = end else {
+        let mut head = rest.to_vec();
+        return (0..(HEAD - 4) * 8).any(|bit| {
+            head[bit / 8] ^= 1 << (bit % 8);
+            let sound = record(&head, sequence).is_ok();
+            head[bit / 8] ^= 1 << (bit % 8);
+            sound
+        });
+    };
+    let Some((payload, trailer)) = rest.get(HEAD..end).and_then(|body| body.split_at_checked(end - HEAD - 1)) else {
+        return false;
+    };
+    let (difference, off) = (crc32fast::hash(payload) ^ u32_at(rest, 12), trailer.first().map_or(0, |b| b ^ TRAILER));
+    match (difference.count_ones(), off.count_ones()) {
+        (0, 1) | (1, 0) => return true,
+        (_, 1..) => return false,
+        _ => {}
+    }
+    // What a flipped bit does to the sum depends on how many bits follow it alone: from the last to the first.
+    let mut effect: u32 = 1;
+    (0..payload.len() * 8).any(|_| {
+        effect = (effect >> 1) ^ if effect & 1 == 1 { CRC32 } else { 0 };
+        effect == difference
+    })
 }
 
 fn head_check(sequence: u64, head: &[u8]) -> u16 {
@@ -351,6 +394,45 @@ mod tests {
             assert!(!clean, "bit {bit} went unseen");
             assert_eq!(judge(&bad, at, end, 7, batch), Verdict::Damaged, "bit {bit}");
         }
+    }
+
+    /// A sector of zeros in a value looks like one that was never written.
+    #[test]
+    fn a_flipped_bit_is_damage_in_a_write_with_zeros_of_its_own() {
+        let zeros = vec![0; 1500];
+        let mixed = [&[7; 600][..], &zeros, &[9; 5]].concat();
+        for last in [vec![(2, &zeros[..])], vec![(2, &b"x"[..]), (2, &mixed), (2, &zeros)]] {
+            let (bytes, starts) = segment(&[vec![(1, &b"one"[..])], last].concat(), 8192);
+            for bit in (starts[1] * 8..starts[starts.len() - 1] * 8).step_by(5) {
+                let mut bad = bytes.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let (_, at, batch, clean, end) = scan(&bad);
+                assert!(!clean, "bit {bit} went unseen");
+                assert_eq!(judge(&bad, at, end, 7, batch), Verdict::Damaged, "bit {bit}");
+            }
+        }
+    }
+
+    /// More than a bit is wrong, but what follows is whole: zeros in it are its own.
+    #[test]
+    fn zeros_of_a_sound_record_are_no_hole() {
+        let (bytes, starts) = segment(&[(1, b"one"), (2, b"two"), (2, &[0; 2000])], 4096);
+        for wrong in [starts[1] + HEAD, starts[1]] {
+            let mut bad = bytes.clone();
+            bad[wrong..wrong + 2].fill(0xFF);
+            let (_, at, batch, _, end) = scan(&bad);
+            assert_eq!((at, judge(&bad, at, end, 7, batch)), (starts[1], Verdict::Damaged));
+        }
+    }
+
+    /// The bad record says itself of which write it is: here of the one before the last.
+    #[test]
+    fn a_sound_record_of_the_next_write_proves_that_one_was_synced() {
+        let (bytes, starts) = segment(&[(1, b"one"), (1, &[5; 2000]), (2, b"two")], 4096);
+        let mut bad = bytes;
+        bad[1024..1536].fill(0);
+        let (_, at, batch, _, end) = scan(&bad);
+        assert_eq!((at, judge(&bad, at, end, 7, batch)), (starts[1], Verdict::Damaged));
     }
 
     #[test]

@@ -47,14 +47,22 @@ impl SnapshotFile {
 
 type Current = Arc<Mutex<Option<(SnapshotMeta, SnapshotFile)>>>;
 
-/// Term of the last applied entry; readable without a lock.
+/// The last applied entry; readable without a lock.
 #[derive(Debug, Default)]
-pub struct AppliedTerm(AtomicU64);
+pub struct Applied {
+    term: AtomicU64,
+    index: AtomicU64,
+}
 
-impl AppliedTerm {
-    /// The term.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+impl Applied {
+    /// Its term.
+    pub fn term(&self) -> u64 {
+        self.term.load(Ordering::Acquire)
+    }
+
+    /// Its index.
+    pub fn index(&self) -> u64 {
+        self.index.load(Ordering::Acquire)
     }
 }
 
@@ -63,7 +71,7 @@ pub struct Machine {
     store: Arc<Store>,
     dir: PathBuf,
     applied: Option<LogId>,
-    term: Arc<AppliedTerm>,
+    last: Arc<Applied>,
     membership: StoredMembership,
     current: Current,
     hook: Hook,
@@ -92,7 +100,7 @@ impl Machine {
             store,
             dir: dir.to_owned(),
             applied: None,
-            term: Arc::default(),
+            last: Arc::default(),
             membership: StoredMembership::default(),
             current: Arc::default(),
             hook,
@@ -120,14 +128,20 @@ impl Machine {
         }
     }
 
-    /// Term of the last applied entry.
-    pub fn applied_term(&self) -> Arc<AppliedTerm> {
-        self.term.clone()
+    /// Position of the last applied entry.
+    pub fn applied(&self) -> Option<LogId> {
+        self.applied
+    }
+
+    /// The last applied entry, to be watched.
+    pub fn last_applied(&self) -> Arc<Applied> {
+        self.last.clone()
     }
 
     fn note(&mut self, applied: Option<LogId>) {
         self.applied = applied;
-        self.term.0.store(applied.map_or(0, |id| id.leader_id.term), Ordering::Release);
+        self.last.term.store(applied.map_or(0, |id| id.leader_id.term), Ordering::Release);
+        self.last.index.store(applied.map_or(0, |id| id.index), Ordering::Release);
     }
 
     fn builder(&self) -> Builder {

@@ -30,6 +30,7 @@ pub fn head(meta: &SnapshotMeta, vote: Option<&Vote>, size: u64) -> wire::Snapsh
         configuration: Some(membership_out(meta.last_membership.membership())),
         snapshot_id: name(meta.last_log_id.as_ref()),
         size,
+        to: 0,
     }
 }
 

@@ -79,6 +79,17 @@ struct Shared {
     /// Whether `rtt_us` was measured by a probe.
     sampled: AtomicBool,
     asked: Mutex<Option<Instant>>,
+    /// Whether the last sample was many times the one before.
+    leapt: AtomicBool,
+}
+
+/// The round trip after a sample, microseconds, and whether that was a leap. Up at once, down by and by: what waits behind a long
+/// transfer is no loss. After a leap down at once, too: it was perhaps no queue but a silence, and who counts that as round trip waits
+/// for seconds before it sees the next one (F5).
+fn smoothed(old: u64, new: u64, first: bool, leapt: bool) -> (u64, bool) {
+    let leap = new > old.saturating_mul(3);
+    let rtt = if first || leapt || new > old { new } else { old - (old - new) / 2 };
+    (rtt, leap)
 }
 
 /// Who is at the other end of a socket, and how it was reached.
@@ -124,6 +135,7 @@ impl Tcp {
             rtt_us: AtomicU64::new(u64::try_from(made.shaken.unwrap_or(FIRST_RTT).as_micros()).unwrap_or(0)),
             sampled: AtomicBool::new(false),
             asked: Mutex::new(None),
+            leapt: AtomicBool::new(false),
         });
         let (calls_tx, calls) = mpsc::channel(STREAMS as usize);
         let (frames_tx, frames) = mpsc::channel(FRAMES);
@@ -263,10 +275,10 @@ impl Tcp {
         let Some(asked) = lock(&self.shared.asked).take() else { return };
         let new = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
         let old = self.shared.rtt_us.load(Ordering::Relaxed);
-        // Up at once, down by and by: what waits behind a long transfer is no loss.
         let first = !self.shared.sampled.swap(true, Ordering::Relaxed);
-        let smooth = if first || new > old { new } else { old - (old - new) / 2 };
-        self.shared.rtt_us.store(smooth, Ordering::Relaxed);
+        let (rtt, leap) = smoothed(old, new, first, self.shared.leapt.load(Ordering::Relaxed));
+        self.shared.rtt_us.store(rtt, Ordering::Relaxed);
+        self.shared.leapt.store(leap, Ordering::Relaxed);
     }
 
     pub(crate) fn rtt(&self) -> Duration {
@@ -332,8 +344,8 @@ impl Pump {
         let (client_in, client_out) = tokio::io::split(client);
         let (server_in, server_out) = tokio::io::split(server);
         tokio::select! {
-            closed = self.inward(read, client_out, server_out) => closed.unwrap_or_else(Closed::gone),
-            closed = self.outward(write, client_in, server_in, out) => closed.unwrap_or_else(Closed::gone),
+            closed = self.inward(read, client_out, server_out) => closed.unwrap_or_else(|e| Closed::failed(&e)),
+            closed = self.outward(write, client_in, server_in, out) => closed.unwrap_or_else(|e| Closed::failed(&e)),
             () = async { self.shared.close.cancelled().await; tokio::time::sleep(FAREWELL).await } => Closed::gone("closed"),
         }
     }
@@ -548,6 +560,19 @@ mod tests {
             .map(|both| (both, ()))
             .expect("no answer");
         assert!(matches!(&asked, Ok(Some(bytes)) if bytes == &b"a question"[..]), "{asked:?}");
+    }
+
+    #[test]
+    fn a_silence_is_no_round_trip() {
+        let (mut rtt, mut leapt) = (40_000, false);
+        let mut after = |new| {
+            (rtt, leapt) = smoothed(rtt, new, false, leapt);
+            rtt
+        };
+        assert_eq!([after(60_000), after(40_000)], [60_000, 50_000], "up at once, down by and by");
+        // A blackout, and a queue that stays.
+        assert_eq!([after(1_100_000), after(40_000), after(40_000)], [1_100_000, 40_000, 40_000]);
+        assert_eq!([after(1_100_000), after(900_000), after(800_000)], [1_100_000, 900_000, 850_000]);
     }
 
     #[tokio::test]

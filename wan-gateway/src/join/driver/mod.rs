@@ -167,6 +167,15 @@ impl Desk {
         Ok(Created { text: Secret(made.render()), datacenter, expires, addresses })
     }
 
+    /// Whether a token for this datacenter was redeemed, as far as is remembered; no, where the servers cannot be asked.
+    pub(crate) async fn has_certified(&self, datacenter: &str) -> bool {
+        let kept = self.shelf.list(&book::place(), 0, Duration::ZERO).await;
+        let (kept, _) = kept
+            .inspect_err(|error| tracing::warn!(error, "it cannot be seen which tokens were used"))
+            .unwrap_or_default();
+        kept.iter().filter_map(|kept| Entry::opened(&kept.value, &self.seal)).any(|entry| entry.was_used_by(datacenter))
+    }
+
     /// Forgets tokens that are long over, and what is no token.
     async fn make_room(&self, now: u64) -> Result<(), CreateError> {
         let servers = CreateError::Servers;

@@ -121,7 +121,8 @@ impl Log {
             thread: Mutex::new(None),
         });
         if writer.tail.is_none() {
-            let segment = writer.roll().map_err(io_error("prepare a segment in", dir))?;
+            let (segment, tail) = writer.roll(batch).map_err(io_error("prepare a segment in", dir))?;
+            (writer.tail, writer.batch) = (Some(tail), batch.wrapping_add(1));
             lock(&shared.files).push(segment);
         }
         let weak = Arc::downgrade(&shared);
@@ -133,6 +134,18 @@ impl Log {
             .map_err(io_error("start the log's thread for", dir))?;
         *lock(&shared.thread) = Some(thread);
         Ok(Self(shared))
+    }
+
+    /// Whether nothing was ever kept here.
+    pub fn is_blank(&self) -> bool {
+        let memory = lock(&self.0.memory);
+        memory.last().is_none() && memory.marks == Marks::default()
+    }
+
+    /// Whether all that is known to be committed is here, or was applied: a log that lacks some of it has lost what was acknowledged.
+    pub fn has_committed(&self, applied: Option<LogId>) -> bool {
+        let memory = lock(&self.0.memory);
+        memory.marks.committed <= memory.last().max(applied)
     }
 
     /// Writes what is queued, syncs it and ends the thread.
@@ -409,8 +422,10 @@ impl Writer {
             // A record that no segment can hold gets one of its own, which grows.
             let fresh = self.tail.as_ref().is_some_and(|t| buffer.is_empty() && t.at <= (format::HEADER + 256) as u64);
             if full && !fresh {
+                // The next segment is there before this one says that it ends: where one ends and no other follows, one was lost.
+                let (segment, next) = self.roll(self.batch.wrapping_add(1))?;
                 self.flush(&mut buffer, true, &mut places, shared)?;
-                let segment = self.roll()?;
+                (self.tail, self.batch) = (Some(next), self.batch.wrapping_add(1));
                 if let Some(shared) = shared {
                     lock(&shared.files).push(segment);
                 }
@@ -460,8 +475,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Begins the next segment.
-    fn roll(&mut self) -> io::Result<Segment> {
+    /// Makes the next segment, as a write of this number.
+    fn roll(&mut self, batch: u32) -> io::Result<(Segment, Tail)> {
         let spare = self.dir.join("spare.tmp");
         let ready = self.spare.take().is_some_and(|made| matches!(made.join(), Ok(Ok(()))));
         if !ready {
@@ -471,19 +486,18 @@ impl Writer {
         let path = segment_path(&self.dir, sequence);
         let file = Arc::new(OpenOptions::new().read(true).write(true).open(&spare)?);
         let mut head = format::header(sequence).to_vec();
-        format::put(&mut head, sequence, self.batch, Kind::State, &self.marks.encode());
+        format::put(&mut head, sequence, batch, Kind::State, &self.marks.encode());
         write_at(&file, &head, 0)?;
         file.sync_all()?;
         std::fs::rename(&spare, &path)?;
         sync_dir(&self.dir)?;
-        self.batch = self.batch.wrapping_add(1);
         self.next_sequence += 1;
-        self.tail = Some(Tail { sequence, file: file.clone(), at: head.len() as u64, size: self.segment_bytes });
+        let tail = Tail { sequence, file: file.clone(), at: head.len() as u64, size: self.segment_bytes };
         // The next one is made ready while this one fills, so that no write waits for it.
         let size = self.segment_bytes;
         self.spare =
             std::thread::Builder::new().name("raft-log-spare".into()).spawn(move || prepare(&spare, size)).ok();
-        Ok(Segment { sequence, path, file, last: None })
+        Ok((Segment { sequence, path, file, last: None }, tail))
     }
 
     /// Deletes the oldest segments that hold nothing but purged entries; never the one that is written.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::LogError;
 use super::super::format::{self, Found, Header, Kind, Verdict};
 use super::super::memory::{Memory, Place};
-use super::{Segment, Tail, io_error, write_at};
+use super::{Segment, Tail, io_error, sync_dir, write_at};
 
 /// Reads the log at the start.
 pub(super) struct Reader {
@@ -19,7 +19,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// The tail to write on at; `None` where a new segment is to be begun.
+    /// The tail to write on at; `None` where there is no segment yet.
     pub(super) fn read_all(&mut self) -> Result<Option<Tail>, LogError> {
         let mut names: Vec<(u64, PathBuf)> = Vec::new();
         let mut leftovers = Vec::new();
@@ -38,6 +38,11 @@ impl Reader {
             }
         }
         names.sort();
+        // The newest segment may have been made and nothing written to it, not even the end of the one before it.
+        let begun = match names.last() {
+            Some((sequence, path)) if names.len() > 1 && only_begun(*sequence, path)? => Some(path.clone()),
+            _ => None,
+        };
         let mut tail = None;
         let count = names.len();
         for (i, (sequence, path)) in names.into_iter().enumerate() {
@@ -47,7 +52,17 @@ impl Reader {
                 let why = format!("segment {:016x} before it is missing", sequence - 1);
                 return Err(self.damaged(&path, 0, &why));
             }
-            tail = self.read_segment(sequence, &path, i + 1 == count)?;
+            if begun.is_some() && i + 1 == count && tail.is_some() {
+                leftovers.push(path);
+                break;
+            }
+            tail = self.read_segment(sequence, &path, i + 1 == count || begun.is_some() && i + 2 == count)?;
+        }
+        if tail.is_none()
+            && let Some(newest) = self.segments.last()
+        {
+            let why = format!("it is full and segment {:016x} after it is missing", newest.sequence + 1);
+            return Err(self.damaged(&newest.path, 0, &why));
         }
         self.memory.check().map_err(|e| {
             let path = self.segments.first().map_or_else(|| self.dir.clone(), |s| s.path.clone());
@@ -57,6 +72,7 @@ impl Reader {
         for path in leftovers {
             std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
         }
+        sync_dir(&self.dir).map_err(io_error("sync", &self.dir))?;
         Ok(tail)
     }
 
@@ -127,4 +143,13 @@ impl Reader {
         let dir = self.dir.parent().unwrap_or(&self.dir).to_owned();
         LogError::Damaged { path: path.to_owned(), offset: offset as u64, why: why.to_owned(), dir }
     }
+}
+
+/// Whether this segment has nothing but what it was made with.
+fn only_begun(sequence: u64, path: &Path) -> Result<bool, LogError> {
+    let bytes = std::fs::read(path).map_err(io_error("read", path))?;
+    let Found::Record(state) = format::read(&bytes, format::HEADER, sequence) else { return Ok(false) };
+    Ok(format::read_header(&bytes) == Header::Segment(sequence)
+        && state.kind == Kind::State
+        && format::read(&bytes, state.next, sequence) == Found::End)
 }
