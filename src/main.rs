@@ -4,8 +4,13 @@
 #![allow(unreachable_pub, reason = "in an executable nothing is reached from outside; pub marks what a module offers")]
 
 mod command;
+#[cfg(test)]
+#[path = "../fuzz/corpus.rs"]
+mod corpus;
 mod datadir;
 mod dev;
+#[cfg(test)]
+mod fuzz;
 mod log;
 mod options;
 mod run;

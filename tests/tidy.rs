@@ -18,6 +18,7 @@ fn is_test(path: &Path) -> bool {
             || name == "testing"
             || name == "simulation"
             || name == "fake"
+            || name == "fuzz"
             || name == "suite"
             || name.ends_with("_tests")
     };
@@ -193,5 +194,84 @@ fn a_file_is_one_thing() {
             let lines = text.lines().count();
             assert!(lines <= 1200, "{} has {lines} lines; is it still one thing?", path.display());
         }
+    }
+}
+
+/// A licence in SPDX's words: names, `AND`, `OR` (`/` in old manifests), parentheses; `WITH` belongs to the name before it.
+struct Licence<'a> {
+    words: std::iter::Peekable<std::vec::IntoIter<String>>,
+    allowed: &'a [String],
+}
+
+impl Licence<'_> {
+    fn allowed(text: &str, allowed: &[String]) -> bool {
+        let text = text.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
+        let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        let mut licence = Licence { words: words.into_iter().peekable(), allowed };
+        let any = licence.any();
+        any && licence.words.next().is_none()
+    }
+
+    fn any(&mut self) -> bool {
+        let mut ok = self.all();
+        while self.words.next_if(|w| w == "OR").is_some() {
+            ok |= self.all();
+        }
+        ok
+    }
+
+    fn all(&mut self) -> bool {
+        let mut ok = self.one();
+        while self.words.next_if(|w| w == "AND").is_some() {
+            ok &= self.one();
+        }
+        ok
+    }
+
+    fn one(&mut self) -> bool {
+        let Some(mut name) = self.words.next() else { return false };
+        if name == "(" {
+            let ok = self.any();
+            return self.words.next().is_some_and(|w| w == ")") && ok;
+        }
+        if self.words.next_if(|w| w == "WITH").is_some() {
+            name = format!("{name} WITH {}", self.words.next().unwrap_or_default());
+        }
+        // "Or any later version".
+        self.allowed.iter().any(|allowed| allowed == name.trim_end_matches('+'))
+    }
+}
+
+/// `cargo deny check licenses sources`, where cargo-deny is not installed: the same list, what cargo itself knows of this platform.
+#[test]
+fn dependencies_have_allowed_licences_and_come_from_crates_io() {
+    let deny = fs::read_to_string(root().join("deny.toml")).unwrap();
+    let list = deny.split("[licenses]").nth(1).and_then(|rest| rest.split_once('[')?.1.split_once(']')).unwrap().0;
+    let allowed: Vec<String> = list.split(',').map(|name| name.trim().trim_matches('"').to_owned()).collect();
+    assert!(Licence::allowed("(MIT OR GPL-3.0) AND Apache-2.0 WITH LLVM-exception", &allowed));
+    assert!(!Licence::allowed("MIT AND GPL-3.0", &allowed) && !Licence::allowed("", &allowed));
+
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let run = |program: &std::ffi::OsStr, args: &[&str]| {
+        let out = std::process::Command::new(program).args(args).current_dir(root()).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let version = run("rustc".as_ref(), &["-vV"]);
+    let host = version.lines().find_map(|l| l.strip_prefix("host: ")).unwrap();
+    let args = ["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", host];
+    let metadata: serde_json::Value = serde_json::from_str(&run(&cargo, &args)).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 100, "{}", packages.len());
+    for package in packages {
+        let (name, source) = (&package["name"], &package["source"]);
+        let ours = source.is_null();
+        let registry = "registry+https://github.com/rust-lang/crates.io-index";
+        assert!(ours || source == registry, "{name} comes from {source}");
+        let licence = package["license"].as_str().unwrap_or_default();
+        assert!(
+            Licence::allowed(licence, &allowed),
+            "{name} has the licence {licence:?}; deny.toml lists what is allowed"
+        );
     }
 }

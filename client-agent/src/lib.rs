@@ -17,3 +17,7 @@ pub mod servers;
 pub mod sync;
 pub mod views;
 pub mod watches;
+
+#[cfg(test)]
+#[path = "../../fuzz/corpus.rs"]
+mod corpus;

@@ -24,4 +24,8 @@ pub mod signing;
 pub mod status;
 pub mod store;
 
+#[cfg(test)]
+#[path = "../../fuzz/corpus.rs"]
+mod corpus;
+
 pub use server::{Server, ServerConfig, StartError, World};

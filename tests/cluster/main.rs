@@ -27,6 +27,7 @@ mod options;
 mod realcli;
 mod relay;
 mod replication;
+mod rubbish;
 mod snapshot;
 mod start;
 mod tls_reload;

@@ -31,6 +31,9 @@ pub mod config;
 pub mod directory;
 pub mod doctor;
 pub mod forward;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gateway;
 pub mod join;
 pub mod link;
@@ -45,6 +48,10 @@ mod simulation;
 mod task;
 mod tls;
 pub mod views;
+
+#[cfg(test)]
+#[path = "../../fuzz/corpus.rs"]
+mod corpus;
 
 pub use carrier::{Proxy, ProxyError};
 pub use config::{Config, Congestion, Limits};

@@ -8,6 +8,9 @@ pub mod config;
 pub mod desk;
 mod driver;
 pub mod figures;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod handler;
 pub mod packet;
 pub mod question;

@@ -11,6 +11,9 @@ pub mod codec;
 pub mod driver;
 pub mod envelope;
 pub mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod keyring;
 pub mod machine;
 pub mod wire;

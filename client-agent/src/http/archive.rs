@@ -5,7 +5,7 @@ use std::io::Read;
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 /// Largest state in an archive, bytes; what unpacks to more is refused before it is in memory.
@@ -86,8 +86,40 @@ impl Meta {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let sum = digest(&SHA256, bytes);
-    sum.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    hexed(digest(&SHA256, bytes).as_ref())
+}
+
+fn hexed(sum: &[u8]) -> String {
+    sum.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A file of an archive.
+struct Found {
+    bytes: Vec<u8>,
+    length: u64,
+    sum: String,
+}
+
+impl Found {
+    /// Reads up to so many bytes; `keep`: not only their sum. Grows with what is really there, whatever a header says.
+    fn read(mut from: impl Read, most: u64, keep: bool) -> std::io::Result<Self> {
+        let (mut context, mut bytes, mut length) = (Context::new(&SHA256), Vec::new(), 0);
+        let mut piece = vec![0; 64 << 10];
+        while length <= most {
+            let read = match from.read(&mut piece) {
+                Ok(0) => break,
+                Ok(read) => piece.get(..read).unwrap_or_default(),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            length += read.len() as u64;
+            context.update(read);
+            if keep {
+                bytes.extend_from_slice(read);
+            }
+        }
+        Ok(Self { bytes, length, sum: hexed(context.finish().as_ref()) })
+    }
 }
 
 /// Packs a state; fails only where `meta` cannot be written.
@@ -107,10 +139,16 @@ pub fn pack(meta: &Meta, state: &[u8]) -> std::io::Result<Vec<u8>> {
 
 /// Unpacks and verifies; whatever is in the archive, nothing is written anywhere.
 pub fn unpack(archive: impl Read) -> Result<(Meta, Vec<u8>), ArchiveError> {
+    read(archive, true)
+}
+
+/// The same; `keep`: with the state, and not only verified.
+fn read(archive: impl Read, keep: bool) -> Result<(Meta, Vec<u8>), ArchiveError> {
     let unreadable = |e: std::io::Error| ArchiveError::Unreadable(e.to_string());
     let mut tar = tar::Archive::new(MultiGzDecoder::new(archive));
     let (mut meta, mut state, mut sums) = (None, None, None);
-    for entry in tar.entries().map_err(unreadable)? {
+    // Raw: the library takes long names and extended headers into memory, whatever they unpack to. Snapshots have none.
+    for entry in tar.entries().map_err(unreadable)?.raw(true) {
         let entry = entry.map_err(unreadable)?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let (place, most) = match name.as_str() {
@@ -120,16 +158,14 @@ pub fn unpack(archive: impl Read) -> Result<(Meta, Vec<u8>), ArchiveError> {
             _ => return Err(ArchiveError::Unexpected(name)),
         };
         let said = entry.size();
-        let mut bytes = Vec::new();
-        // Grows with what is really there, whatever the header says.
-        entry.take(most + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > most {
+        let found = Found::read(entry, most, keep || name != STATE).map_err(unreadable)?;
+        if found.length > most {
             return Err(ArchiveError::TooLarge(name));
         }
-        if (bytes.len() as u64) < said {
+        if found.length < said {
             return Err(ArchiveError::Unreadable(format!("{name} is cut short")));
         }
-        if place.replace(bytes).is_some() {
+        if place.replace(found).is_some() {
             return Err(ArchiveError::Unexpected(format!("{name} (twice)")));
         }
     }
@@ -138,25 +174,26 @@ pub fn unpack(archive: impl Read) -> Result<(Meta, Vec<u8>), ArchiveError> {
     let meta = meta.ok_or(ArchiveError::Missing(META))?;
     let state = state.ok_or(ArchiveError::Missing(STATE))?;
     let sums = sums.ok_or(ArchiveError::Missing(SUMS))?;
-    let sums = String::from_utf8_lossy(&sums);
-    for (name, bytes) in [(META, &meta), (STATE, &state)] {
+    let sums = String::from_utf8_lossy(&sums.bytes);
+    for (name, found) in [(META, &meta), (STATE, &state)] {
         let told = sums.lines().find_map(|line| line.split_once("  ").filter(|(_, n)| *n == name)).map(|(sum, _)| sum);
-        if told != Some(hex(bytes).as_str()) {
+        if told != Some(found.sum.as_str()) {
             return Err(ArchiveError::Altered(name));
         }
     }
-    let meta: Meta = serde_json::from_slice(&meta)
+    let meta: Meta = serde_json::from_slice(&meta.bytes)
         .map_err(|e| ArchiveError::Unreadable(format!("{META} says nothing sensible: {e}")))?;
-    Ok((meta, state))
+    Ok((meta, state.bytes))
 }
 
-/// The same, of our own snapshots only.
-pub fn unpack_ours(archive: impl Read) -> Result<(Meta, Vec<u8>), ArchiveError> {
-    let (meta, state) = unpack(archive)?;
+/// The same, of our own snapshots only. Verified before any of the state is kept: a megabyte that unpacks to a gigabyte of nonsense
+/// takes no memory.
+pub fn unpack_ours(archive: &[u8]) -> Result<(Meta, Vec<u8>), ArchiveError> {
+    let (meta, _) = read(archive, false)?;
     if !meta.id.starts_with(OURS) {
         return Err(ArchiveError::Foreign(meta.id));
     }
-    Ok((meta, state))
+    unpack(archive)
 }
 
 #[cfg(test)]

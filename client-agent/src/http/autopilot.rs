@@ -35,7 +35,7 @@ fn nanos(ns: u64) -> String {
     duration::format(Duration::from_nanos(ns))
 }
 
-fn decoded(body: &[u8]) -> Result<Autopilot, DecodeError> {
+pub(super) fn decoded(body: &[u8]) -> Result<Autopilot, DecodeError> {
     let value = decode::parse(body)?;
     let f = Fields::of(&value, false)?;
     f.only(&[

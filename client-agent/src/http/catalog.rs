@@ -36,7 +36,7 @@ fn body_datacenter(call: &Call<'_>, fields: &Fields<'_>) -> Result<Option<String
     super::query::datacenter(&named, &call.ctx.info.datacenter)
 }
 
-fn registration(fields: &Fields<'_>) -> Result<RegisterRequest, DecodeError> {
+pub(super) fn registration(fields: &Fields<'_>) -> Result<RegisterRequest, DecodeError> {
     let node = decode::catalog_node(fields, "NodeMeta")?;
     let service = fields.object("Service")?.map(|f| decode::catalog_service(&f)).transpose()?;
     let mut checks = Vec::new();

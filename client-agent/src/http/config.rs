@@ -78,7 +78,7 @@ fn other(f: &Fields<'_>, value: &Value, kind: String) -> Result<Entry, DecodeErr
     Ok(Entry { kind, name, other: Value::Object(rest).to_string(), ..Entry::default() })
 }
 
-fn decoded(value: &Value) -> Result<Entry, DecodeError> {
+pub(super) fn decoded(value: &Value) -> Result<Entry, DecodeError> {
     let f = Fields::of(value, true)?;
     let kind = f.text("Kind")?;
     if kind.is_empty() {
@@ -100,7 +100,7 @@ pub fn config_entry(value: &Value) -> Result<Entry, String> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct EntryJson<'a> {
+pub(super) struct EntryJson<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     connect_timeout: &'a str,
     kind: &'a str,
@@ -126,12 +126,12 @@ struct FailoverJson<'a> {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Shown<'a> {
+pub(super) enum Shown<'a> {
     Resolver(EntryJson<'a>),
     Other(Value),
 }
 
-fn shown(entry: &Entry) -> Shown<'_> {
+pub(super) fn shown(entry: &Entry) -> Shown<'_> {
     if entry.kind == RESOLVER {
         return Shown::Resolver(shown_resolver(entry));
     }

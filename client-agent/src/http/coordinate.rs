@@ -123,7 +123,7 @@ fn undecoded(error: DecodeError) -> Failure {
     Failure::bad(format!("Request decode failed: {error}"))
 }
 
-fn decoded(f: &Fields<'_>) -> Result<NodeCoordinate, DecodeError> {
+pub(super) fn decoded(f: &Fields<'_>) -> Result<NodeCoordinate, DecodeError> {
     f.only(&["Datacenter", "Node", "Segment", "Coord", "Token", "Partition"])?;
     let coord = |f: Fields<'_>| {
         f.only(&["Vec", "Error", "Adjustment", "Height"])?;

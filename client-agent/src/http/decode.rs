@@ -137,15 +137,18 @@ impl<'a> Fields<'a> {
 
     /// `"15s"`, or nanoseconds; what is negative counts as none.
     pub(crate) fn duration(&self, name: &str) -> Result<Duration, DecodeError> {
-        let nanos = match self.get(name) {
+        Ok(Duration::from_nanos(u64::try_from(self.nanos(name)?).unwrap_or(0)))
+    }
+
+    fn nanos(&self, name: &str) -> Result<i64, DecodeError> {
+        Ok(match self.get(name) {
             None => 0,
             Some(Value::String(s)) if s.is_empty() => 0,
             Some(Value::String(s)) => duration::parse_nanos(s).map_err(|e| DecodeError(e.to_string()))?,
             #[allow(clippy::cast_possible_truncation, reason = "Go truncates here too; `as` saturates")]
             Some(Value::Number(n)) => n.as_i64().unwrap_or_else(|| n.as_f64().unwrap_or_default() as i64),
             Some(other) => return Err(mismatch(other, name, "time.Duration")),
-        };
-        Ok(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
+        })
     }
 
     pub(crate) fn list(&self, name: &str) -> Result<&'a [Value], DecodeError> {
@@ -308,6 +311,8 @@ fn status(fields: &Fields<'_>, refused: &str) -> Result<Option<definition::Statu
 
 /// A status that is none of the three, told apart because Consul does not call it a failure to decode.
 pub(crate) const BAD_CHECK_STATUS: &str = "Bad check status";
+/// A check inside a service of which only a time below zero is set; told apart in the same way.
+pub(crate) const BAD_SERVICE_CHECK_TTL: &str = "Invalid check: TTL must be > 0 for TTL checks";
 /// The same inside a service.
 pub(crate) const BAD_SERVICE_CHECK_STATUS: &str = "Status for checks must 'passing', 'warning', 'critical'";
 
@@ -380,6 +385,20 @@ pub(crate) fn check(value: &Value, refused_status: &str) -> Result<CheckDefiniti
     })
 }
 
+/// A check inside a service; `None`: nothing is set in it. A time below zero is something, and nothing that a check can be made of.
+fn service_check(value: &Value) -> Result<Option<CheckDefinition>, DecodeError> {
+    let read = check(value, BAD_SERVICE_CHECK_STATUS)?;
+    if !read.is_empty() {
+        return Ok(Some(read));
+    }
+    let f = Fields::of(value, true)?;
+    let times = ["Interval", "Timeout", "TTL", "DeregisterCriticalServiceAfter"];
+    if times.iter().any(|name| f.nanos(name).is_ok_and(|nanos| nanos < 0)) {
+        return Err(DecodeError(BAD_SERVICE_CHECK_TTL.to_owned()));
+    }
+    Ok(None)
+}
+
 /// A service in a registration with the agent.
 pub(crate) fn service(value: &Value) -> Result<ServiceDefinition, DecodeError> {
     let f = Fields::of(value, true)?;
@@ -389,7 +408,7 @@ pub(crate) fn service(value: &Value) -> Result<ServiceDefinition, DecodeError> {
         .into_iter()
         .chain(f.list("Checks")?)
         .filter(|value| !value.is_null())
-        .map(|value| check(value, BAD_SERVICE_CHECK_STATUS))
+        .filter_map(|value| service_check(value).transpose())
         .collect::<Result<Vec<_>, _>>()?;
     Ok(ServiceDefinition {
         id: f.text("ID")?,
@@ -404,7 +423,7 @@ pub(crate) fn service(value: &Value) -> Result<ServiceDefinition, DecodeError> {
         kind: f.text("Kind")?,
         socket_path: f.text("SocketPath")?,
         token: Secret(f.text("Token")?),
-        checks: checks.into_iter().filter(|check| !check.is_empty()).collect(),
+        checks,
     })
 }
 
@@ -564,6 +583,7 @@ mod tests {
                 "json: cannot unmarshal number into Go struct field .Meta of type string",
             ),
             (r#"{"Name":"x","Check":{"Status":"bogus","TTL":"5s"}}"#, BAD_SERVICE_CHECK_STATUS),
+            (r#"{"Name":"x","Check":{"TTL":"-5s"}}"#, BAD_SERVICE_CHECK_TTL),
             (r#"{"Name":5}"#, "json: cannot unmarshal number into Go struct field .Name of type string"),
         ] {
             assert_eq!(service_of(text), Err(why.to_owned()), "{text}");

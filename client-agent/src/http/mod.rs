@@ -23,6 +23,9 @@ mod failure;
 mod federation;
 pub mod figures;
 mod filter;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
 mod health;
 mod internal;

@@ -79,7 +79,7 @@ fn service(f: &Fields<'_>) -> Result<ServiceQuery, DecodeError> {
     })
 }
 
-fn decoded(body: &[u8]) -> Result<PreparedQuery, DecodeError> {
+pub(super) fn decoded(body: &[u8]) -> Result<PreparedQuery, DecodeError> {
     let value = decode::parse(body)?;
     let f = Fields::of(&value, false)?;
     f.only(&["ID", "Name", "Session", "Token", "Template", "Service", "DNS", "CreateIndex", "ModifyIndex"])?;
@@ -108,7 +108,7 @@ fn decoded(body: &[u8]) -> Result<PreparedQuery, DecodeError> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct QueryJson<'a> {
+pub(super) struct QueryJson<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     name: &'a str,
@@ -175,7 +175,7 @@ fn values(list: Option<&StringList>) -> Option<&[String]> {
 }
 
 /// Shows a query; what it does not say is shown as Consul shows it.
-fn shown(query: &PreparedQuery) -> QueryJson<'_> {
+pub(super) fn shown(query: &PreparedQuery) -> QueryJson<'_> {
     let template = query.template.as_ref();
     let service = query.service.as_ref();
     let failover = service.and_then(|s| s.failover.as_ref());

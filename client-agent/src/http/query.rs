@@ -14,8 +14,12 @@ use super::ports::Reads;
 
 /// Decodes `%41` (and, in queries, `+`); `None` where an escape is damaged or the result is no UTF-8.
 pub(crate) fn unescape(text: &str, plus: bool) -> Option<String> {
+    String::from_utf8(unescaped(text, plus)?).ok()
+}
+
+fn unescaped(text: &str, plus: bool) -> Option<Vec<u8>> {
     if !(text.contains('%') || plus && text.contains('+')) {
-        return Some(text.to_owned());
+        return Some(text.as_bytes().to_vec());
     }
     let mut bytes = text.bytes();
     let mut out = Vec::with_capacity(text.len());
@@ -27,10 +31,11 @@ pub(crate) fn unescape(text: &str, plus: bool) -> Option<String> {
             b => b,
         });
     }
-    String::from_utf8(out).ok()
+    Some(out)
 }
 
-/// Query parameters, in order. Like Go, what cannot be decoded is left out.
+/// Query parameters, in order. Like Go, a pair with a damaged escape is left out. One that is no UTF-8 stays, with U+FFFD for what is
+/// wrong: a filter or a datacenter that nobody understands is refused, and not taken for none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Params(Vec<(String, String)>);
 
@@ -42,7 +47,8 @@ impl Params {
                 .filter(|pair| !pair.is_empty())
                 .filter_map(|pair| {
                     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    Some((unescape(name, true)?, unescape(value, true)?))
+                    let text = |part| Some(String::from_utf8_lossy(&unescaped(part, true)?).into_owned());
+                    Some((text(name)?, text(value)?))
                 })
                 .collect(),
         )
@@ -282,6 +288,14 @@ mod tests {
         assert_eq!(of("consistent", true), (None, Consistency::Consistent, None));
         assert_eq!(of("leader", true).1, Consistency::Default);
         assert_eq!(of("max_stale=9s", true), (None, Consistency::Stale, Some(9)));
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_and_not_passed_over() {
+        assert_eq!(read("filter=%ff").unwrap_err().code, 500);
+        assert_eq!(read("dc=%ff").unwrap_err().text, "No path to datacenter");
+        assert_eq!(read("token=%ff").unwrap_err().code, 403);
+        assert!(read("filter=%zz").is_ok(), "as Go has it");
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn service_checks(fields: &Fields<'_>) -> Result<Vec<String>, DecodeError> {
         .collect()
 }
 
-fn decoded(body: &[u8], own_node: &str) -> Result<Session, Failure> {
+pub(super) fn decoded(body: &[u8], own_node: &str) -> Result<Session, Failure> {
     let none = Value::Object(serde_json::Map::new());
     let value = if body.is_empty() { none } else { decode::parse(body).map_err(undecoded)? };
     let fields = Fields::of(&value, false).map_err(undecoded)?;

@@ -69,7 +69,7 @@ fn operation(fields: &Fields<'_>) -> Result<Option<(op::Op, bool)>, DecodeError>
 }
 
 /// The request, and whether it writes anything.
-fn decoded(body: &[u8], max_value: usize) -> Result<(TxnRequest, bool), Failure> {
+pub(super) fn decoded(body: &[u8], max_value: usize) -> Result<(TxnRequest, bool), Failure> {
     let value = decode::parse(body).map_err(undecoded)?;
     let list = match &value {
         serde_json::Value::Null => &[],

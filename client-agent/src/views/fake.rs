@@ -1,5 +1,6 @@
 //! A catalog in memory that serves views, for tests.
 #![allow(clippy::disallowed_methods, reason = "a test's clock and tasks")]
+#![cfg_attr(fuzzing, allow(dead_code, reason = "the doors of fuzz/ use a part of it"))]
 
 use std::collections::BTreeMap;
 use std::pin::Pin;

@@ -10,7 +10,7 @@ mod reverse;
 mod table;
 pub mod view;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fake;
 #[cfg(test)]
 mod tests;

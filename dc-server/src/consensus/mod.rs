@@ -2,6 +2,9 @@
 
 pub mod driver;
 mod fresh;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod log;
 pub mod machine;
 pub mod network;

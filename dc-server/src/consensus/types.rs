@@ -117,10 +117,24 @@ pub fn log_id_out(id: &LogId) -> wire::LogId {
     }
 }
 
+/// No log gets so far; what says so was not written by one, and would overflow whoever counts on from it.
+const MAX_POSITION: u64 = 1 << 62;
+
+fn leader_in(leader: Option<&wire::LeaderId>, missing: &'static str) -> Result<LeaderId, Malformed> {
+    let leader = leader.ok_or(Malformed(missing))?;
+    if leader.term > MAX_POSITION {
+        return Err(Malformed("a term that no log gets to"));
+    }
+    Ok(LeaderId::new(leader.term, leader.node))
+}
+
 /// From the wire.
 pub fn log_id_in(id: &wire::LogId) -> Result<LogId, Malformed> {
-    let leader = id.leader.as_ref().ok_or(Malformed("a log position without a leader"))?;
-    Ok(LogId { leader_id: LeaderId::new(leader.term, leader.node), index: id.index })
+    let leader_id = leader_in(id.leader.as_ref(), "a log position without a leader")?;
+    if id.index > MAX_POSITION {
+        return Err(Malformed("an index that no log gets to"));
+    }
+    Ok(LogId { leader_id, index: id.index })
 }
 
 /// From the wire, where it may be absent.
@@ -139,8 +153,8 @@ pub fn vote_out(vote: &Vote) -> wire::Vote {
 /// From the wire.
 pub fn vote_in(vote: Option<&wire::Vote>) -> Result<Vote, Malformed> {
     let vote = vote.ok_or(Malformed("no vote"))?;
-    let leader = vote.leader.as_ref().ok_or(Malformed("a vote without a candidate"))?;
-    Ok(Vote { leader_id: LeaderId::new(leader.term, leader.node), committed: vote.committed })
+    let leader_id = leader_in(vote.leader.as_ref(), "a vote without a candidate")?;
+    Ok(Vote { leader_id, committed: vote.committed })
 }
 
 /// To the wire.

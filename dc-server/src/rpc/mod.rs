@@ -6,6 +6,9 @@ mod catalog;
 mod config;
 mod coordinate;
 pub mod driver;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod health;
 mod kv;
 mod operator;

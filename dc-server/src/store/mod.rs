@@ -10,6 +10,9 @@ mod calls;
 mod catalog;
 mod config;
 mod coordinate;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod health;
 mod kv;
 pub(crate) mod query;

@@ -15,6 +15,8 @@ use super::state::{Refusal, State};
 pub const MAX_PIECE: usize = 512 << 10;
 /// Longest state that can be put back, bytes: it is held whole in memory, twice for a moment.
 pub const MAX_STATE: u64 = 1 << 30;
+/// Highest index of a state that is put back: the log goes on from there.
+pub(super) const MAX_INDEX: u64 = 1 << 61;
 /// Entries of the log after which an unfinished restore is forgotten.
 const FORGOTTEN: u64 = 16_384;
 
@@ -87,6 +89,9 @@ pub(super) fn take(state: &mut State, index: u64, piece: &RestoreRequest) -> Res
     }
     let mut new = snapshot::read(&mut Chain { pieces: &staged.pieces, at: 0 })
         .map_err(|error| Refusal::Restore(error.to_string()))?;
+    if new.index > MAX_INDEX {
+        return Err(Refusal::Restore(format!("its index {} is one that no log gets to", new.index)));
+    }
     // Indexes never go back: what is saved may come from a log that was far ahead of this one.
     let ahead = (new.index + 1).saturating_sub(index);
     (new.index, new.shift, new.staged) = (index + ahead, state.shift + ahead, None);

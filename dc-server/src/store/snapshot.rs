@@ -20,9 +20,11 @@ use prost::Message;
 use super::state::{Name, NodeRow, State, Writer, fold};
 
 /// Version of the format.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 /// No record is longer; a longer one is damage.
 const MAX_RECORD: usize = 64 << 20;
+/// No log gets to an index or a shift like this. Twice [`super::restore::MAX_INDEX`], from which the log goes on.
+const MAX_INDEX: u64 = 1 << 62;
 /// Name of the index of a restore under way.
 const STAGED: &str = "staged";
 
@@ -219,6 +221,9 @@ pub(super) fn read(input: &mut impl Read) -> Result<State, RestoreError> {
     let Record::Header(header) = input.record()? else { return Err(input.damaged("the header is missing")) };
     if header.version != VERSION {
         return Err(RestoreError::Version { found: header.version });
+    }
+    if header.last_index > MAX_INDEX || header.shift > MAX_INDEX {
+        return Err(input.damaged("its index is one that no log gets to"));
     }
     let mut state = State { index: header.last_index, shift: header.shift, ..State::default() };
     let mut indexes = Vec::new();

@@ -5,7 +5,7 @@
 pub(crate) mod driver;
 pub(crate) mod proxy;
 pub(crate) mod reach;
-mod tcp;
+pub(crate) mod tcp;
 pub(crate) mod traffic;
 
 use std::time::Duration;

@@ -105,7 +105,9 @@ pub(crate) async fn register(call: &Call<'_>) -> Result<Reply, Failure> {
     let mut service =
         decode::parse(&call.body).and_then(|value| decode::service(&value)).map_err(|error| {
             match error.0.as_str() {
-                decode::BAD_SERVICE_CHECK_STATUS | decode::BAD_OUTPUT_SIZE => Failure::bad(error.0),
+                decode::BAD_SERVICE_CHECK_STATUS | decode::BAD_SERVICE_CHECK_TTL | decode::BAD_OUTPUT_SIZE => {
+                    Failure::bad(error.0)
+                }
                 text => Failure::bad(format!("Request decode failed: {text}")),
             }
         })?;

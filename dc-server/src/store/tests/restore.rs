@@ -50,6 +50,18 @@ fn the_last_piece_swaps_all_of_it() {
     }
 }
 
+#[test]
+fn an_index_that_no_log_gets_to_is_refused() {
+    let mut source = full();
+    source.index = 1 << 61;
+    source.kv(kv(Verb::Set, "late", "v"));
+    let mut log = Log::new();
+    log.kv(kv(Verb::Set, "mine", "v"));
+    let applied = restore(&mut log, &bytes(&source.state()), 1 << 20);
+    assert!(applied.outcome.error.contains("no log gets to"), "{applied:?}");
+    assert!(log.state().kv_get("mine").0.is_some(), "nothing changed");
+}
+
 /// A state of a longer log: indexes go on from its own.
 #[test]
 fn indexes_never_go_back() {
