@@ -32,6 +32,21 @@ struct Set {
     origin: String,
 }
 
+/// Keys of access control from before Consul 1.4, and what they are called since.
+const OLD_SPELLINGS: [(&Def, &Def); 11] = [
+    (&table::LEGACY_ACL_DATACENTER, &table::PRIMARY_DATACENTER),
+    (&table::LEGACY_ACL_DEFAULT_POLICY, &table::ACL_DEFAULT_POLICY),
+    (&table::LEGACY_ACL_DOWN_POLICY, &table::ACL_DOWN_POLICY),
+    (&table::LEGACY_ACL_TOKEN, &table::ACL_TOKENS_DEFAULT),
+    (&table::LEGACY_ACL_MASTER_TOKEN, &table::ACL_TOKENS_MASTER),
+    (&table::LEGACY_ACL_AGENT_TOKEN, &table::ACL_TOKENS_AGENT),
+    (&table::LEGACY_ACL_AGENT_MASTER_TOKEN, &table::ACL_TOKENS_AGENT_MASTER),
+    (&table::LEGACY_ACL_REPLICATION_TOKEN, &table::ACL_TOKENS_REPLICATION),
+    (&table::LEGACY_ACL_TTL, &table::ACL_TOKEN_TTL),
+    (&table::LEGACY_ACL_ENABLE_KEY_LIST_POLICY, &table::ACL_ENABLE_KEY_LIST_POLICY),
+    (&table::LEGACY_ENABLE_ACL_REPLICATION, &table::ACL_ENABLE_TOKEN_REPLICATION),
+];
+
 /// What files and flags say, checked by type; defaults come from the table.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -168,6 +183,22 @@ impl Settings {
                 self.set.insert(def.key, Set { value, origin: origin.to_owned() });
             }
         }
+    }
+
+    /// The same in the names of today: what is set by the name that it had before Consul 1.4 holds where its new one is not set, as in
+    /// Consul 1.8, and a line says so. A datacenter of access control switches it on.
+    pub(super) fn spelled_anew(&self) -> Self {
+        let mut new = self.clone();
+        for (old, now) in OLD_SPELLINGS {
+            let Some(set) = self.set.get(old.key) else { continue };
+            new.warn(format!("{}: key {:?} is the old spelling of {:?}", set.origin, old.key, now.key));
+            new.set.entry(now.key).or_insert_with(|| set.clone());
+        }
+        if let Some(Set { origin, .. }) = self.set.get(table::LEGACY_ACL_DATACENTER.key) {
+            let on = Set { value: Value::Bool(true), origin: origin.clone() };
+            new.set.entry(table::ACL_ENABLED.key).or_insert(on);
+        }
+        new
     }
 
     /// Adds a line about what was accepted without effect.

@@ -51,22 +51,6 @@ impl Acl {
                 return Err(s.error(&t::ACL_DOWN_POLICY, text));
             }
         };
-        for def in [
-            &t::LEGACY_ACL_DATACENTER,
-            &t::LEGACY_ACL_DEFAULT_POLICY,
-            &t::LEGACY_ACL_DOWN_POLICY,
-            &t::LEGACY_ACL_TOKEN,
-            &t::LEGACY_ACL_MASTER_TOKEN,
-            &t::LEGACY_ACL_AGENT_TOKEN,
-            &t::LEGACY_ACL_AGENT_MASTER_TOKEN,
-            &t::LEGACY_ACL_REPLICATION_TOKEN,
-        ] {
-            // Passed over, it would leave open what was to be guarded.
-            if s.some_text(def).is_some() {
-                let text = "is from before Consul 1.4; use acl { enabled, default_policy, down_policy, tokens } and primary_datacenter";
-                return Err(s.error(def, text));
-            }
-        }
         let tokens = Tokens::default();
         let sources = [
             (Use::Default, &t::ACL_TOKENS_DEFAULT),

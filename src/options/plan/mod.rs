@@ -140,6 +140,7 @@ pub struct Plan {
 
 /// Checks the settings and derives the rest. Nothing on disk is touched.
 pub fn plan(settings: &Settings) -> Result<Plan, ConfigError> {
+    let settings = &settings.spelled_anew();
     let s = settings;
     let check = Checker(s);
     let dev = s.on(&t::DEV_MODE);

@@ -7,6 +7,30 @@ fn plan_of(text: &str) -> Result<Plan, ConfigError> {
 }
 
 #[test]
+fn old_spellings_of_access_control_hold_and_do_not_leave_it_open() {
+    let p = plan_of(
+        r#"{"data_dir":"/d","bind_addr":"127.0.0.1","acl_datacenter":"dc1","acl_default_policy":"deny","acl_token":"a","acl_ttl":"9s"}"#,
+    )
+    .unwrap();
+    let s = &p.settings;
+    assert!(s.on(&t::ACL_ENABLED));
+    let texts = [&t::PRIMARY_DATACENTER, &t::ACL_DEFAULT_POLICY, &t::ACL_TOKENS_DEFAULT].map(|def| s.text(def));
+    assert_eq!(texts, ["dc1", "deny", "a"]);
+    assert_eq!(s.duration(&t::ACL_TOKEN_TTL), std::time::Duration::from_secs(9));
+    assert_eq!(s.warnings().len(), 4, "{:?}", s.warnings());
+    assert!(s.warnings()[0].contains(r#""acl_datacenter" is the old spelling of "primary_datacenter""#));
+    // What is said by its new name counts, in whatever order.
+    for more in
+        [r#""acl":{"enabled":false,"tokens":{"default":"b"}}"#, r#""acl":{"tokens":{"default":"b"},"enabled":false}"#]
+    {
+        let text =
+            format!(r#"{{"data_dir":"/d","bind_addr":"127.0.0.1",{more},"acl_datacenter":"dc1","acl_token":"a"}}"#);
+        let s = plan_of(&text).unwrap().settings;
+        assert_eq!((s.on(&t::ACL_ENABLED), s.text(&t::ACL_TOKENS_DEFAULT).as_str()), (false, "b"));
+    }
+}
+
+#[test]
 fn an_agent_and_a_server() {
     let p = plan_of(
         r#"{"data_dir":"/d","datacenter":"Foo","encrypt":"","start_join":["172.2.6.15"],"bind_addr":"127.0.0.1"}"#,
